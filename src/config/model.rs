@@ -1,0 +1,293 @@
+//! The validated configuration. Behind these types nothing is checked again.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use super::secret::Secret;
+use crate::domain::canonical::{Authority, Host};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that this was read from, for messages and for reload.
+    pub source: PathBuf,
+    pub listeners: Vec<Listener>,
+    pub admin: Admin,
+    /// Exactly one for now; a list, so that more can follow without another shape.
+    pub identity_providers: Vec<Arc<IdentityProvider>>,
+    pub session: Session,
+    pub devices: Option<Devices>,
+    pub policies: Policies,
+    pub applications: Vec<Arc<Application>>,
+    pub routes: Vec<Arc<Route>>,
+    pub audit: Audit,
+    pub store: Store,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    pub role: ListenerRole,
+    pub limits: ListenerLimits,
+}
+
+#[derive(Clone, Debug)]
+pub enum ListenerRole {
+    /// Terminates TLS and serves the routes.
+    Tls(ListenerTls),
+    /// Plain HTTP that answers 308 to the same address under https, at this port, and nothing else.
+    RedirectToHttps { port: u16 },
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// PEM files. The first certificate that covers a name serves it.
+    pub certificates: Vec<CertificateFiles>,
+    /// PEM bundle of the device CA. When set, client certificates are asked for (never required
+    /// at this level: policies decide) and, when sent, must verify.
+    pub client_ca: Option<PathBuf>,
+    pub minimum_version: TlsVersion,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenerLimits {
+    /// From accept to the end of the TLS handshake. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// From the first byte of a request to the end of its header section. Default 10 s.
+    pub header_timeout: Duration,
+    /// Between requests on a connection. Default 75 s.
+    pub idle_timeout: Duration,
+    /// Header section, in bytes. Default 32 KiB.
+    pub max_header_bytes: usize,
+    /// Header fields. Default 100.
+    pub max_headers: usize,
+    /// Open connections on this listener. Default 10,000.
+    pub max_connections: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+pub struct IdentityProvider {
+    /// First part of every principal id: `<name>/<subject>`.
+    pub name: Arc<str>,
+    /// What the sign-in page calls it.
+    pub display_name: Arc<str>,
+    pub issuer: Url,
+    pub client_id: String,
+    pub client_secret: Option<Secret>,
+    pub scopes: Vec<String>,
+    /// PEM bundle that the provider's TLS certificate is verified with, instead of the system's.
+    pub ca: Option<PathBuf>,
+    pub claims: ClaimNames,
+    /// For each call to the provider. Default 10 s.
+    pub timeout: Duration,
+}
+
+/// Which claims carry what.
+#[derive(Clone, Debug)]
+pub struct ClaimNames {
+    /// Default `sub`.
+    pub user: String,
+    /// Default `email`; used only when `email_verified` is true.
+    pub email: String,
+    /// Default `name`.
+    pub name: String,
+    /// Default `groups`: a list of strings, or one string.
+    pub groups: String,
+    /// Default `tenant`.
+    pub tenant: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Default 30 min.
+    pub idle_timeout: Duration,
+    /// Default 10 h.
+    pub absolute_lifetime: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// YAML file with the known devices and their posture.
+    pub registry: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Policies {
+    /// `*.cedar` in this directory, in the order of their names.
+    pub directory: PathBuf,
+    pub schema: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub struct Application {
+    pub name: Arc<str>,
+    /// For people: what pages and the assertion's readers see.
+    pub display_name: Arc<str>,
+    pub zone: Option<Arc<str>>,
+    pub tenant: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub name: Arc<str>,
+    pub host: Host,
+    /// Decoded path prefix; matches whole segments. `/` matches everything.
+    pub path: Arc<str>,
+    pub application: Arc<Application>,
+    /// Overrides the application's tenant.
+    pub tenant: Option<Arc<str>>,
+    pub upstream: Upstream,
+    /// Largest request body, in bytes. Default 10 MiB.
+    pub max_body_bytes: u64,
+    /// Whether WebSockets may be opened. Default true.
+    pub websocket: bool,
+    /// Whether paths may carry `;parameters`. Default false.
+    pub path_parameters: bool,
+    pub audit: AuditDurability,
+    /// Whether cross-site state-changing requests and WebSockets are refused. Default true.
+    pub refuse_cross_site: bool,
+    /// Whether the upstream's `Location` and cookie domains are mapped to the public host.
+    pub response: ResponseRewrite,
+}
+
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    pub selection: Selection,
+    pub protocol: UpstreamProtocol,
+    /// Set when the endpoints are `https`.
+    pub tls: Option<UpstreamTls>,
+    pub credential: Option<UpstreamCredential>,
+    /// What the upstream sees in `Host`.
+    pub host: UpstreamHost,
+    pub health: Option<HealthCheck>,
+    /// Default 5 s.
+    pub connect_timeout: Duration,
+    /// From the end of the request to the response's header. Default 60 s.
+    pub response_timeout: Duration,
+    /// Without a byte in either direction on a response body or upgraded stream. Default 5 min.
+    pub idle_timeout: Duration,
+    /// Idle pooled connections kept for each endpoint and worker. Default 32.
+    pub max_idle: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub host: Host,
+    pub port: u16,
+    pub weight: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    RoundRobin,
+    Random,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1, and whatever a 1.0 server answers.
+    Http1,
+    /// HTTP/2 with prior knowledge, or by ALPN over TLS. What gRPC needs.
+    Http2,
+}
+
+#[derive(Clone, Debug)]
+pub struct UpstreamTls {
+    /// PEM bundle to verify with, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Name to verify and to send as SNI, where it isn't the endpoint's own.
+    pub server_name: Option<Host>,
+    pub client_certificate: Option<CertificateFiles>,
+}
+
+#[derive(Clone, Debug)]
+pub enum UpstreamCredential {
+    /// RFC 7617.
+    Basic { username: String, password: Secret },
+    /// A fixed header. The name is lower case and valid.
+    Header { name: String, value: Secret },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamHost {
+    /// The public one, as the client sent it (canonical). The default.
+    Preserve,
+    Fixed(Authority),
+}
+
+#[derive(Clone, Debug)]
+pub struct HealthCheck {
+    pub kind: HealthCheckKind,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Consecutive failures until an endpoint is taken out. Default 3.
+    pub unhealthy_after: usize,
+    /// Consecutive successes until it is taken back. Default 1.
+    pub healthy_after: usize,
+}
+
+#[derive(Clone, Debug)]
+pub enum HealthCheckKind {
+    Tcp,
+    /// GET this path; 2xx and 3xx are healthy.
+    Http {
+        path: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditDurability {
+    /// The record is handed to the operating system; it survives a crash of the gate. The default.
+    Buffered,
+    /// The request is forwarded only once the record is on the disk (fdatasync).
+    Durable,
+}
+
+#[derive(Clone, Debug)]
+pub struct ResponseRewrite {
+    /// Map `Location` and `Content-Location` that name an upstream endpoint to the public host.
+    /// Default true.
+    pub location: bool,
+    /// Drop the `Domain` attribute of the upstream's cookies, so that they stay with the host.
+    /// Default true.
+    pub cookie_domain: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Audit {
+    /// Directory of the log's files.
+    pub directory: PathBuf,
+    /// Records that may wait for the writer. When it is full, access is denied. Default 8,192.
+    pub queue: usize,
+    /// A file is closed and a new one begun past this size, in bytes. Default 256 MiB.
+    pub segment_bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// File of the embedded store.
+    pub path: PathBuf,
+}

@@ -1,0 +1,114 @@
+//! What the audit log keeps: one event per decision and per change of a session.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::decision::Decision;
+use super::id::DecisionId;
+use super::query::AccessQuery;
+
+/// One thing that happened. Everything a client sent stays data: it is only ever written as an
+/// escaped JSON string.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The policies were asked.
+    Decision {
+        id: DecisionId,
+        /// What the decision was made for.
+        occasion: Occasion,
+        #[serde(flatten)]
+        query: Box<AccessQuery>,
+        #[serde(flatten)]
+        decision: Decision,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<String>,
+    },
+    /// The gate refused a request before the policies were asked.
+    Refused {
+        id: DecisionId,
+        /// A stable word of the refusal: `bad-request`, `no-route`, `unauthenticated`, ...
+        reason: Arc<str>,
+        detail: String,
+        status: u16,
+        source: IpAddr,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        method: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        principal: Option<Arc<str>>,
+    },
+    SessionStarted {
+        id: DecisionId,
+        session: String,
+        principal: Arc<str>,
+        host: String,
+        source: IpAddr,
+    },
+    SessionEnded {
+        id: DecisionId,
+        session: String,
+        principal: Arc<str>,
+        reason: EndReason,
+    },
+    LoginFailed {
+        id: DecisionId,
+        /// What was wrong, without tokens or codes.
+        reason: String,
+        host: String,
+        source: IpAddr,
+    },
+    /// A live connection was cut because it is no longer allowed.
+    ConnectionCut {
+        id: DecisionId,
+        /// The decision that had opened it.
+        opened_by: DecisionId,
+        session: Option<String>,
+        principal: Arc<str>,
+        route: Arc<str>,
+        reason: String,
+    },
+    /// Client data frames on a WebSocket were dropped for want of `websocket:send`.
+    FramesDropped {
+        id: DecisionId,
+        opened_by: DecisionId,
+        principal: Arc<str>,
+        route: Arc<str>,
+    },
+    ConfigurationLoaded {
+        generation: u64,
+        policy_set: String,
+    },
+    ConfigurationRefused {
+        reason: String,
+    },
+    Started {
+        version: String,
+    },
+    Stopped,
+}
+
+/// What a decision was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Occasion {
+    Request,
+    /// A live connection was looked at again.
+    Reauthorisation,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    Logout,
+    IdleTimeout,
+    AbsoluteLifetime,
+    Revoked,
+    /// A new login on the same browser took its place.
+    Replaced,
+}

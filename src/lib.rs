@@ -1,0 +1,5 @@
+//! Wicketgate, a zero-trust secure access gateway.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod domain;

@@ -1,0 +1,144 @@
+//! A request that was permitted, from the permit to the end of its answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::connection::Connection;
+use crate::domain::id::DecisionId;
+use crate::identity::session::Session;
+use crate::metrics::RequestOutcome;
+use crate::policy::Permit;
+use crate::upstream::{Pool, UpstreamError};
+
+use super::gate::Gate;
+use super::live::Watch;
+use super::normalise::Normalised;
+use super::receive::Arrival;
+use super::refusal::Refusal;
+use super::reply::{self, Asker};
+use super::respond;
+use super::route::RouteEntry;
+
+/// The state that holds a permit.
+///
+/// INVARIANT: the policy engine alone makes a [`Permit`], and this state is made of one.
+#[derive(Debug)]
+pub struct Authorized {
+    pub(super) permit: Permit,
+    pub(super) session: Arc<Session>,
+    pub(super) head: Option<http::request::Parts>,
+    pub(super) websocket: bool,
+}
+
+#[derive(Debug)]
+pub struct Exchange<S> {
+    pub(super) gate: Arc<Gate>,
+    pub(super) id: DecisionId,
+    pub(super) at: Timestamp,
+    pub(super) begun: Instant,
+    pub(super) connection: Arc<Connection>,
+    pub(super) asked: Arc<Normalised>,
+    pub(super) route: Arc<RouteEntry>,
+    pub(super) asker: Asker,
+    pub(super) state: S,
+}
+
+impl Exchange<Authorized> {
+    pub(super) fn authorized(
+        gate: Arc<Gate>,
+        arrival: &Arrival,
+        asked: Arc<Normalised>,
+        route: Arc<RouteEntry>,
+        asker: Asker,
+        state: Authorized,
+    ) -> Self {
+        Self {
+            gate,
+            id: arrival.id,
+            at: arrival.at,
+            begun: arrival.begun,
+            connection: Arc::clone(&arrival.connection),
+            asked,
+            route,
+            asker,
+            state,
+        }
+    }
+
+    /// The head to forward. It is there once.
+    pub fn take_head(&mut self) -> Option<http::request::Parts> {
+        self.state.head.take()
+    }
+
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.route.pool
+    }
+
+    pub fn route(&self) -> &Arc<RouteEntry> {
+        &self.route
+    }
+
+    pub fn decision_id(&self) -> DecisionId {
+        self.id
+    }
+
+    pub fn permit(&self) -> &Permit {
+        &self.state.permit
+    }
+
+    pub fn is_websocket(&self) -> bool {
+        self.state.websocket
+    }
+
+    /// Largest body that the client may send, in bytes.
+    pub fn max_body_bytes(&self) -> u64 {
+        self.route.config.max_body_bytes
+    }
+
+    /// Puts the upstream's answer in the form that the client gets. `switched` says that it is a
+    /// 101 to a WebSocket handshake.
+    pub fn respond(&self, head: &mut http::response::Parts, switched: bool) {
+        respond::respond(head, &self.route, &self.asked.request.authority, switched);
+    }
+
+    /// The answer in the place of an upstream that failed.
+    pub fn failed(&self, error: UpstreamError) -> http::Response<Bytes> {
+        self.route.metrics.upstream_error(error.kind());
+        tracing::warn!(
+            decision = %self.id,
+            route = %self.route.name(),
+            %error,
+            "the upstream failed"
+        );
+        reply::short(&self.asker, self.id, &Refusal::Upstream(error))
+    }
+
+    /// The answer to a body that turned out larger than the route allows.
+    pub fn too_large(&self) -> http::Response<Bytes> {
+        let limit = self.route.config.max_body_bytes;
+        reply::short(&self.asker, self.id, &Refusal::TooLarge { limit })
+    }
+
+    /// Counts the exchange once its answer's head is known.
+    pub fn finished(&self, status: http::StatusCode) {
+        let outcome = if status.is_server_error() {
+            RequestOutcome::Error
+        } else {
+            RequestOutcome::Permitted
+        };
+        self.route.metrics.observe(outcome, self.begun.elapsed());
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Registers the exchange as a live connection, to be held to policy, session and device for
+    /// as long as it lasts.
+    pub fn watch(&self) -> Watch {
+        Watch::begin(self)
+    }
+}

@@ -1,0 +1,46 @@
+//! Stage 6: gather all that the policies may look at into one question.
+
+use std::sync::Arc;
+
+use crate::domain::connection::Connection;
+use crate::domain::clock::Timestamp;
+use crate::domain::query::{AccessQuery, Action, RequestContext};
+use crate::identity::session::Session;
+
+use super::normalise::{Normalised, Upgrade};
+use super::route::RouteEntry;
+use super::snapshot::Snapshot;
+
+/// The action that opening the exchange needs.
+pub fn action(asked: &Normalised) -> Action {
+    match asked.upgrade {
+        Upgrade::WebSocket => Action::WebSocketReceive,
+        Upgrade::None => Action::from_method(&asked.request.method),
+    }
+}
+
+/// Everything that can influence the decision, in one value.
+pub fn gather(
+    snapshot: &Snapshot,
+    connection: &Connection,
+    at: Timestamp,
+    asked: &Normalised,
+    route: &RouteEntry,
+    session: &Session,
+) -> AccessQuery {
+    let device = snapshot.devices.identify(connection.client_certificate.as_deref(), at);
+    AccessQuery {
+        principal: Arc::clone(&session.principal),
+        authentication: Arc::clone(&session.authentication),
+        action: action(asked),
+        resource: Arc::clone(&route.resource),
+        context: RequestContext {
+            host: asked.request.authority.host.shared(),
+            path: Arc::clone(asked.request.path.decoded()),
+            method: Arc::clone(&asked.request.method),
+            source: connection.client.0,
+            time: at,
+            device: device.known().cloned(),
+        },
+    }
+}

@@ -1,0 +1,165 @@
+//! Header names that must not simply pass through.
+
+use http::header::{CONNECTION, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue};
+
+pub const DECISION: HeaderName = HeaderName::from_static("x-wicketgate-decision");
+pub const ASSERTION: HeaderName = HeaderName::from_static("x-wicketgate-assertion");
+pub const USER: HeaderName = HeaderName::from_static("x-wicketgate-user");
+pub const EMAIL: HeaderName = HeaderName::from_static("x-wicketgate-email");
+pub const GROUPS: HeaderName = HeaderName::from_static("x-wicketgate-groups");
+pub const TENANT: HeaderName = HeaderName::from_static("x-wicketgate-tenant");
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// W3C Fetch Metadata.
+pub const FETCH_METADATA: [&str; 3] = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"];
+
+/// Names that tell an upstream who asks, from where, for what or how. Only the gate sets them;
+/// those of the last two groups it never sets, because with them a client would have another
+/// request carried out than the one that was decided on. `*` stands for any ending.
+const OURS_ALONE: [&str; 19] = [
+    "x-wicketgate*",
+    "forwarded",
+    "x-forwarded*",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "client-ip",
+    // Another address than the one routed on (CVE-2026-40575).
+    "x-original-url",
+    "x-original-uri",
+    "x-original-host",
+    "x-original-method",
+    "x-rewrite-url",
+    "x-http-host-override",
+    // Another method than the one decided on.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    // RFC 3875 turns it into HTTP_PROXY (CVE-2016-5385).
+    "proxy",
+    "x-proxyuser-ip",
+];
+
+/// Whether only the gate may send this field upstream, in whatever spelling: CGI, WSGI and their
+/// heirs take `-`, `_` and `.` for one another (CVE-2025-64484, CVE-2026-39858).
+pub fn is_ours_alone(name: &str) -> bool {
+    // Nothing on the list starts otherwise.
+    if !name.starts_with(['x', 'f', 'p', 't', 'c']) {
+        return false;
+    }
+    OURS_ALONE.iter().any(|pattern| match pattern.strip_suffix('*') {
+        Some(prefix) => spells(name, prefix, true),
+        None => spells(name, pattern, false),
+    })
+}
+
+/// Compares byte by byte, where any byte that is no letter or digit counts as `-`.
+fn spells(name: &str, pattern: &str, prefix: bool) -> bool {
+    let long_enough = if prefix { name.len() >= pattern.len() } else { name.len() == pattern.len() };
+    long_enough
+        && name.bytes().zip(pattern.bytes()).all(|(byte, wanted)| {
+            let byte = if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+            byte == wanted
+        })
+}
+
+/// Removes every field that belongs to this connection and not to the message (RFC 9110,
+/// section 7.6.1), those that `Connection` names among them.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const FIXED: [HeaderName; 4] = [TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in &FIXED {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"] {
+        headers.remove(name);
+    }
+}
+
+/// Whether a comma-separated list field holds a token, in any case.
+pub fn lists_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    })
+}
+
+/// Text as a field value: whatever is not plain visible ASCII, and the comma that separates list
+/// items, is percent-encoded.
+pub fn encode_value(text: &str) -> HeaderValue {
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',' && byte != b'%');
+    let encoded;
+    let text = if plain {
+        text
+    } else {
+        encoded = percent_encoding::utf8_percent_encode(text, UNSAFE_IN_VALUE).to_string();
+        &encoded
+    };
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+const UNSAFE_IN_VALUE: &percent_encoding::AsciiSet =
+    &percent_encoding::CONTROLS.add(b' ').add(b',').add(b'%');
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_headers_are_recognised_in_every_spelling() {
+        for name in [
+            "x-wicketgate-user", "x_wicketgate_user", "x.wicketgate.user", "x-wicketgate_groups",
+            "x~wicketgate~user", "x-wicketgate-anything-new", "x_forwarded_for", "x-forwarded-uri",
+            "forwarded", "x_real_ip", "x_http_method_override", "proxy", "x-original-url",
+        ] {
+            assert!(is_ours_alone(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_headers_are_left_alone() {
+        for name in ["x-requested-with", "cookie", "content-type", "x-wicket", "forward", "pragma", "te", "x-real-ipx"] {
+            assert!(!is_ours_alone(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn fields_named_by_connection_go_with_it() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("accept", "*/*"),
+        ] {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn values_can_not_break_out_of_their_field() {
+        assert_eq!(encode_value("corp/ada"), "corp/ada");
+        assert_eq!(encode_value("a,b\r\nx: y"), "a%2Cb%0D%0Ax:%20y");
+        assert_eq!(encode_value("Müller"), "M%C3%BCller");
+    }
+}

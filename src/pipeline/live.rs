@@ -1,0 +1,251 @@
+//! Connections that outlive their request: WebSockets, event streams, long downloads.
+//!
+//! INVARIANT: what was allowed when it was opened is asked about again for as long as it is open:
+//! at once when its session ends, else every second with the snapshot of that second. Elsewhere,
+//! streams outlive logout.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::domain::event::{Event, Occasion};
+use crate::domain::id::{DecisionId, SessionId};
+use crate::domain::query::{AccessQuery, Action};
+use crate::identity::session::Session;
+use crate::policy::Denial;
+
+use super::gather::gather;
+use super::exchange::{Authorized, Exchange};
+use super::gate::Gate;
+use super::receive::random_u128;
+use super::record;
+use super::route::Destination;
+
+/// How often a live connection is asked about again.
+pub const INTERVAL: Duration = Duration::from_secs(1);
+
+/// All live connections, by session.
+#[derive(Debug, Default)]
+pub struct Live {
+    sessions: Mutex<HashMap<SessionId, Vec<Arc<Signal>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Signal {
+    ended: AtomicBool,
+    wake: Notify,
+}
+
+impl Live {
+    /// Wakes every connection of a session that has ended.
+    pub fn session_ended(&self, session: &SessionId) {
+        let signals = self.sessions.lock().remove(session).unwrap_or_default();
+        for signal in signals {
+            signal.ended.store(true, Ordering::Release);
+            signal.wake.notify_one();
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.sessions.lock().values().map(Vec::len).sum()
+    }
+
+    fn register(&self, session: SessionId) -> Arc<Signal> {
+        let signal = Arc::new(Signal::default());
+        self.sessions.lock().entry(session).or_default().push(Arc::clone(&signal));
+        signal
+    }
+
+    fn deregister(&self, session: &SessionId, signal: &Arc<Signal>) {
+        let mut sessions = self.sessions.lock();
+        if let Some(signals) = sessions.get_mut(session) {
+            signals.retain(|other| !Arc::ptr_eq(other, signal));
+            if signals.is_empty() {
+                sessions.remove(session);
+            }
+        }
+    }
+}
+
+/// Why a live connection is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CutReason {
+    #[error("the session has ended")]
+    SessionEnded,
+    #[error("the policies no longer allow it")]
+    Denied,
+    #[error("the route is gone")]
+    RouteGone,
+}
+
+/// The hold on one live connection. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct Watch {
+    gate: Arc<Gate>,
+    signal: Arc<Signal>,
+    opened: DecisionId,
+    session: Arc<Session>,
+    connection: Arc<crate::domain::connection::Connection>,
+    asked: Arc<super::normalise::Normalised>,
+    route: Arc<super::route::RouteEntry>,
+    may_send: AtomicBool,
+    drop_noted: AtomicBool,
+}
+
+impl Watch {
+    pub(super) fn begin(exchange: &Exchange<Authorized>) -> Self {
+        let gate = Arc::clone(&exchange.gate);
+        let session = Arc::clone(&exchange.state.session);
+        let signal = gate.live.register(session.id);
+        exchange.route.metrics.live.inc();
+        let watch = Self {
+            signal,
+            opened: exchange.id,
+            session,
+            connection: Arc::clone(&exchange.connection),
+            asked: Arc::clone(&exchange.asked),
+            route: Arc::clone(&exchange.route),
+            may_send: AtomicBool::new(false),
+            drop_noted: AtomicBool::new(false),
+            gate,
+        };
+        if exchange.state.websocket {
+            watch.may_send.store(watch.send_allowed(), Ordering::Release);
+        }
+        watch
+    }
+
+    /// Resolves when the connection is no longer allowed; by then the cut is recorded. The caller
+    /// closes both sides. Safe to drop and call again.
+    pub async fn cut(&self) -> CutReason {
+        loop {
+            if let Some(reason) = self.check() {
+                return reason;
+            }
+            tokio::select! {
+                () = self.signal.wake.notified() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Whether data frames from the client may pass (the action `websocket:send`).
+    pub fn may_send(&self) -> bool {
+        self.may_send.load(Ordering::Acquire)
+    }
+
+    /// Records that data frames of the client were dropped, once until sending is allowed again.
+    pub fn frame_dropped(&self) {
+        if self.drop_noted.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let now = self.gate.clock.now();
+        if let Err(NoLonger::Denied(denial)) = self.decide(Action::WebSocketSend) {
+            record::denial(&self.gate, now, &denial, &self.session, Occasion::Reauthorisation);
+        }
+        record::note(
+            &self.gate,
+            now,
+            Event::FramesDropped {
+                id: DecisionId::new(now, random_u128()),
+                opened_by: self.opened,
+                principal: Arc::clone(&self.session.principal.id),
+                route: Arc::clone(self.route.name()),
+            },
+        );
+    }
+
+    /// What the client sends on a live connection keeps its session from idling out.
+    pub fn client_active(&self) {
+        self.gate.sessions.touch(&self.session, self.gate.clock.now());
+    }
+
+    fn check(&self) -> Option<CutReason> {
+        let now = self.gate.clock.now();
+        let ended = self.signal.ended.load(Ordering::Acquire);
+        if ended || !self.gate.sessions.is_alive(&self.session, now) {
+            self.record_cut(CutReason::SessionEnded);
+            return Some(CutReason::SessionEnded);
+        }
+        let reason = match self.decide(self.opening_action()) {
+            Ok(()) => {
+                if self.opening_action() == Action::WebSocketReceive {
+                    let allowed = self.send_allowed();
+                    if allowed && !self.may_send.swap(true, Ordering::AcqRel) {
+                        self.drop_noted.store(false, Ordering::Release);
+                    } else if !allowed {
+                        self.may_send.store(false, Ordering::Release);
+                    }
+                }
+                return None;
+            }
+            Err(NoLonger::RouteGone) => CutReason::RouteGone,
+            Err(NoLonger::Denied(denial)) => {
+                record::denial(&self.gate, now, &denial, &self.session, Occasion::Reauthorisation);
+                CutReason::Denied
+            }
+        };
+        self.record_cut(reason);
+        Some(reason)
+    }
+}
+
+/// Why asking again did not end in a permit.
+enum NoLonger {
+    RouteGone,
+    Denied(Box<Denial>),
+}
+
+impl Watch {
+    fn opening_action(&self) -> Action {
+        super::gather::action(&self.asked)
+    }
+
+    fn send_allowed(&self) -> bool {
+        self.decide(Action::WebSocketSend).is_ok()
+    }
+
+    /// Asks today's snapshot the question of the opening, with today's time and device posture.
+    fn decide(&self, action: Action) -> Result<(), NoLonger> {
+        let snapshot = self.gate.snapshot.load();
+        let route = match snapshot.routes.find(&self.asked.request) {
+            Ok(Destination::Route(route)) if route.name() == self.route.name() => route,
+            _ => return Err(NoLonger::RouteGone),
+        };
+        let now = self.gate.clock.now();
+        let query = gather(&snapshot, &self.connection, now, &self.asked, &route, &self.session);
+        let query = AccessQuery { action, ..query };
+        snapshot
+            .policies
+            .decide(DecisionId::new(now, random_u128()), query)
+            .map(drop)
+            .map_err(|denial| NoLonger::Denied(Box::new(denial)))
+    }
+
+    fn record_cut(&self, reason: CutReason) {
+        let now = self.gate.clock.now();
+        record::note(
+            &self.gate,
+            now,
+            Event::ConnectionCut {
+                id: DecisionId::new(now, random_u128()),
+                opened_by: self.opened,
+                session: Some(self.session.id.short()),
+                principal: Arc::clone(&self.session.principal.id),
+                route: Arc::clone(self.route.name()),
+                reason: reason.to_string(),
+            },
+        );
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.gate.live.deregister(&self.session.id, &self.signal);
+        self.route.metrics.live.dec();
+    }
+}

@@ -1,0 +1,23 @@
+//! The way of a request, from its head to a permit or a refusal, without any framework.
+//!
+//! INVARIANT: [`Exchange<Authorized>`](exchange::Exchange) is the only value from which the proxy can
+//! reach an upstream; it owns the policy engine's [`Permit`](crate::policy::Permit), and
+//! [`Gate::admit`](gate::Gate::admit) is the only way to one.
+
+pub mod authenticate;
+pub mod gather;
+pub mod exchange;
+pub mod gate;
+pub mod guard;
+pub mod headers;
+pub mod live;
+pub mod normalise;
+pub mod prepare;
+pub mod receive;
+pub mod record;
+pub mod refusal;
+pub mod reply;
+pub mod reserved;
+pub mod respond;
+pub mod route;
+pub mod snapshot;

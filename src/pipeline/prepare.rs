@@ -1,0 +1,142 @@
+//! Stage 9: the head that the upstream sees: everything of the client's that could speak for the
+//! gate is gone, and what the gate vouches for is added last.
+
+use http::header::{CONNECTION, COOKIE, HOST, HeaderName, TE, UPGRADE, VIA};
+use http::{HeaderMap, HeaderValue, Uri, Version};
+
+use crate::config::model::{UpstreamHost, UpstreamProtocol};
+use crate::domain::clock::Timestamp;
+use crate::domain::connection::Connection;
+use crate::domain::id::DecisionId;
+use crate::identity::cookie;
+use crate::identity::session::Session;
+
+use super::gate::Gate;
+use super::headers::{self, encode_value};
+use super::normalise::{Normalised, Upgrade};
+use super::refusal::Refusal;
+use super::route::RouteEntry;
+
+/// Turns the client's head into the one that is forwarded. Target, host and body length are the
+/// canonical ones that were decided on.
+pub fn prepare(
+    gate: &Gate,
+    mut head: http::request::Parts,
+    at: Timestamp,
+    id: DecisionId,
+    connection: &Connection,
+    asked: &Normalised,
+    route: &RouteEntry,
+    session: &Session,
+) -> Result<http::request::Parts, Refusal> {
+    let wants_trailers = headers::lists_token(&head.headers, &TE, "trailers");
+    strip(&mut head.headers);
+    if wants_trailers && route.config.upstream.protocol == UpstreamProtocol::Http2 {
+        head.headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if asked.upgrade == Upgrade::WebSocket {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    let host = match &route.config.upstream.host {
+        UpstreamHost::Preserve => asked.request.authority.to_string(),
+        UpstreamHost::Fixed(authority) => authority.to_string(),
+    };
+    head.headers.insert(HOST, value(host)?);
+    forwarded(&mut head, connection, asked)?;
+    identity(&mut head.headers, gate, at, id, route, session)?;
+    if let Some((name, credential)) = route.pool.credential() {
+        head.headers.insert(name, credential);
+    }
+    head.uri = Uri::try_from(asked.request.target())
+        .map_err(|_| Refusal::Malformed("the request target can't be forwarded"))?;
+    head.version = Version::HTTP_11;
+    Ok(head)
+}
+
+fn strip(headers: &mut HeaderMap) {
+    headers::strip_hop_by_hop(headers);
+    let ours: Vec<HeaderName> =
+        headers.keys().filter(|name| headers::is_ours_alone(name.as_str())).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+    if headers.contains_key(COOKIE) {
+        cookie::strip_own_cookies(headers);
+    }
+}
+
+/// Where the request came from, as the gate saw it. RFC 7239 and the older `X-Forwarded-*`.
+fn forwarded(
+    head: &mut http::request::Parts,
+    connection: &Connection,
+    asked: &Normalised,
+) -> Result<(), Refusal> {
+    let client = connection.client.0;
+    let host = asked.request.authority.to_string();
+    let node = match client {
+        std::net::IpAddr::V4(address) => address.to_string(),
+        std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
+    };
+    head.headers.insert(
+        http::header::FORWARDED,
+        value(format!("for={node};host=\"{host}\";proto=https"))?,
+    );
+    head.headers.insert(headers::FORWARDED_FOR, value(client.to_string())?);
+    head.headers.insert(headers::FORWARDED_HOST, value(host)?);
+    head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("https"));
+    let via = match head.version {
+        Version::HTTP_2 => "2 wicketgate",
+        Version::HTTP_10 => "1.0 wicketgate",
+        _ => "1.1 wicketgate",
+    };
+    head.headers.append(VIA, HeaderValue::from_static(via));
+    Ok(())
+}
+
+/// A field that the principal lacks is absent: it was stripped before, so nobody else's survives
+/// (CVE-2026-30851).
+fn identity(
+    headers: &mut HeaderMap,
+    gate: &Gate,
+    at: Timestamp,
+    id: DecisionId,
+    route: &RouteEntry,
+    session: &Session,
+) -> Result<(), Refusal> {
+    let principal = &session.principal;
+    headers.insert(headers::USER, encode_value(&principal.id));
+    if let Some(email) = &principal.email {
+        headers.insert(headers::EMAIL, encode_value(email));
+    }
+    if !principal.groups.is_empty() {
+        let mut groups = Vec::new();
+        for group in &principal.groups {
+            if !groups.is_empty() {
+                groups.push(b',');
+            }
+            groups.extend_from_slice(encode_value(group).as_bytes());
+        }
+        headers.insert(headers::GROUPS, value(groups)?);
+    }
+    if let Some(tenant) = &principal.tenant {
+        headers.insert(headers::TENANT, encode_value(tenant));
+    }
+    let audience = &route.config.application.name;
+    let assertion = gate.signer.assertion(session, audience, at).map_err(|error| {
+        tracing::error!(%error, "the identity assertion can't be signed");
+        Refusal::SessionsUnavailable
+    })?;
+    headers.insert(headers::ASSERTION, value(assertion.as_bytes().to_vec())?);
+    headers.insert(headers::DECISION, decision(id));
+    Ok(())
+}
+
+pub fn decision(id: DecisionId) -> HeaderValue {
+    HeaderValue::from_bytes(&id.encode()).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn value(bytes: impl Into<Vec<u8>>) -> Result<HeaderValue, Refusal> {
+    HeaderValue::try_from(bytes.into())
+        .map_err(|_| Refusal::Malformed("the request can't be written as header fields"))
+}

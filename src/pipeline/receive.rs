@@ -1,0 +1,76 @@
+//! Stage 1: a request gets its id and its time, and with them its snapshot.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::connection::Connection;
+use crate::domain::id::DecisionId;
+
+use super::gate::Gate;
+use super::route::RouteEntry;
+use super::snapshot::Snapshot;
+
+/// What every later stage may look at.
+#[derive(Debug)]
+pub struct Arrival {
+    pub id: DecisionId,
+    pub at: Timestamp,
+    pub begun: Instant,
+    pub connection: Arc<Connection>,
+    pub snapshot: Arc<Snapshot>,
+    pub head: http::request::Parts,
+    /// Known once the request is routed, for records and metrics of a refusal.
+    pub route: Option<Arc<RouteEntry>>,
+    /// Known once the request is authenticated.
+    pub principal: Option<Arc<str>>,
+}
+
+pub fn receive(gate: &Gate, connection: &Arc<Connection>, head: http::request::Parts) -> Arrival {
+    let at = gate.clock.now();
+    Arrival {
+        id: DecisionId::new(at, random_u128()),
+        at,
+        begun: Instant::now(),
+        connection: Arc::clone(connection),
+        snapshot: gate.snapshot.load_full(),
+        head,
+        route: None,
+        principal: None,
+    }
+}
+
+const POOL: usize = 1024;
+
+struct RandomPool {
+    bytes: [u8; POOL],
+    used: usize,
+}
+
+thread_local! {
+    // One call to the generator serves 64 ids.
+    static RANDOM: RefCell<RandomPool> = const {
+        RefCell::new(RandomPool { bytes: [0; POOL], used: POOL })
+    };
+}
+
+/// 128 bits from the system's cryptographic generator.
+pub fn random_u128() -> u128 {
+    RANDOM.with_borrow_mut(|pool| {
+        if pool.used + 16 > POOL {
+            if aws_lc_rs::rand::fill(&mut pool.bytes).is_err() {
+                // Without randomness ids would repeat; the time in them still tells them apart.
+                return 0;
+            }
+            pool.used = 0;
+        }
+        let mut id = [0; 16];
+        if let Some(fresh) = pool.bytes.get_mut(pool.used..pool.used + 16) {
+            id.copy_from_slice(fresh);
+            fresh.fill(0);
+        }
+        pool.used += 16;
+        u128::from_le_bytes(id)
+    })
+}

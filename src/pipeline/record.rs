@@ -1,0 +1,111 @@
+//! Stage 8: the decision goes to the audit log before anything goes to the upstream.
+//!
+//! INVARIANT: access that can't be recorded is denied.
+
+use std::net::IpAddr;
+
+use crate::config::model::AuditDurability;
+use crate::domain::clock::Timestamp;
+use crate::domain::decision::Decision;
+use crate::domain::event::{Event, Occasion};
+use crate::domain::id::DecisionId;
+use crate::domain::query::AccessQuery;
+use crate::identity::session::Session;
+use crate::policy::{Denial, Permit};
+
+use super::gate::Gate;
+use super::receive::Arrival;
+use super::refusal::Refusal;
+
+/// Keeps the record of a permit, on the disk where the route asks for that.
+pub async fn permit(
+    gate: &Gate,
+    at: Timestamp,
+    permit: &Permit,
+    session: &Session,
+    durability: AuditDurability,
+) -> Result<(), Refusal> {
+    let event = decision_event(permit.id(), Occasion::Request, permit.query(), permit.decision(), session);
+    let ticket = gate.audit.append(at, event).map_err(|error| {
+        tracing::error!(%error, "access refused because it can't be recorded");
+        Refusal::AuditUnavailable
+    })?;
+    match durability {
+        AuditDurability::Buffered => Ok(()),
+        AuditDurability::Durable => ticket.durable().await.map_err(|error| {
+            tracing::error!(%error, "access refused because its record is not on the disk");
+            Refusal::AuditUnavailable
+        }),
+    }
+}
+
+pub fn denial(gate: &Gate, at: Timestamp, denial: &Denial, session: &Session, occasion: Occasion) {
+    let event = decision_event(denial.id(), occasion, denial.query(), denial.decision(), session);
+    note(gate, at, event);
+}
+
+fn decision_event(
+    id: DecisionId,
+    occasion: Occasion,
+    query: &AccessQuery,
+    decision: &Decision,
+    session: &Session,
+) -> Event {
+    Event::Decision {
+        id,
+        occasion,
+        query: Box::new(query.clone()),
+        decision: decision.clone(),
+        session: Some(session.id.short()),
+    }
+}
+
+/// A refusal for another reason than a policy. Nothing was granted, so a full log changes nothing
+/// for the client; it shows in the log's own alarm.
+pub fn refusal(gate: &Gate, arrival: &Arrival, refusal: &Refusal) {
+    let head = &arrival.head;
+    let host = head
+        .headers
+        .get(http::header::HOST)
+        .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
+        .or_else(|| head.uri.authority().map(|authority| authority.as_str().to_owned()));
+    note(
+        gate,
+        arrival.at,
+        Event::Refused {
+            id: arrival.id,
+            reason: refusal.reason().into(),
+            detail: refusal.to_string(),
+            status: refusal.status().as_u16(),
+            source: source(arrival),
+            host: host.map(shortened),
+            path: Some(shortened(head.uri.path().to_owned())),
+            method: Some(shortened(head.method.as_str().to_owned())),
+            principal: arrival.principal.clone(),
+        },
+    );
+}
+
+pub fn note(gate: &Gate, at: Timestamp, event: Event) {
+    if let Err(error) = gate.audit.append(at, event) {
+        tracing::error!(%error, "an audit record was not kept");
+    }
+}
+
+pub fn source(arrival: &Arrival) -> IpAddr {
+    arrival.connection.client.0
+}
+
+/// What a client made up is kept to a bounded length.
+fn shortened(mut text: String) -> String {
+    const LONGEST: usize = 512;
+    if text.len() > LONGEST {
+        let mut end = LONGEST;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}

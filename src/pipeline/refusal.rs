@@ -1,0 +1,139 @@
+//! Every reason for which the gate itself answers instead of an upstream.
+
+use crate::domain::canonical::{HostError, TargetError};
+use crate::identity::oidc::LoginError;
+use crate::policy::Denial;
+use crate::upstream::UpstreamError;
+
+/// Why a request is not forwarded. Each has a status, a stable word for records and metrics, and
+/// a sentence for whoever sent the request.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("{0}")]
+    Host(#[from] HostError),
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    #[error("the path carries `;parameters`, which this route does not allow")]
+    PathParameters,
+    #[error("this method is not forwarded")]
+    Method,
+    #[error("this server does not serve the host that was asked for")]
+    Misdirected,
+    #[error("the TLS connection was opened for another host")]
+    ServerNameMismatch,
+    #[error("nothing is served at this path")]
+    NoRoute,
+    #[error("this route does not take WebSockets")]
+    NoWebSocket,
+    #[error("the request body is larger than the route's limit of {limit} bytes")]
+    TooLarge { limit: u64 },
+    #[error("the request comes from another site")]
+    CrossSite,
+    #[error("sign-in is required")]
+    Unauthenticated {
+        /// The client sent a session cookie that is no longer good.
+        stale: bool,
+    },
+    #[error("the policies do not allow this")]
+    Denied(Box<Denial>),
+    #[error("sign-in failed: {0}")]
+    Login(#[from] LoginError),
+    #[error("sessions can't be checked at the moment")]
+    SessionsUnavailable,
+    #[error("the access can't be recorded, so it is refused")]
+    AuditUnavailable,
+    #[error("{0}")]
+    Upstream(UpstreamError),
+}
+
+impl Refusal {
+    pub fn status(&self) -> http::StatusCode {
+        use http::StatusCode;
+        match self {
+            Self::Malformed(_) | Self::Host(_) | Self::Target(_) | Self::PathParameters => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected | Self::ServerNameMismatch => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoWebSocket | Self::CrossSite | Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::Login(error) => error.status(),
+            Self::SessionsUnavailable | Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream(error) => error.status(),
+        }
+    }
+
+    /// A stable word for the audit log, metrics and the problem type.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed-request",
+            Self::Host(_) => "bad-host",
+            Self::Target(_) => "bad-target",
+            Self::PathParameters => "path-parameters",
+            Self::Method => "method-not-allowed",
+            Self::Misdirected => "unknown-host",
+            Self::ServerNameMismatch => "server-name-mismatch",
+            Self::NoRoute => "no-route",
+            Self::NoWebSocket => "websocket-not-allowed",
+            Self::TooLarge { .. } => "body-too-large",
+            Self::CrossSite => "cross-site",
+            Self::Unauthenticated { .. } => "unauthenticated",
+            Self::Denied(_) => "denied",
+            Self::Login(_) => "login-failed",
+            Self::SessionsUnavailable => "sessions-unavailable",
+            Self::AuditUnavailable => "audit-unavailable",
+            Self::Upstream(_) => "upstream",
+        }
+    }
+
+    pub fn title(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::Host(_) | Self::Target(_) | Self::PathParameters => {
+                "The request could not be understood"
+            }
+            Self::Method => "Method not allowed",
+            Self::Misdirected | Self::ServerNameMismatch => "Wrong address",
+            Self::NoRoute => "Nothing here",
+            Self::TooLarge { .. } => "Too large",
+            Self::NoWebSocket | Self::CrossSite | Self::Denied(_) => "Access denied",
+            Self::Unauthenticated { .. } => "Sign-in required",
+            Self::Login(_) => "Sign-in failed",
+            Self::SessionsUnavailable | Self::AuditUnavailable => "Not available at the moment",
+            Self::Upstream(_) => "The application did not answer",
+        }
+    }
+
+    /// What the person in front of the page can do.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::Host(_) | Self::Target(_) | Self::PathParameters => {
+                "Check the address. If a link led here, its owner has to correct it."
+            }
+            Self::Method | Self::NoWebSocket => {
+                "If the application needs this, its operator can look the decision up by its id."
+            }
+            Self::Misdirected | Self::ServerNameMismatch => {
+                "Open the address in a new window, or check its spelling."
+            }
+            Self::NoRoute => "Check the address.",
+            Self::TooLarge { .. } => "Send less at once.",
+            Self::CrossSite => {
+                "If you followed a link or submitted a form on another site, open the application \
+                 itself and try there."
+            }
+            Self::Unauthenticated { .. } => "Sign in and try again.",
+            Self::Denied(_) => {
+                "If you should have access, give the decision id to your administrator: it says \
+                 exactly what was decided and why."
+            }
+            Self::Login(_) => "Start again. If it fails again, give the id to your administrator.",
+            Self::SessionsUnavailable | Self::AuditUnavailable | Self::Upstream(_) => {
+                "Try again in a moment. If it stays, give the id to your administrator."
+            }
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The one place where a refusal becomes an answer.
+//!
+//! A browser that navigates gets a page or is sent to sign in; anything else gets
+//! `application/problem+json` (RFC 9457), never a login page.
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
+    RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+
+use crate::domain::canonical::Authority;
+use crate::domain::decision::Decision;
+use crate::domain::id::DecisionId;
+use crate::identity::cookie;
+use crate::identity::oidc::LoginStart;
+use crate::pages;
+
+use super::gate::Gate;
+use super::headers::DECISION;
+use super::prepare::decision;
+use super::receive::Arrival;
+use super::refusal::Refusal;
+use super::respond::HSTS;
+
+/// How the client wants to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// It shows HTML to a person.
+    pub page: bool,
+    /// It can be sent elsewhere and come back: a top-level navigation with GET.
+    pub navigation: bool,
+}
+
+impl Asker {
+    /// Decides by Fetch Metadata where the browser sends it, else by `Accept`.
+    pub fn of(head: &http::request::Parts) -> Self {
+        let headers = &head.headers;
+        let safe = head.method == Method::GET || head.method == Method::HEAD;
+        let accepts_html = headers.get_all(ACCEPT).iter().any(|accept| {
+            accept.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"))
+        });
+        let page = match headers.get("sec-fetch-mode") {
+            Some(mode) => mode == "navigate",
+            None => accepts_html && !headers.contains_key("x-requested-with"),
+        };
+        let framed = headers
+            .get("sec-fetch-dest")
+            .is_some_and(|destination| destination != "document");
+        Self { page, navigation: page && safe && !framed }
+    }
+}
+
+/// The answer to a refused request.
+pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Response<Bytes> {
+    let asker = Asker::of(&arrival.head);
+    match refusal {
+        Refusal::Unauthenticated { stale } if asker.navigation => {
+            sign_in(gate, arrival, *stale).await
+        }
+        Refusal::Unauthenticated { stale } => {
+            let mut response = short(&asker, arrival.id, refusal);
+            response.headers_mut().insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Wicketgate login=\"/.wicketgate/login\""),
+            );
+            if *stale {
+                response.headers_mut().append(SET_COOKIE, cookie::clear_session());
+            }
+            response
+        }
+        Refusal::Denied(denial) if asker.page => {
+            html(StatusCode::FORBIDDEN, arrival.id, denial_page(arrival, denial.decision()))
+        }
+        Refusal::Denied(denial) => {
+            let query = denial.query();
+            let body = serde_json::json!({
+                "type": "urn:wicketgate:denied",
+                "title": refusal.title(),
+                "status": 403,
+                "detail": why(denial.decision()),
+                "decision": arrival.id,
+                "action": query.action.name(),
+                "route": query.resource.route,
+            });
+            problem(StatusCode::FORBIDDEN, arrival.id, &body)
+        }
+        _ => short(&asker, arrival.id, refusal),
+    }
+}
+
+/// The answer to any refusal but a denial and a missing sign-in, which say more.
+pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes> {
+    let status = refusal.status();
+    let mut response = if asker.page {
+        let page = pages::ErrorPage {
+            status: status.as_u16(),
+            host: None,
+            title: refusal.title(),
+            text: &format!("{}. {}", capitalised(&refusal.to_string()), refusal.advice()),
+            decision_id: Some(&id.to_string()),
+            link: matches!(refusal, Refusal::Login(_))
+                .then_some(pages::Link { href: "/", label: "Start again" }),
+        };
+        html(status, id, page.render())
+    } else {
+        let mut body = serde_json::json!({
+            "type": format!("urn:wicketgate:{}", refusal.reason()),
+            "title": refusal.title(),
+            "status": status.as_u16(),
+            "detail": refusal.to_string(),
+            "decision": id,
+        });
+        if let (Refusal::Unauthenticated { .. }, Some(members)) = (refusal, body.as_object_mut()) {
+            members.insert("login".into(), "/.wicketgate/login".into());
+        }
+        problem(status, id, &body)
+    };
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE");
+        response.headers_mut().insert(http::header::ALLOW, allowed);
+    }
+    response
+}
+
+/// Sends a browser to the identity provider, and back to where it was.
+pub async fn sign_in(gate: &Gate, arrival: &Arrival, stale: bool) -> Response<Bytes> {
+    let target = arrival.head.uri.path_and_query().map_or("/", |target| target.as_str());
+    begin_login(gate, arrival, target, stale).await
+}
+
+pub async fn begin_login(
+    gate: &Gate,
+    arrival: &Arrival,
+    return_to: &str,
+    stale: bool,
+) -> Response<Bytes> {
+    let start = match request_authority(arrival) {
+        Some(host) => LoginStart { host, return_to, cookies: &arrival.head.headers },
+        None => {
+            let refusal = Refusal::Malformed("the request names no host");
+            return short(&Asker::of(&arrival.head), arrival.id, &refusal);
+        }
+    };
+    match arrival.snapshot.provider.begin(&start).await {
+        Ok(redirect) => {
+            let mut response = see_other(arrival.id, &redirect.location);
+            for field in redirect.set_cookie {
+                response.headers_mut().append(SET_COOKIE, field);
+            }
+            if stale {
+                response.headers_mut().append(SET_COOKIE, cookie::clear_session());
+            }
+            response
+        }
+        Err(error) => {
+            gate.metrics.logins("unavailable");
+            short(&Asker::of(&arrival.head), arrival.id, &Refusal::Login(error))
+        }
+    }
+}
+
+/// Host and port as the client named them; only asked for after they were found good.
+pub fn request_authority(arrival: &Arrival) -> Option<Authority> {
+    let text = match arrival.head.headers.get(http::header::HOST) {
+        Some(host) => host.to_str().ok()?,
+        None => arrival.head.uri.authority()?.as_str(),
+    };
+    Authority::parse(text).ok()
+}
+
+fn denial_page(arrival: &Arrival, decision: &Decision) -> String {
+    let policies: Vec<&str> = decision.determining.iter().map(|policy| &*policy.id).collect();
+    let route = arrival.route.as_ref();
+    let authority = request_authority(arrival).map(|authority| authority.to_string());
+    pages::Denial {
+        method: arrival.head.method.as_str(),
+        host: authority.as_deref().unwrap_or_default(),
+        path: arrival.head.uri.path(),
+        application: route.map(|route| &*route.config.application.display_name),
+        principal: arrival.principal.as_deref(),
+        why: why(decision),
+        policies: &policies,
+        advice: &[],
+        decision_id: &arrival.id.to_string(),
+        at: arrival.at,
+    }
+    .render()
+}
+
+/// Why, as far as the asker may know: which kind of rule, never another's data.
+fn why(decision: &Decision) -> &'static str {
+    if !decision.errors.is_empty() {
+        "A policy could not be evaluated, so access is refused."
+    } else if decision.determining.is_empty() {
+        "No policy allows it."
+    } else {
+        "A policy forbids it."
+    }
+}
+
+pub fn html(status: StatusCode, id: DecisionId, page: String) -> Response<Bytes> {
+    let mut response = answer(status, id, "text/html; charset=utf-8", page.into());
+    response.headers_mut().insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(pages::CONTENT_SECURITY_POLICY),
+    );
+    response
+}
+
+pub fn problem(status: StatusCode, id: DecisionId, body: &serde_json::Value) -> Response<Bytes> {
+    answer(status, id, "application/problem+json", body.to_string().into())
+}
+
+pub fn see_other(id: DecisionId, location: &str) -> Response<Bytes> {
+    let mut response = answer(StatusCode::SEE_OTHER, id, "text/plain; charset=utf-8", Bytes::new());
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    } else {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
+}
+
+/// What every answer of the gate's own carries.
+pub fn answer(
+    status: StatusCode,
+    id: DecisionId,
+    content_type: &'static str,
+    body: Bytes,
+) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers: &mut HeaderMap = response.headers_mut();
+    headers.insert(DECISION, decision(id));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
+    response
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asker(method: &str, fields: &[(&str, &str)]) -> Asker {
+        let mut request = http::Request::builder().method(method).uri("/");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        Asker::of(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn a_browser_that_navigates_can_be_sent_to_sign_in() {
+        let navigate = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        assert_eq!(asker("GET", &navigate), Asker { page: true, navigation: true });
+        assert_eq!(asker("POST", &navigate), Asker { page: true, navigation: false });
+        let old = [("accept", "text/html,*/*;q=0.8")];
+        assert_eq!(asker("GET", &old), Asker { page: true, navigation: true });
+    }
+
+    #[test]
+    fn scripts_frames_and_api_clients_are_never_redirected() {
+        for fields in [
+            &[("sec-fetch-mode", "cors"), ("accept", "text/html")][..],
+            &[("sec-fetch-mode", "websocket")],
+            &[("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")],
+            &[("accept", "*/*")],
+            &[],
+        ] {
+            assert_eq!(asker("GET", fields), Asker { page: false, navigation: false });
+        }
+        let framed = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
+        assert_eq!(asker("GET", &framed), Asker { page: true, navigation: false });
+    }
+}

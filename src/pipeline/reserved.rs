@@ -1,0 +1,316 @@
+//! The gate's own addresses under `/.wicketgate/` on every protected host.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, SET_COOKIE};
+use http::{HeaderValue, Method, Response, StatusCode};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use crate::domain::canonical::CanonicalRequest;
+use crate::domain::event::{EndReason, Event};
+use crate::identity::cookie::{self, CookieState};
+use crate::identity::oidc::{Callback, LoginError};
+use crate::identity::session::Session;
+use crate::pages;
+
+use super::authenticate::{Authenticated, authenticate};
+use super::gate::Gate;
+use super::guard;
+use super::receive::Arrival;
+use super::record;
+use super::refusal::Refusal;
+use super::reply::{self, Asker};
+
+/// Answers a request for one of the gate's own addresses; `path` is what follows the prefix.
+///
+/// # Errors
+/// A refusal, which is recorded and answered like any other.
+pub async fn answer(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+    path: &str,
+) -> Result<Response<Bytes>, Refusal> {
+    let posts = path == "/logout" && arrival.head.method == Method::POST;
+    let reads = arrival.head.method == Method::GET || arrival.head.method == Method::HEAD;
+    if !posts && !reads {
+        return Ok(method_not_allowed(arrival));
+    }
+    match path {
+        "" | "/" | "/me" => me(gate, arrival, request).await,
+        "/login" => login(gate, arrival, request).await,
+        "/callback" => callback(gate, arrival, request).await,
+        "/logout" if posts => sign_out(gate, arrival, request).await,
+        "/logout" => confirm_sign_out(gate, arrival, request).await,
+        "/signed-out" => Ok(signed_out(arrival, request)),
+        "/jwks.json" => Ok(reply::answer(
+            StatusCode::OK,
+            arrival.id,
+            "application/jwk-set+json",
+            gate.signer.jwks().as_bytes().to_vec().into(),
+        )),
+        _ => asset(arrival, request).ok_or(Refusal::NoRoute),
+    }
+}
+
+fn method_not_allowed(arrival: &Arrival) -> Response<Bytes> {
+    let mut response = reply::short(&Asker::of(&arrival.head), arrival.id, &Refusal::Method);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+fn asset(arrival: &Arrival, request: &CanonicalRequest) -> Option<Response<Bytes>> {
+    let (content_type, bytes) = pages::asset(request.path.decoded())?;
+    let body = Bytes::from_static(bytes);
+    let mut response = reply::answer(StatusCode::OK, arrival.id, content_type, body);
+    let keep = HeaderValue::from_static(pages::asset::CACHE_CONTROL);
+    response.headers_mut().insert(CACHE_CONTROL, keep);
+    Some(response)
+}
+
+async fn me(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+) -> Result<Response<Bytes>, Refusal> {
+    let session = authenticate(gate, &arrival.head.headers, arrival.at).await?.required()?;
+    let certificate = arrival.connection.client_certificate.as_deref();
+    let device = arrival.snapshot.devices.identify(certificate, arrival.at);
+    let page = pages::Me {
+        host: &request.authority.to_string(),
+        principal: &session.principal,
+        authentication: &session.authentication,
+        device: &device,
+        provider: arrival.snapshot.provider.display_name(),
+        started: session.created,
+        expires: session.expires,
+        csrf: &form_token(arrival)?,
+    };
+    Ok(with_sign_out_form(arrival, page.render()))
+}
+
+/// A page before the provider's, for those who come on their own. `?start` goes there at once.
+async fn login(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+) -> Result<Response<Bytes>, Refusal> {
+    let query = request.query.as_deref().unwrap_or_default();
+    let mut start = false;
+    let mut return_to = "/".to_owned();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "start" => start = true,
+            "return_to" => return_to = value.into_owned(),
+            _ => {}
+        }
+    }
+    if start {
+        return Ok(reply::begin_login(gate, arrival, &return_to, false).await);
+    }
+    let continue_to: String =
+        url::form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
+    let page = pages::SignIn {
+        host: &request.authority.to_string(),
+        provider: arrival.snapshot.provider.display_name(),
+        return_to: &return_to,
+        continue_url: &format!("/.wicketgate/login?start&return_to={continue_to}"),
+    };
+    Ok(reply::html(StatusCode::OK, arrival.id, page.render()))
+}
+
+/// The provider's answer (RFC 6749, section 4.1.2), and the beginning of a session.
+async fn callback(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+) -> Result<Response<Bytes>, Refusal> {
+    let finished = arrival
+        .snapshot
+        .provider
+        .finish(&Callback {
+            query: request.query.as_deref().unwrap_or_default(),
+            cookies: &arrival.head.headers,
+            host: request.authority.clone(),
+        })
+        .await;
+    let login = match finished {
+        Ok(login) => login,
+        Err(error) => return Err(login_failed(gate, arrival, request, error)),
+    };
+    // A new login never keeps the id of the session before it (session fixation).
+    let former = match authenticate(gate, &arrival.head.headers, arrival.at).await {
+        Ok(Authenticated::Session(session)) => Some(session),
+        _ => None,
+    };
+    let return_to = login.return_to.clone();
+    let clear = login.clear_cookies.clone();
+    let (secret, session) = gate.sessions.create(login).await.map_err(|error| {
+        tracing::error!(%error, "a session could not be kept");
+        Refusal::SessionsUnavailable
+    })?;
+    let started = Event::SessionStarted {
+        id: arrival.id,
+        session: session.id.short(),
+        principal: session.principal.id.clone(),
+        host: request.authority.to_string(),
+        source: record::source(arrival),
+    };
+    if gate.audit.append(arrival.at, started).is_err() {
+        let _ = gate.sessions.end(&session.id, EndReason::Revoked).await;
+        return Err(Refusal::AuditUnavailable);
+    }
+    gate.metrics.logins("success");
+    if let Some(former) = former {
+        end(gate, arrival, &former, EndReason::Replaced).await?;
+    }
+    let mut response = reply::see_other(arrival.id, &return_to);
+    for field in clear {
+        response.headers_mut().append(SET_COOKIE, field);
+    }
+    response.headers_mut().append(SET_COOKIE, cookie::set_session(&secret));
+    Ok(response)
+}
+
+fn login_failed(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+    error: LoginError,
+) -> Refusal {
+    gate.metrics.logins(if error.status().is_server_error() { "unavailable" } else { "failure" });
+    record::note(
+        gate,
+        arrival.at,
+        Event::LoginFailed {
+            id: arrival.id,
+            reason: error.to_string(),
+            host: request.authority.to_string(),
+            source: record::source(arrival),
+        },
+    );
+    Refusal::Login(error)
+}
+
+async fn confirm_sign_out(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+) -> Result<Response<Bytes>, Refusal> {
+    match authenticate(gate, &arrival.head.headers, arrival.at).await? {
+        Authenticated::Session(session) => {
+            let page = pages::SignOut {
+                host: &request.authority.to_string(),
+                principal: name(&session),
+                csrf: &form_token(arrival)?,
+                cancel: "/",
+            };
+            Ok(with_sign_out_form(arrival, page.render()))
+        }
+        Authenticated::NotAttempted | Authenticated::Failed => Ok(signed_out(arrival, request)),
+    }
+}
+
+/// Ends the session here, closes what is open under it, and then ends the provider's own
+/// (OpenID Connect RP-Initiated Logout 1.0).
+async fn sign_out(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+) -> Result<Response<Bytes>, Refusal> {
+    guard::same_origin(&arrival.head.headers, &request.authority)?;
+    let session = match authenticate(gate, &arrival.head.headers, arrival.at).await? {
+        Authenticated::Session(session) => session,
+        Authenticated::NotAttempted | Authenticated::Failed => {
+            return Ok(signed_out(arrival, request));
+        }
+    };
+    let expected = form_token(arrival)?;
+    let sent = url::form_urlencoded::parse(request.query.as_deref().unwrap_or_default().as_bytes())
+        .find(|(name, _)| name == "csrf")
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default();
+    if verify_slices_are_equal(expected.as_bytes(), sent.as_bytes()).is_err() {
+        return Err(Refusal::CrossSite);
+    }
+    end(gate, arrival, &session, EndReason::Logout).await?;
+    let onwards = arrival.snapshot.provider.end_session_url(&session, &request.authority).await;
+    let onwards = onwards.unwrap_or_else(|| "/.wicketgate/signed-out".to_owned());
+    let mut response = reply::see_other(arrival.id, &onwards);
+    response.headers_mut().append(SET_COOKIE, cookie::clear_session());
+    Ok(response)
+}
+
+/// Ends a session and, at logout, every other one of the same login at the provider: one
+/// sign-out ends what one sign-in began, on every host.
+async fn end(
+    gate: &Gate,
+    arrival: &Arrival,
+    session: &Session,
+    reason: EndReason,
+) -> Result<(), Refusal> {
+    let ended = match (&session.sid, reason) {
+        (Some(sid), EndReason::Logout) => {
+            gate.sessions.end_login(&session.provider, sid, reason).await
+        }
+        _ => gate.sessions.end(&session.id, reason).await.map(|_| vec![session.id]),
+    };
+    let ended = ended.map_err(|error| {
+        tracing::error!(%error, "a session could not be ended");
+        Refusal::SessionsUnavailable
+    })?;
+    for id in ended {
+        gate.live.session_ended(&id);
+        record::note(
+            gate,
+            arrival.at,
+            Event::SessionEnded {
+                id: arrival.id,
+                session: id.short(),
+                principal: session.principal.id.clone(),
+                reason,
+            },
+        );
+    }
+    Ok(())
+}
+
+fn signed_out(arrival: &Arrival, request: &CanonicalRequest) -> Response<Bytes> {
+    let page = pages::SignedOut {
+        host: &request.authority.to_string(),
+        still_signed_in_at: None,
+        sign_in: "/.wicketgate/login",
+    };
+    let mut response = reply::html(StatusCode::OK, arrival.id, page.render());
+    response.headers_mut().append(SET_COOKIE, cookie::clear_session());
+    response
+}
+
+fn name(session: &Session) -> &str {
+    let principal = &session.principal;
+    principal.name.as_deref().or(principal.email.as_deref()).unwrap_or(&principal.id)
+}
+
+fn with_sign_out_form(arrival: &Arrival, page: String) -> Response<Bytes> {
+    let mut response = reply::html(StatusCode::OK, arrival.id, page);
+    let policy = pages::sign_out_policy(arrival.snapshot.provider.end_session_endpoint().as_deref());
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+/// Ties a form to the browser that it was made for: a digest of the session's secret, from which
+/// the secret can't be told.
+fn form_token(arrival: &Arrival) -> Result<String, Refusal> {
+    let CookieState::Present(secret) = cookie::session_cookie(&arrival.head.headers) else {
+        return Err(Refusal::Unauthenticated { stale: false });
+    };
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(b"wicketgate sign-out form\0");
+    context.update(secret.as_bytes());
+    Ok(BASE64_URL_SAFE_NO_PAD.encode(context.finish()))
+}

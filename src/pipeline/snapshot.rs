@@ -1,0 +1,21 @@
+//! Everything that a request reads, as one immutable value.
+//!
+//! INVARIANT: a request uses one snapshot from start to end. Building a snapshot may fail; putting
+//! it in the place of the former one can't.
+
+use std::sync::Arc;
+
+use super::route::RouteTable;
+use crate::identity::oidc::Provider;
+use crate::policy::Engine;
+use crate::posture::Registry;
+
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts the configurations loaded since the start, from 1.
+    pub generation: u64,
+    pub routes: RouteTable,
+    pub policies: Arc<Engine>,
+    pub devices: Arc<Registry>,
+    pub provider: Arc<Provider>,
+}

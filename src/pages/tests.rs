@@ -151,7 +151,7 @@ fn a_denial_says_what_why_and_which_decision() {
     }
     .render();
     for needed in [
-        "GET portal.localhost/globex/orders",
+        "GET portal.localhost<wbr>/globex/orders",
         "Customer portal",
         "Ada Wong",
         "No policy allows this.",
@@ -213,6 +213,40 @@ fn every_asset_that_a_page_names_exists() {
             page.split('"').filter(|text| text.ends_with(".css") || text.ends_with(".svg"))
         {
             assert!(folder.join(quoted).is_file(), "{quoted}");
+        }
+    }
+}
+
+/// WCAG 2.2, success criterion 1.4.3: 4.5 to 1 for text.
+#[test]
+fn text_stands_out_from_its_ground_in_both_schemes() {
+    let style = std::str::from_utf8(asset(asset::STYLESHEET.path()).unwrap().1).unwrap();
+    let mut schemes = style.split(":root {").skip(1);
+    for scheme in [schemes.next().unwrap(), schemes.next().unwrap()] {
+        let luminance = |name: &str| {
+            let at = scheme.find(&format!("--{name}: #")).unwrap() + name.len() + 5;
+            let channel = |index: usize| {
+                let from = at + 2 * index;
+                let value = f64::from(u8::from_str_radix(&scheme[from..from + 2], 16).unwrap());
+                let value = value / 255.0;
+                if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+            };
+            0.2126 * channel(0) + 0.7152 * channel(1) + 0.0722 * channel(2)
+        };
+        for (text, ground) in [
+            ("ink", "paper"),
+            ("ink", "card"),
+            ("ink", "well"),
+            ("soft", "paper"),
+            ("soft", "card"),
+            ("stone", "card"),
+            ("stone-ink", "stone"),
+            ("lamp", "card"),
+            ("stop", "card"),
+        ] {
+            let (one, other) = (luminance(text), luminance(ground));
+            let ratio = (one.max(other) + 0.05) / (one.min(other) + 0.05);
+            assert!(ratio >= 4.5, "{text} on {ground}: {ratio:.2}");
         }
     }
 }

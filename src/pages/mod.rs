@@ -1,0 +1,158 @@
+//! The pages that the gate itself shows: sign-in, denial, error, signed-out and "who am I".
+//!
+//! Pure data becomes HTML: no script, no inline style, nothing from another host, so that
+//! [`CONTENT_SECURITY_POLICY`] can forbid everything else. Many sites have no Internet.
+//!
+//! INVARIANT: every value is HTML-escaped by the template engine; no template marks a value safe.
+//! Links that lead elsewhere (`continue_url`, `cancel`, `sign_in`) are made by the gate, never by
+//! a client.
+
+pub mod asset;
+mod wording;
+
+use askama::Template;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::device::DeviceIdentity;
+use crate::domain::principal::{Authentication, Principal};
+
+pub use asset::find as asset;
+use wording::show;
+
+/// Sent with every page. `form-action` names the host itself; the page with the sign-out form
+/// needs [`sign_out_policy`].
+pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; \
+     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The policy of the pages with a sign-out form ([`SignOut`], [`Me`]): Chromium holds
+/// `form-action` against the redirects that answer a form, and that one may lead to the identity
+/// provider's end-session endpoint. Without one, or when `end_session` is no http(s) address, it
+/// is [`CONTENT_SECURITY_POLICY`].
+pub fn sign_out_policy(end_session: Option<&str>) -> String {
+    let origin = end_session
+        .and_then(|address| url::Url::parse(address).ok())
+        .map(|address| address.origin())
+        .filter(url::Origin::is_tuple)
+        .map(|origin| origin.ascii_serialization());
+    match origin {
+        Some(origin) => CONTENT_SECURITY_POLICY
+            .replace("form-action 'self'", &format!("form-action 'self' {origin}")),
+        None => CONTENT_SECURITY_POLICY.to_owned(),
+    }
+}
+
+/// Asks for a click before the browser is sent to the identity provider.
+#[derive(Clone, Copy, Debug, Template)]
+#[template(path = "sign_in.html")]
+pub struct SignIn<'a> {
+    pub host: &'a str,
+    /// The provider's display name.
+    pub provider: &'a str,
+    /// Path (and query) that the user asked for, for reading only.
+    pub return_to: &'a str,
+    /// Where the button leads: `/.wicketgate/login?...`.
+    pub continue_url: &'a str,
+}
+
+/// A refusal by policy.
+#[derive(Clone, Copy, Debug, Template)]
+#[template(path = "denial.html")]
+pub struct Denial<'a> {
+    pub method: &'a str,
+    pub host: &'a str,
+    pub path: &'a str,
+    /// The application's display name.
+    pub application: Option<&'a str>,
+    /// Name, address or id of the signed-in user.
+    pub principal: Option<&'a str>,
+    /// One sentence: why, as far as the user may know.
+    pub why: &'a str,
+    /// Ids of the policies that decided, where the user may know them.
+    pub policies: &'a [&'a str],
+    /// What may help in this case; what always helps is added.
+    pub advice: &'a [&'a str],
+    pub decision_id: &'a str,
+    pub at: Timestamp,
+}
+
+/// Anything that went wrong short of a policy's refusal.
+#[derive(Clone, Copy, Debug, Template)]
+#[template(path = "error.html")]
+pub struct ErrorPage<'a> {
+    pub status: u16,
+    pub host: Option<&'a str>,
+    pub title: &'a str,
+    pub text: &'a str,
+    pub decision_id: Option<&'a str>,
+    pub link: Option<Link<'a>>,
+}
+
+/// The one thing to click on an error page.
+#[derive(Clone, Copy, Debug)]
+pub struct Link<'a> {
+    pub href: &'a str,
+    pub label: &'a str,
+}
+
+/// Asks before signing out: a link must not be able to end a session.
+#[derive(Clone, Copy, Debug, Template)]
+#[template(path = "sign_out.html")]
+pub struct SignOut<'a> {
+    pub host: &'a str,
+    /// Name, address or id of the signed-in user.
+    pub principal: &'a str,
+    /// Value of the form's `csrf` field.
+    pub csrf: &'a str,
+    /// Where "stay signed in" leads.
+    pub cancel: &'a str,
+}
+
+/// After the session has ended.
+#[derive(Clone, Copy, Debug, Template)]
+#[template(path = "signed_out.html")]
+pub struct SignedOut<'a> {
+    pub host: &'a str,
+    /// Display name of the provider, when its own session was not ended as well.
+    pub still_signed_in_at: Option<&'a str>,
+    /// Where "sign in again" leads.
+    pub sign_in: &'a str,
+}
+
+/// What the gate knows of the signed-in user. No tokens (CVE-2024-39315).
+#[derive(Clone, Copy, Debug, Template)]
+#[template(path = "me.html")]
+pub struct Me<'a> {
+    pub host: &'a str,
+    pub principal: &'a Principal,
+    pub authentication: &'a Authentication,
+    pub device: &'a DeviceIdentity,
+    /// The provider's display name.
+    pub provider: &'a str,
+    pub started: Timestamp,
+    pub expires: Timestamp,
+    /// Value of the sign-out form's `csrf` field.
+    pub csrf: &'a str,
+}
+
+/// What is sent when a template fails, which only running out of memory could make it do.
+const PLAIN: &str = "<!doctype html><html lang=\"en\"><title>Wicketgate</title>\
+     <p>The page could not be shown. Try again, or ask your administrator.</p></html>";
+
+fn html(page: &impl Template) -> String {
+    Template::render(page).unwrap_or_else(|_| PLAIN.to_owned())
+}
+
+macro_rules! renders {
+    ($($page:ident),*) => {$(
+        impl $page<'_> {
+            /// The whole page, as UTF-8 HTML.
+            pub fn render(&self) -> String {
+                html(self)
+            }
+        }
+    )*};
+}
+renders!(SignIn, Denial, ErrorPage, SignOut, SignedOut, Me);
+
+#[cfg(test)]
+mod tests;

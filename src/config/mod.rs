@@ -28,3 +28,6 @@ use model::Config;
 pub fn load(path: &Path) -> Result<(Config, Vec<Finding>), Vec<Finding>> {
     parse::config(path, &yaml::read(path)?)
 }
+
+#[cfg(test)]
+mod tests;

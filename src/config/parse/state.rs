@@ -8,15 +8,17 @@ use super::keys;
 
 pub(super) fn audit(at: &Cursor<'_>, base: &Base) -> Option<Audit> {
     let map = keys(at)?;
+    let directory = map.required("directory").and_then(|at| {
+        let directory = base.path(&at)?;
+        if directory.exists() && !directory.is_dir() {
+            at.error(format!("`{}` is not a directory", directory.display()));
+        }
+        Some(directory)
+    });
     let queue = map.or("queue", 8192, |at| at.number(1, 1_000_000));
     let segment = |at: &Cursor<'_>| at.bytes(1 << 20, 1 << 40);
     let segment_bytes = map.or("segment_size", 256 << 20, segment);
-    let at = map.required("directory")?;
-    let directory = base.path(&at)?;
-    if directory.exists() && !directory.is_dir() {
-        at.error(format!("`{}` is not a directory", directory.display()));
-    }
-    Some(Audit { directory, queue, segment_bytes })
+    Some(Audit { directory: directory?, queue, segment_bytes })
 }
 
 pub(super) fn store(at: &Cursor<'_>, base: &Base) -> Option<Store> {

@@ -101,3 +101,11 @@ fn the_shipped_files_load() {
     let devices = format!("{folder}/devices.yaml");
     assert!(yaml::read(Path::new(&devices)).is_ok());
 }
+
+#[test]
+fn the_documentation_shows_the_shipped_minimal_file() {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let shown = fs::read_to_string(format!("{folder}/docs/configuration.md")).unwrap();
+    let shipped = fs::read_to_string(format!("{folder}/config/minimal.yaml")).unwrap();
+    assert!(shown.contains(&format!("```yaml\n{shipped}```")));
+}

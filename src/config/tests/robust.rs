@@ -5,21 +5,22 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::reference::KEYS;
 
-/// Lists of lines that set `path` in the full example, found by indentation.
+fn depth(line: &str) -> usize {
+    line.len() - line.trim_start_matches([' ', '-']).len()
+}
+
+/// The line of the full example that sets `path`, found by indentation.
 fn line_of(path: &str) -> Option<usize> {
     let lines: Vec<&str> = FULL.lines().collect();
-    let mut from = 0;
     let mut found = None;
-    let mut indent = 0;
     for part in path.split('.') {
-        let word = part.trim_end_matches("[]");
-        let at = lines.iter().enumerate().skip(from).position(|(_, line)| {
-            let bare = line.trim_start_matches([' ', '-']);
-            bare.starts_with(&format!("{word}:")) && line.len() - bare.len() >= indent
-        })? + from;
-        indent = lines[at].len() - lines[at].trim_start_matches([' ', '-']).len() + 1;
-        found = Some(at);
-        from = at + 1;
+        let from = found.map_or(0, |parent| parent + 1);
+        let own = depth(lines.get(from)?);
+        let key = format!("{}:", part.trim_end_matches("[]"));
+        let sets = |line: &&str| {
+            depth(line) == own && line.get(own..).is_some_and(|rest| rest.starts_with(&key))
+        };
+        found = Some(from + lines.iter().skip(from).position(sets)?);
     }
     found
 }
@@ -30,7 +31,6 @@ fn every_documented_key_is_read() {
         let at = line_of(key.path).unwrap_or_else(|| panic!("{} is not in full.yaml", key.path));
         // Everything below the key is replaced by a list that holds a map: no key takes that.
         let mut lines: Vec<String> = FULL.lines().map(str::to_owned).collect();
-        let depth = |line: &str| line.len() - line.trim_start_matches([' ', '-']).len();
         let own = depth(&lines[at]);
         while lines.get(at + 1).is_some_and(|line| depth(line) > own) {
             lines.remove(at + 1);

@@ -43,6 +43,9 @@ impl fmt::Debug for Secret {
 /// The cause, for a finding: the reference is none, the file is missing, empty, too long, not
 /// UTF-8, or open to every user of the machine, or the variable isn't set.
 pub fn read(reference: &str, base: &Path) -> Result<Secret, String> {
+    if reference.chars().any(char::is_control) {
+        return Err("the reference to a secret holds a control character".to_owned());
+    }
     let text = if let Some(path) = reference.strip_prefix("file:") {
         read_file(&base.join(path))?
     } else if let Some(name) = reference.strip_prefix("env:") {

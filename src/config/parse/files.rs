@@ -20,8 +20,8 @@ impl Base {
     /// A path that need not exist yet.
     pub(super) fn path(&self, at: &Cursor<'_>) -> Option<PathBuf> {
         let text = at.text()?;
-        if text.contains('\0') {
-            at.error("the path holds a NUL character");
+        if text.chars().any(char::is_control) {
+            at.error("the path holds a control character");
             return None;
         }
         Some(self.0.join(text))

@@ -41,13 +41,15 @@ impl Findings {
 #[derive(Clone, Debug)]
 pub struct Cursor<'a> {
     node: &'a Node,
+    /// Of the key, where the value has one: a list may begin further down.
+    line: u32,
     path: String,
     findings: &'a Findings,
 }
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(node: &'a Node, path: String, findings: &'a Findings) -> Self {
-        Self { node, path, findings }
+        Self { node, line: node.line, path, findings }
     }
 
     pub fn path(&self) -> &str {
@@ -56,7 +58,7 @@ impl<'a> Cursor<'a> {
 
     /// From 1.
     pub fn line(&self) -> u32 {
-        self.node.line
+        self.line
     }
 
     /// Records an error here.
@@ -75,7 +77,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn record(&self, finding: Finding, hint: Option<String>) {
-        let mut finding = finding.at_line(self.node.line);
+        let mut finding = finding.at_line(self.line);
         if !self.path.is_empty() {
             finding = finding.at_path(&self.path);
         }
@@ -83,8 +85,8 @@ impl<'a> Cursor<'a> {
         self.findings.push(finding);
     }
 
-    fn child(&self, node: &'a Node, path: String) -> Self {
-        Self { node, path, findings: self.findings }
+    fn child(&self, node: &'a Node, line: u32, path: String) -> Self {
+        Self { node, line, path, findings: self.findings }
     }
 
     /// A map that may hold the `known` keys; any other is an error.
@@ -120,7 +122,7 @@ impl<'a> Cursor<'a> {
             self.unexpected("a list", Some("start each entry with `- `".to_owned()));
             return Vec::new();
         };
-        let entry = |(index, item)| self.child(item, format!("{}[{index}]", self.path));
+        let entry = |(index, item)| self.child(item, item.line, format!("{}[{index}]", self.path));
         items.iter().enumerate().map(entry).collect()
     }
 
@@ -266,7 +268,7 @@ impl<'a> Map<'a> {
 
     pub fn get(&self, key: &str) -> Option<Cursor<'a>> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
-        Some(self.at.child(&entry.value, join(&self.at.path, key)))
+        Some(self.at.child(&entry.value, entry.line, join(&self.at.path, key)))
     }
 
     /// The key's value; a finding when there is none.
@@ -289,7 +291,7 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-pub(super) fn listed(words: &[&str]) -> String {
+fn listed(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     quoted.join(", ")
 }

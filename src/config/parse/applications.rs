@@ -1,0 +1,24 @@
+//! `applications`.
+
+use std::sync::Arc;
+
+use crate::config::model::Application;
+use crate::config::yaml::Cursor;
+
+use super::keys;
+use super::values::{Unique, name, unique_name, words};
+
+pub(super) fn applications(at: &Cursor<'_>) -> Vec<Arc<Application>> {
+    let mut names = Unique::new();
+    let application = |entry: &Cursor<'_>| {
+        let map = keys(entry)?;
+        let own_name = unique_name(&map, &mut names);
+        let display_name = map.get("display_name").and_then(|at| words(&at));
+        let zone = map.get("zone").and_then(|at| name(&at));
+        let tenant = map.get("tenant").and_then(|at| words(&at));
+        let name = own_name?;
+        let display_name = display_name.unwrap_or_else(|| Arc::clone(&name));
+        Some(Arc::new(Application { name, display_name, zone, tenant }))
+    };
+    at.non_empty_list().iter().filter_map(application).collect()
+}

@@ -1,0 +1,145 @@
+//! `routes`: what is asked for. What stands behind it is in [`super::upstream`].
+
+use std::sync::Arc;
+
+use crate::config::model::{
+    Application, AuditDurability, ResponseRewrite, Route, UpstreamProtocol,
+};
+use crate::config::yaml::{Cursor, Map, closest, quote};
+use crate::domain::canonical::{CanonicalPath, Host, path_segments};
+
+use super::files::Base;
+use super::values::{Unique, host, unique_name, words};
+use super::{keys, upstream};
+
+/// The first segment of the paths that the gate answers itself.
+const RESERVED: &str = ".wicketgate";
+
+/// `known` is `None` when the applications themselves couldn't be read.
+pub(super) fn routes(
+    at: &Cursor<'_>,
+    known: Option<&Vec<Arc<Application>>>,
+    base: &Base,
+) -> Vec<Arc<Route>> {
+    let mut names = Unique::new();
+    let mut places = Unique::new();
+    let route = |entry: &Cursor<'_>| {
+        let map = keys(entry)?;
+        let name = unique_name(&map, &mut names);
+        let place = place(&map, &mut places);
+        let application = map.required("application").and_then(|at| application(&at, known));
+        let tenant = map.get("tenant").and_then(|at| words(&at));
+        let upstream = upstream::upstream(&map, base);
+        let max_body_bytes = map.or("max_body", 10 << 20, |at| at.bytes(0, 1 << 50));
+        let http2 =
+            upstream.as_ref().is_some_and(|found| found.protocol == UpstreamProtocol::Http2);
+        let websocket = websocket(&map, http2);
+        let path_parameters = map.or("path_parameters", false, Cursor::boolean);
+        let audit = map.or("audit", AuditDurability::Buffered, |at| {
+            at.choice(&[
+                ("buffered", AuditDurability::Buffered),
+                ("durable", AuditDurability::Durable),
+            ])
+        });
+        let refuse_cross_site =
+            map.or("cross_site", true, |at| at.choice(&[("refuse", true), ("allow", false)]));
+        let response = response(&map);
+        let (host, path) = place?;
+        Some(Arc::new(Route {
+            name: name?,
+            host,
+            path,
+            application: application?,
+            tenant,
+            upstream: upstream?,
+            max_body_bytes,
+            websocket,
+            path_parameters,
+            audit,
+            refuse_cross_site,
+            response,
+        }))
+    };
+    at.non_empty_list().iter().filter_map(route).collect()
+}
+
+/// Host and path, which no other route has.
+fn place(map: &Map<'_>, seen: &mut Unique<(Host, Arc<str>)>) -> Option<(Host, Arc<str>)> {
+    let host = map.required("host").and_then(|at| host(&at));
+    let given = map.get("path");
+    let path = match &given {
+        Some(at) => path(at),
+        None => Some(Arc::from("/")),
+    };
+    let place = (host?, path?);
+    let at = given.unwrap_or_else(|| map.cursor().clone());
+    if let Some(first) = seen.seen(place.clone(), at.line()) {
+        let hint = format!("the other is on line {first}; one of the two would never be reached");
+        at.error_with(
+            format!("two routes have the host `{}` and the path `{}`", place.0, place.1),
+            hint,
+        );
+    }
+    Some(place)
+}
+
+/// A prefix in the one form that requests are compared in.
+fn path(at: &Cursor<'_>) -> Option<Arc<str>> {
+    let text = at.text()?;
+    let path = at.parsed(CanonicalPath::parse, "write it as browsers send it: `/reports/2026`")?;
+    if path.has_parameters() {
+        at.error("a route's path can't hold `;parameters`");
+        return None;
+    }
+    let wanted = match path.encoded() {
+        "/" => "/",
+        encoded => encoded.trim_end_matches('/'),
+    };
+    if wanted != text {
+        let cause = format!("{} is not the canonical form of this path", quote(text));
+        at.error_with(cause, format!("write `{wanted}`"));
+        return None;
+    }
+    let first = path_segments(path.decoded()).next().unwrap_or_default();
+    if first.eq_ignore_ascii_case(RESERVED) {
+        at.error_with(
+            format!("{} is reserved: the gate answers below `/{RESERVED}` itself", quote(text)),
+            "choose another path",
+        );
+        return None;
+    }
+    Some(Arc::clone(path.decoded()))
+}
+
+fn application(at: &Cursor<'_>, known: Option<&Vec<Arc<Application>>>) -> Option<Arc<Application>> {
+    let name = at.text()?;
+    let known = known?;
+    if let Some(found) = known.iter().find(|application| *application.name == *name) {
+        return Some(Arc::clone(found));
+    }
+    let hint = match closest(name, known.iter().map(|application| &*application.name)) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => "add it to `applications`".to_owned(),
+    };
+    at.error_with(format!("there is no application {}", quote(name)), hint);
+    None
+}
+
+fn websocket(map: &Map<'_>, http2: bool) -> bool {
+    let wanted = map.or("websocket", !http2, Cursor::boolean);
+    if let (Some(at), true, true) = (map.get("websocket"), wanted, http2) {
+        let hint = "leave `websocket` out, or use `protocol: http1`";
+        at.error_with("WebSockets can't be carried to upstreams that speak `http2`", hint);
+    }
+    wanted
+}
+
+fn response(route: &Map<'_>) -> ResponseRewrite {
+    let mut response = ResponseRewrite { location: true, cookie_domain: true };
+    if let Some(map) = route.get("response").and_then(|at| keys(&at)) {
+        response.location = map.or("rewrite_location", true, Cursor::boolean);
+        response.cookie_domain =
+            map.or("cookie_domain", true, |at| at.choice(&[("drop", true), ("keep", false)]));
+    }
+    response
+}

@@ -1,0 +1,34 @@
+//! `audit` and `store`: what the gate writes.
+
+use crate::config::model::{Audit, Store};
+use crate::config::yaml::Cursor;
+
+use super::files::Base;
+use super::keys;
+
+pub(super) fn audit(at: &Cursor<'_>, base: &Base) -> Option<Audit> {
+    let map = keys(at)?;
+    let directory = map.required("directory").and_then(|at| {
+        let directory = base.path(&at)?;
+        if directory.exists() && !directory.is_dir() {
+            at.error(format!("`{}` is not a directory", directory.display()));
+        }
+        Some(directory)
+    });
+    let queue = map.or("queue", 8192, |at| at.number(1, 1_000_000));
+    let segment = |at: &Cursor<'_>| at.bytes(1 << 20, 1 << 40);
+    let segment_bytes = map.or("segment_size", 256 << 20, segment);
+    Some(Audit { directory: directory?, queue, segment_bytes })
+}
+
+pub(super) fn store(at: &Cursor<'_>, base: &Base) -> Option<Store> {
+    let at = keys(at)?.required("path")?;
+    let path = base.path(&at)?;
+    if path.exists() && !path.is_file() {
+        at.error_with(
+            format!("`{}` is not a file", path.display()),
+            "name the file itself, as `/var/lib/wicketgate/store.redb`",
+        );
+    }
+    Some(Store { path })
+}

@@ -1,0 +1,501 @@
+//! Every key of the configuration file, once: the parser takes its known keys from here, and
+//! `docs/configuration.md` shows them.
+
+use std::fmt::Write;
+
+/// One key. Lists of maps are written with `[]`: `routes[].upstreams[].url`.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    pub path: &'static str,
+    pub kind: &'static str,
+    /// Empty when the key is required.
+    pub default: &'static str,
+    pub doc: &'static str,
+}
+
+const fn key(
+    path: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    doc: &'static str,
+) -> Key {
+    Key { path, kind, default, doc }
+}
+
+const NONE: &str = "none";
+
+/// In the order of the documentation. A section's own entry comes before its keys.
+pub const KEYS: &[Key] = &[
+    key("listeners", "list", "", "Where clients connect. At least one with `tls`."),
+    key("listeners[].name", "name", "", "For logs and metrics. Unique."),
+    key(
+        "listeners[].address",
+        "address",
+        "",
+        "IP address and port, as `0.0.0.0:443` or `[::]:443`.",
+    ),
+    key(
+        "listeners[].tls",
+        "map",
+        NONE,
+        "Serves the routes over TLS. Exactly one of `tls` and `redirect_to_https` is set.",
+    ),
+    key(
+        "listeners[].tls.certificates",
+        "list",
+        "",
+        "Certificates, chosen by the name that the client asks for; the first that covers it serves it.",
+    ),
+    key(
+        "listeners[].tls.certificates[].certificate",
+        "file",
+        "",
+        "PEM: the certificate, then its intermediates.",
+    ),
+    key(
+        "listeners[].tls.certificates[].key",
+        "file",
+        "",
+        "PEM: the private key. Must not be open to every user of the machine.",
+    ),
+    key(
+        "listeners[].tls.client_ca",
+        "file",
+        NONE,
+        "PEM bundle of the device CA. When set, client certificates are asked for and verified; policies decide whether one is needed.",
+    ),
+    key(
+        "listeners[].tls.minimum_version",
+        "`1.2` or `1.3`",
+        "`1.2`",
+        "Oldest TLS version that is accepted.",
+    ),
+    key(
+        "listeners[].redirect_to_https",
+        "boolean",
+        "`false`",
+        "Plain HTTP that answers 308 to the same address under https, and nothing else.",
+    ),
+    key(
+        "listeners[].redirect_port",
+        "number",
+        "`443`",
+        "The port of that address. Only with `redirect_to_https`.",
+    ),
+    key("listeners[].limits", "map", "as below", "What a client may take up."),
+    key(
+        "listeners[].limits.handshake_timeout",
+        "duration",
+        "`10s`",
+        "From accept to the end of the TLS handshake.",
+    ),
+    key(
+        "listeners[].limits.header_timeout",
+        "duration",
+        "`10s`",
+        "From the first byte of a request to the end of its header section.",
+    ),
+    key(
+        "listeners[].limits.idle_timeout",
+        "duration",
+        "`75s`",
+        "Between two requests on a connection.",
+    ),
+    key(
+        "listeners[].limits.max_header_bytes",
+        "size",
+        "`32KiB`",
+        "Header section of a request. From `8KiB` to `1MiB`.",
+    ),
+    key(
+        "listeners[].limits.max_headers",
+        "number",
+        "`100`",
+        "Header fields of a request. From 16 to 1000.",
+    ),
+    key(
+        "listeners[].limits.max_connections",
+        "number",
+        "`10000`",
+        "Open connections on this listener.",
+    ),
+    key("admin", "map", "as below", "The listener for metrics and health. Never serves a route."),
+    key(
+        "admin.address",
+        "address",
+        "`127.0.0.1:9180`",
+        "IP address and port; a loopback address unless there is a reason.",
+    ),
+    key("identity_providers", "list", "", "Who signs users in. Exactly one for now."),
+    key(
+        "identity_providers[].name",
+        "name",
+        "",
+        "First part of every user's id, `NAME/SUBJECT`, in policies and in the audit log. Changing it makes all users new ones.",
+    ),
+    key("identity_providers[].display_name", "text", "the name", "What the sign-in page calls it."),
+    key(
+        "identity_providers[].issuer",
+        "URL",
+        "",
+        "The OpenID issuer, exactly as the provider writes it. `https`, except on a loopback host.",
+    ),
+    key(
+        "identity_providers[].client_id",
+        "text",
+        "",
+        "As registered at the provider, with the redirect URL `https://HOST/.wicketgate/callback` of every host.",
+    ),
+    key(
+        "identity_providers[].client_secret",
+        "secret",
+        NONE,
+        "Leave it out for a public client (PKCE is always used).",
+    ),
+    key(
+        "identity_providers[].scopes",
+        "list of texts",
+        "`[openid, profile, email]`",
+        "Must hold `openid`.",
+    ),
+    key(
+        "identity_providers[].ca",
+        "file",
+        "the system's",
+        "PEM bundle to verify the provider's TLS certificate with.",
+    ),
+    key(
+        "identity_providers[].claims",
+        "map",
+        "as below",
+        "Which claims of the ID token carry what.",
+    ),
+    key("identity_providers[].claims.user", "text", "`sub`", "The user's id."),
+    key(
+        "identity_providers[].claims.email",
+        "text",
+        "`email`",
+        "Used only when `email_verified` is true.",
+    ),
+    key("identity_providers[].claims.name", "text", "`name`", "For people."),
+    key("identity_providers[].claims.groups", "text", "`groups`", "A list of texts, or one text."),
+    key("identity_providers[].claims.tenant", "text", "`tenant`", "The customer organisation."),
+    key("identity_providers[].timeout", "duration", "`10s`", "For each call to the provider."),
+    key("session", "map", "as below", "How long a sign-in lasts."),
+    key(
+        "session.idle_timeout",
+        "duration",
+        "`30m`",
+        "Without a request. Not longer than `absolute_lifetime`.",
+    ),
+    key("session.absolute_lifetime", "duration", "`10h`", "From sign-in, whatever happens."),
+    key("devices", "map", "none: no device is known", "The known devices."),
+    key(
+        "devices.registry",
+        "file",
+        "",
+        "YAML file with the devices and their posture; see `devices.yaml`.",
+    ),
+    key("policies", "map", "", "The Cedar policies that decide every request."),
+    key(
+        "policies.directory",
+        "directory",
+        "",
+        "Every `*.cedar` file in it, in the order of their names.",
+    ),
+    key(
+        "policies.schema",
+        "file",
+        "`wicketgate.cedarschema` in the directory",
+        "The schema that the policies are validated against.",
+    ),
+    key("applications", "list", "", "What routes belong to, for policies and for people."),
+    key(
+        "applications[].name",
+        "name",
+        "",
+        "As policies write it: `Wicketgate::Application::\"NAME\"`. Unique.",
+    ),
+    key("applications[].display_name", "text", "the name", "What pages call it."),
+    key("applications[].zone", "name", NONE, "The IEC 62443 zone that it belongs to."),
+    key("applications[].tenant", "text", NONE, "The customer organisation that owns it."),
+    key(
+        "routes",
+        "list",
+        "",
+        "From host and path to upstreams. The longest path that matches wins; what no route matches is answered 404.",
+    ),
+    key(
+        "routes[].name",
+        "name",
+        "",
+        "As policies write it: `Wicketgate::Route::\"NAME\"`. Unique.",
+    ),
+    key(
+        "routes[].host",
+        "host name",
+        "",
+        "Exactly this host, without a port. A listener's certificate has to cover it.",
+    ),
+    key(
+        "routes[].path",
+        "path",
+        "`/`",
+        "Prefix, in whole segments: `/a` matches `/a` and `/a/b`, not `/ab`. It is not cut off for the upstream.",
+    ),
+    key("routes[].application", "name", "", "One of `applications`."),
+    key(
+        "routes[].tenant",
+        "text",
+        "the application's",
+        "The customer organisation that owns this route.",
+    ),
+    key(
+        "routes[].upstreams",
+        "list",
+        "",
+        "`http://HOST:PORT` or `https://HOST:PORT`, each as a text or as a map with a weight. All of one scheme.",
+    ),
+    key("routes[].upstreams[].url", "URL", "", "Scheme, host and port; no path."),
+    key(
+        "routes[].upstreams[].weight",
+        "number",
+        "`1`",
+        "Share of the requests, against the other weights. From 1 to 256.",
+    ),
+    key(
+        "routes[].selection",
+        "`round_robin` or `random`",
+        "`round_robin`",
+        "Which upstream takes the next request.",
+    ),
+    key(
+        "routes[].protocol",
+        "`http1` or `http2`",
+        "`http1`",
+        "What the upstreams speak. gRPC needs `http2`.",
+    ),
+    key("routes[].tls", "map", "as below", "How `https` upstreams are verified. They always are."),
+    key("routes[].tls.ca", "file", "the system's", "PEM bundle to verify with."),
+    key(
+        "routes[].tls.server_name",
+        "host name",
+        "the upstream's host",
+        "The name to ask for and to verify.",
+    ),
+    key("routes[].tls.client_certificate", "map", NONE, "What the gate identifies itself with."),
+    key(
+        "routes[].tls.client_certificate.certificate",
+        "file",
+        "",
+        "PEM: the certificate, then its intermediates.",
+    ),
+    key(
+        "routes[].tls.client_certificate.key",
+        "file",
+        "",
+        "PEM: the private key. Must not be open to every user of the machine.",
+    ),
+    key(
+        "routes[].credential",
+        "map",
+        NONE,
+        "What a legacy backend wants to see on each request: exactly one of `basic` and `header`.",
+    ),
+    key("routes[].credential.basic", "map", NONE, "HTTP basic authentication (RFC 7617)."),
+    key("routes[].credential.basic.username", "text", "", "Without a `:`."),
+    key("routes[].credential.basic.password", "secret", "", "The password."),
+    key("routes[].credential.header", "map", NONE, "A fixed header."),
+    key(
+        "routes[].credential.header.name",
+        "header name",
+        "",
+        "None that the gate or HTTP itself sets.",
+    ),
+    key("routes[].credential.header.value", "secret", "", "The header's value."),
+    key(
+        "routes[].upstream_host",
+        "`preserve`, or host and port",
+        "`preserve`",
+        "What the upstream sees in `Host`: the public host, or this.",
+    ),
+    key(
+        "routes[].health_check",
+        "map",
+        NONE,
+        "Takes upstreams out that don't answer. Exactly one of `tcp` and `http` is set.",
+    ),
+    key(
+        "routes[].health_check.tcp",
+        "map",
+        NONE,
+        "Healthy is what accepts a connection. Written `tcp: {}`.",
+    ),
+    key(
+        "routes[].health_check.http",
+        "map",
+        NONE,
+        "Healthy is what answers a GET with 2xx or 3xx.",
+    ),
+    key("routes[].health_check.http.path", "path", "`/`", "What to GET, with a query if need be."),
+    key("routes[].health_check.interval", "duration", "`5s`", "Between two checks."),
+    key("routes[].health_check.timeout", "duration", "`2s`", "For one check."),
+    key(
+        "routes[].health_check.unhealthy_after",
+        "number",
+        "`3`",
+        "Failures in a row until an upstream is taken out.",
+    ),
+    key(
+        "routes[].health_check.healthy_after",
+        "number",
+        "`1`",
+        "Successes in a row until it is taken back.",
+    ),
+    key("routes[].timeouts", "map", "as below", "How long an upstream may take."),
+    key("routes[].timeouts.connect", "duration", "`5s`", "To connect, TLS included."),
+    key(
+        "routes[].timeouts.response",
+        "duration",
+        "`60s`",
+        "From the end of the request to the response's header.",
+    ),
+    key(
+        "routes[].timeouts.idle",
+        "duration",
+        "`5m`",
+        "Without a byte in either direction on a response body or WebSocket.",
+    ),
+    key(
+        "routes[].max_idle_connections",
+        "number",
+        "`32`",
+        "Idle connections kept for each upstream and worker thread.",
+    ),
+    key("routes[].max_body", "size", "`10MiB`", "Largest request body."),
+    key(
+        "routes[].websocket",
+        "boolean",
+        "`true`; `false` with `http2`",
+        "Whether WebSockets may be opened. They need `protocol: http1`.",
+    ),
+    key(
+        "routes[].path_parameters",
+        "boolean",
+        "`false`",
+        "Whether paths may carry `;parameters`. Servers disagree on what they mean; policies never see them.",
+    ),
+    key(
+        "routes[].audit",
+        "`buffered` or `durable`",
+        "`buffered`",
+        "`durable` forwards a request only once its record is on the disk; `buffered` once the operating system has it.",
+    ),
+    key(
+        "routes[].cross_site",
+        "`refuse` or `allow`",
+        "`refuse`",
+        "State-changing requests and WebSockets that another site's page starts.",
+    ),
+    key("routes[].response", "map", "as below", "What is changed in the upstream's answers."),
+    key(
+        "routes[].response.rewrite_location",
+        "boolean",
+        "`true`",
+        "`Location` and `Content-Location` that name an upstream become the public host.",
+    ),
+    key(
+        "routes[].response.cookie_domain",
+        "`drop` or `keep`",
+        "`drop`",
+        "The `Domain` of the upstream's cookies. Dropped, they stay with this host.",
+    ),
+    key("audit", "map", "", "The audit log."),
+    key("audit.directory", "directory", "", "Where its files are. Created when missing."),
+    key(
+        "audit.queue",
+        "number",
+        "`8192`",
+        "Records that may wait to be written. When it is full, access is denied.",
+    ),
+    key("audit.segment_size", "size", "`256MiB`", "Past this a new file is begun."),
+    key("store", "map", "", "Where sessions are kept."),
+    key("store.path", "file", "", "The embedded store. Created when missing."),
+];
+
+/// The keys directly below `parent`: `listeners[].tls`, or the empty text for the top.
+pub fn children(parent: &str) -> Vec<&'static str> {
+    KEYS.iter().filter_map(|key| child_of(key.path, parent)).collect()
+}
+
+fn child_of(path: &'static str, parent: &str) -> Option<&'static str> {
+    let rest =
+        if parent.is_empty() { path } else { path.strip_prefix(parent)?.strip_prefix('.')? };
+    (!rest.contains('.')).then_some(rest)
+}
+
+/// The tables of `docs/configuration.md`, one for each section.
+pub fn render() -> String {
+    let mut text = String::new();
+    for section in KEYS.iter().filter(|key| !key.path.contains('.')) {
+        let needed = if section.default.is_empty() { "Required." } else { "May be left out." };
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "### `{}`\n\n{} {needed}\n", section.path, section.doc);
+        let _ = writeln!(text, "| key | type | default | meaning |\n|---|---|---|---|");
+        let own = |key: &&Key| {
+            let rest = key.path.strip_prefix(section.path).unwrap_or_default();
+            rest.starts_with('.') || rest.starts_with("[]")
+        };
+        for key in KEYS.iter().filter(own) {
+            let default = if key.default.is_empty() { "required" } else { key.default };
+            let path = key.path.strip_prefix(section.path).unwrap_or(key.path);
+            let path = path.strip_prefix("[]").unwrap_or(path).trim_start_matches('.');
+            let _ = writeln!(text, "| `{path}` | {} | {default} | {} |", key.kind, key.doc);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: &str = "<!-- reference: begin; rendered from src/config/reference.rs -->\n\n";
+    const END: &str = "<!-- reference: end -->";
+
+    #[test]
+    fn children_are_only_the_next_level() {
+        assert_eq!(children("session"), ["idle_timeout", "absolute_lifetime"]);
+        assert_eq!(children("routes[].health_check.http"), ["path"]);
+        assert_eq!(children("routes[].upstreams[]"), ["url", "weight"]);
+        assert!(children("").contains(&"routes"));
+        assert!(children("rout").is_empty());
+    }
+
+    #[test]
+    fn no_key_is_described_twice_and_every_parent_is_described() {
+        for (index, key) in KEYS.iter().enumerate() {
+            assert!(KEYS[..index].iter().all(|other| other.path != key.path), "{}", key.path);
+            if let Some((parent, _)) = key.path.rsplit_once('.') {
+                let parent = parent.trim_end_matches("[]");
+                assert!(KEYS[..index].iter().any(|other| other.path == parent), "{}", key.path);
+            }
+        }
+    }
+
+    /// `UPDATE_DOCS=1 cargo test --lib reference` writes the tables anew.
+    #[test]
+    fn the_committed_reference_is_what_the_table_renders() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let text = std::fs::read_to_string(file).unwrap();
+        let (before, rest) = text.split_once(BEGIN).expect("the begin mark");
+        let (_, after) = rest.split_once(END).expect("the end mark");
+        let wanted = format!("{before}{BEGIN}{}{END}{after}", render());
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(file, &wanted).unwrap();
+        } else {
+            assert!(text == wanted, "docs/configuration.md is stale; run with UPDATE_DOCS=1");
+        }
+    }
+}

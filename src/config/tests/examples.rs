@@ -1,0 +1,111 @@
+//! Files that are good, and what becomes of their values.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::model::*;
+
+#[test]
+fn what_is_left_out_has_its_documented_default() {
+    let config = good(MINIMAL);
+    assert_eq!(config.admin.address.to_string(), "127.0.0.1:9180");
+    assert_eq!(config.session.idle_timeout, Duration::from_secs(1800));
+    assert_eq!(config.session.absolute_lifetime, Duration::from_secs(36_000));
+    assert!(config.devices.is_none());
+    let limits = &config.listeners[0].limits;
+    assert_eq!((limits.max_headers, limits.max_header_bytes), (100, 32 * 1024));
+    let provider = &config.identity_providers[0];
+    assert_eq!(&*provider.display_name, "main");
+    assert_eq!(provider.scopes, ["openid", "profile", "email"]);
+    let claims = &provider.claims;
+    assert_eq!((claims.user.as_str(), claims.tenant.as_str()), ("sub", "tenant"));
+    let route = &config.routes[0];
+    assert_eq!((&*route.path, route.max_body_bytes), ("/", 10 << 20));
+    assert!(route.websocket && route.refuse_cross_site && !route.path_parameters);
+    assert!(route.response.location && route.response.cookie_domain);
+    assert_eq!(route.audit, AuditDurability::Buffered);
+    assert_eq!(route.upstream.host, UpstreamHost::Preserve);
+    assert!(route.upstream.tls.is_none() && route.upstream.credential.is_none());
+    assert_eq!(config.audit.segment_bytes, 256 << 20);
+}
+
+#[test]
+fn every_value_arrives_in_the_model() {
+    let config = good(FULL);
+    let ListenerRole::Tls(tls) = &config.listeners[0].role else { panic!("no tls") };
+    assert_eq!(tls.minimum_version, TlsVersion::Tls13);
+    assert!(tls.client_ca.as_ref().unwrap().ends_with("file"));
+    assert!(matches!(config.listeners[1].role, ListenerRole::RedirectToHttps { port: 8443 }));
+    assert_eq!(config.listeners[0].limits.max_header_bytes, 16 * 1024);
+    let provider = &config.identity_providers[0];
+    assert_eq!(provider.client_secret.as_ref().unwrap().expose(), "hunter2");
+    assert_eq!(provider.claims.user, "oid");
+    let route = &config.routes[0];
+    assert_eq!((route.host.as_str(), &*route.path), ("portal.example.com", "/café"));
+    assert_eq!(route.tenant.as_deref(), Some("globex"));
+    let upstream = &route.upstream;
+    let ends: Vec<_> =
+        upstream.endpoints.iter().map(|end| (end.host.as_str(), end.port, end.weight)).collect();
+    assert_eq!(ends, [("10.0.0.5", 443, 3), ("[::1]", 8443, 1)]);
+    assert_eq!(upstream.selection, Selection::Random);
+    assert_eq!(
+        upstream.tls.as_ref().unwrap().server_name.as_ref().unwrap().as_str(),
+        "inside.example.com"
+    );
+    assert!(
+        matches!(&upstream.credential, Some(UpstreamCredential::Basic { username, .. }) if username == "gate")
+    );
+    assert!(matches!(&upstream.host, UpstreamHost::Fixed(to) if to.to_string() == "inside:81"));
+    let health = upstream.health.as_ref().unwrap();
+    assert_eq!((health.unhealthy_after, health.healthy_after), (9, 10));
+    assert_eq!(upstream.idle_timeout, Duration::from_secs(13));
+    assert_eq!((upstream.max_idle, route.max_body_bytes), (14, 15));
+    assert!(!route.refuse_cross_site && !route.response.location && !route.response.cookie_domain);
+    let grpc = &config.routes[1];
+    assert_eq!(grpc.upstream.protocol, UpstreamProtocol::Http2);
+    assert!(!grpc.websocket, "http2 upstreams carry none");
+    assert!(
+        matches!(&grpc.upstream.credential, Some(UpstreamCredential::Header { name, .. }) if name == "x-api-key")
+    );
+    assert!(matches!(grpc.upstream.health.as_ref().unwrap().kind, HealthCheckKind::Tcp));
+    assert_eq!((config.audit.queue, config.audit.segment_bytes), (16, 17 << 20));
+    assert_eq!(watch::paths(&config).len(), 4, "itself, file, folder, private");
+}
+
+#[test]
+fn the_shipped_files_load() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
+    for name in ["wicketgate.yaml", "minimal.yaml"] {
+        let yaml = fs::read_to_string(format!("{folder}/{name}")).unwrap();
+        let site = Site::with("");
+        site.write("policies/wicketgate.cedarschema", "", 0o644);
+        site.write(&format!("config/{name}"), &yaml, 0o644);
+        for named in ["devices.yaml", "tls/portal.crt", "tls/example.com.crt"].into_iter().chain([
+            "tls/plant.example.com.crt",
+            "tls/device-ca.crt",
+            "tls/plant-ca.crt",
+        ]) {
+            site.write(&format!("config/{named}"), "x", 0o644);
+        }
+        for private in ["tls/portal.key", "tls/example.com.key", "tls/plant.example.com.key"]
+            .into_iter()
+            .chain(["secrets/oidc-client-secret", "secrets/legacy-password"])
+        {
+            site.write(&format!("config/{private}"), "x", 0o600);
+        }
+        match load(&site.0.path().join("config").join(name)) {
+            Ok((_, warnings)) => assert_eq!(warnings, []),
+            Err(findings) => panic!("{findings:#?}"),
+        }
+    }
+    let devices = format!("{folder}/devices.yaml");
+    assert!(yaml::read(Path::new(&devices)).is_ok());
+}
+
+#[test]
+fn the_documentation_shows_the_shipped_minimal_file() {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let shown = fs::read_to_string(format!("{folder}/docs/configuration.md")).unwrap();
+    let shipped = fs::read_to_string(format!("{folder}/config/minimal.yaml")).unwrap();
+    assert!(shown.contains(&format!("```yaml\n{shipped}```")));
+}

@@ -1,0 +1,135 @@
+//! Files that are bad, and exactly what is said about them.
+
+use super::*;
+
+fn said(change: &[(&str, &str)]) -> Vec<String> {
+    let mut yaml = MINIMAL.to_owned();
+    for (from, to) in change {
+        assert!(yaml.contains(from), "{from}");
+        yaml = yaml.replacen(from, to, 1);
+    }
+    Site::with(&yaml).said()
+}
+
+/// Each change to a good file, and what is said about it, as reviewed in `findings.txt`.
+/// `UPDATE_DOCS=1 cargo test --lib findings` writes the file anew.
+#[test]
+fn every_mistake_is_explained_as_reviewed() {
+    let route = "upstreams: [http://10.0.0.5:8080]";
+    let second = |text: &str| format!("{route}\n  - {text}");
+    let with = |text: &str| format!("{route}\n    {text}");
+    let name = "  - name: portal\nroutes";
+    let cases: Vec<Vec<(&str, String)>> = vec![
+        vec![("upstreams:", "upstreem:".into())],
+        vec![("http://10.0.0.5:8080", "10.0.0.5:8080".into())],
+        vec![("http://10.0.0.5:8080", "http://127.1".into())],
+        vec![("http://10.0.0.5:8080", "http://u:hunter2@a".into())],
+        vec![("http://10.0.0.5:8080", "http://a/b".into())],
+        vec![("http://10.0.0.5:8080", "http://a, https://b".into())],
+        vec![("http://10.0.0.5:8080", "http://a, http://A:80".into())],
+        vec![("[http://10.0.0.5:8080]", "[]".into())],
+        vec![(route, with("tls: {ca: file}"))],
+        vec![(route, with("credential: {header: {name: X_Wicketgate.User, value: file:private}}"))],
+        vec![(route, with("credential: {header: {name: cookie, value: file:private}}"))],
+        vec![(route, with("credential: {basic: {username: 'a:b', password: hunter2}}"))],
+        vec![(route, with("credential: {basic: {username: a, password: file:file}}"))],
+        vec![(route, with("credential: {}"))],
+        vec![(route, with("health_check: {tcp: {}, http: {}}"))],
+        vec![(route, with("health_check:"))],
+        vec![(route, with("timeouts: {connect: 0s}"))],
+        vec![(route, with("protocol: http2\n    websocket: true"))],
+        vec![(route, with("path: /.Wicketgate/x"))],
+        vec![(route, with("path: /a/"))],
+        vec![(route, with("path: /a/../b"))],
+        vec![(route, with("path: /%61dmin"))],
+        vec![(route, with("path: /a;b"))],
+        vec![(route, with("cross_site: alow"))],
+        vec![(route, second("{name: portal, host: PORTAL.example.com., application: portal, upstreams: [http://b]}"))],
+        vec![("application: portal", "application: potral".into())],
+        vec![("portal.example.com", "'*.example.com'".into())],
+        vec![("portal.example.com", "portal.example.com:8443".into())],
+        vec![(name, "  - name: portal\n  - name: portal\n  - name: my portal\nroutes".into())],
+        vec![("https://id.example.com", "http://id.example.com".into())],
+        vec![("https://id.example.com", "http://id.localhost:9000".into())],
+        vec![("client_id: gate", "client_id: gate, client_secret: hunter2".into())],
+        vec![("client_id: gate", "client_id: gate, scopes: [email]".into())],
+        vec![("client_id: gate}", "client_id: gate}\n  - {name: two, issuer: 'https://b', client_id: c}".into())],
+        vec![("    tls: {certificates: [{certificate: file, key: private}]}", "    redirect_to_https: true".into())],
+        vec![("    tls: {certificates: [{certificate: file, key: private}]}\n", String::new())],
+        vec![("key: private", "key: file".into())],
+        vec![("certificate: file", "certificate: gone.crt".into())],
+        vec![("identity_providers", "  - {name: two, address: '127.0.0.1:8443', redirect_to_https: true}\nidentity_providers".into())],
+        vec![("identity_providers", "admin: {address: '0.0.0.0:8443'}\nidentity_providers".into())],
+        vec![("0.0.0.0:8443", "localhost:8443".into())],
+        vec![("folder, schema: file", "folder".into())],
+        vec![("store: {path: store.redb}", "store: {path: folder}\nsession: {idle_timeout: 11h}".into())],
+        vec![("store: {path: store.redb}", String::new())],
+    ];
+    let mut text = String::new();
+    for case in &cases {
+        let change: Vec<(&str, &str)> = case.iter().map(|(a, b)| (*a, b.as_str())).collect();
+        for (from, to) in &change {
+            text.push_str(&format!("{from:?} => {to:?}\n"));
+        }
+        for line in said(&change).iter().flat_map(|finding| finding.lines()) {
+            text.push_str(&format!("    {line}\n"));
+        }
+        text.push('\n');
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/config/tests/findings.txt");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(file, &text).unwrap();
+    }
+    let reviewed = fs::read_to_string(file).unwrap();
+    for (now, then) in text.split("\n\n").zip(reviewed.split("\n\n")) {
+        assert_eq!(now, then);
+    }
+    assert_eq!(text, reviewed);
+}
+
+#[test]
+fn all_findings_are_reported_at_once_in_the_order_of_their_lines() {
+    let yaml = "\
+listeners:
+  - name: public
+    adress: 0.0.0.0:443
+    tls: {certificates: []}
+identity_providers: []
+session: {idle_timeout: soon}
+policies: {directory: gone}
+applications:
+  - name: portal
+    zones: dmz
+routes:
+  - name: portal
+    host: portal_1.example.com
+    application: portals
+    upstreams: [http://a:0]
+    max_body: 10MB
+  - host: b.example.com
+    upstreams: {url: http://b}
+audit: {directory: file, queue: 0}
+";
+    assert_eq!(
+        Site::with(yaml).said(),
+        [
+            "error: wicketgate.yaml:1: the key `store` is missing",
+            "error: wicketgate.yaml:2: listeners[0]: the key `address` is missing",
+            "error: wicketgate.yaml:3: listeners[0].adress: unknown key `adress`\n  hint: did you mean `address`?",
+            "error: wicketgate.yaml:4: listeners[0].tls.certificates: the list is empty; at least one entry is needed",
+            "error: wicketgate.yaml:5: identity_providers: the list is empty; at least one entry is needed",
+            "error: wicketgate.yaml:6: session.idle_timeout: `soon` is not a duration\n  hint: write a whole number and a unit: `250ms`, `30s`, `15m`, `8h` or `2d`",
+            "error: wicketgate.yaml:7: policies.directory: `gone` can't be read: No such file or directory (os error 2)\n  hint: relative paths start at the folder of this configuration file",
+            "error: wicketgate.yaml:10: applications[0].zones: unknown key `zones`\n  hint: did you mean `zone`?",
+            "error: wicketgate.yaml:13: routes[0].host: `portal_1.example.com`: the host holds a character that no host name may have\n  hint: write a host name as `portal.example.com`",
+            "error: wicketgate.yaml:14: routes[0].application: there is no application `portals`\n  hint: did you mean `portal`?",
+            "error: wicketgate.yaml:15: routes[0].upstreams[0]: `http://a:0`: the port is not a number from 1 to 65535\n  hint: write a scheme, a host and a port: `http://10.0.0.5:8080`",
+            "error: wicketgate.yaml:16: routes[0].max_body: `10MB` is not a size\n  hint: write a whole number and a unit: `512B`, `512KiB`, `10MiB` or `1GiB`",
+            "error: wicketgate.yaml:17: routes[1]: the key `name` is missing",
+            "error: wicketgate.yaml:17: routes[1]: the key `application` is missing",
+            "error: wicketgate.yaml:18: routes[1].upstreams: a map stands where a list is needed\n  hint: start each entry with `- `",
+            "error: wicketgate.yaml:19: audit.directory: `file` is not a directory",
+            "error: wicketgate.yaml:19: audit.queue: `0` is not a number from 1 to 1000000",
+        ]
+    );
+}

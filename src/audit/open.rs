@@ -97,7 +97,7 @@ pub(super) fn open(directory: &Path) -> Result<Opened, AuditError> {
 fn ends_unfinished(path: &Path, from: u64) -> io::Result<bool> {
     let mut lines = Lines::open(path)?;
     lines.skip_to(from)?;
-    Ok(matches!(lines.next()?, Some(Line::Unfinished(_))) && lines.next()?.is_none())
+    Ok(matches!(lines.next()?, Some(Line::Unfinished)) && lines.next()?.is_none())
 }
 
 /// Saves the bytes of a torn last line beside the log, then cuts them off.

@@ -84,7 +84,7 @@ impl Query {
             };
             match lines.next()? {
                 None => self.lines = None,
-                Some(Line::Unfinished(_)) => {}
+                Some(Line::Unfinished) => {}
                 Some(Line::Whole(line)) => {
                     let record = std::str::from_utf8(line).ok().and_then(Record::parse);
                     if let Some(record) = record.filter(|record| self.filter.wants(record)) {

@@ -79,7 +79,7 @@ pub(super) struct Lines {
 pub(super) enum Line<'a> {
     Whole(&'a [u8]),
     /// The file ends, or the longest line that there can be, before a line feed.
-    Unfinished(&'a [u8]),
+    Unfinished,
 }
 
 impl Lines {
@@ -103,7 +103,7 @@ impl Lines {
         }
         Ok(Some(match self.line.strip_suffix(b"\n") {
             Some(line) => Line::Whole(line),
-            None => Line::Unfinished(&self.line),
+            None => Line::Unfinished,
         }))
     }
 }

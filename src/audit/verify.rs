@@ -67,15 +67,11 @@ pub fn verify(directory: &Path) -> io::Result<VerifyReport> {
             break;
         }
         let last = index + 1 == segments.len();
-        bad = match check(&segment.path, &mut chain)? {
-            Checked { flaw: Some((line, Flaw::Unfinished)), .. }
-                if last && is_being_written(directory) =>
-            {
-                let _ = line;
-                None
-            }
-            Checked { flaw: Some((line, flaw)), .. } => at(line, &chain, flaw),
-            Checked { flaw: None, .. } => None,
+        let flaw = check(&segment.path, &mut chain)?.flaw;
+        bad = match flaw {
+            Some((_, Flaw::Unfinished)) if last && is_being_written(directory) => None,
+            Some((line, flaw)) => at(line, &chain, flaw),
+            None => None,
         };
         if bad.is_some() {
             break;
@@ -105,7 +101,7 @@ pub(super) fn check(path: &Path, chain: &mut Chain) -> io::Result<Checked> {
                 let length = u64::try_from(line.len()).unwrap_or(u64::MAX);
                 chain.check(line).map(|()| length.saturating_add(1))
             }
-            Line::Unfinished(_) => Err(Flaw::Unfinished),
+            Line::Unfinished => Err(Flaw::Unfinished),
         };
         match result {
             Ok(length) => checked.length = checked.length.saturating_add(length),

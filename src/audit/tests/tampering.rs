@@ -4,8 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// A file and its lines.
+type Lines = (PathBuf, Vec<Vec<u8>>);
+
 /// A log of three segments with three records each, as lines.
-fn whole() -> (Site, Vec<(PathBuf, Vec<Vec<u8>>)>) {
+fn whole() -> (Site, Vec<Lines>) {
     let site = Site::new().with_segments_of(1500);
     site.write(0, 9);
     let files = site.segments().into_iter().map(|path| {
@@ -13,7 +16,7 @@ fn whole() -> (Site, Vec<(PathBuf, Vec<Vec<u8>>)>) {
         let lines = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
         (path, lines)
     });
-    let files: Vec<(PathBuf, Vec<Vec<u8>>)> = files.collect();
+    let files: Vec<Lines> = files.collect();
     assert!(files.len() >= 3, "{}", files.len());
     (site, files)
 }
@@ -113,7 +116,7 @@ proptest! {
         value in 1..=255_u8,
     ) {
         thread_local! {
-            static WHOLE: (Site, Vec<(PathBuf, Vec<Vec<u8>>)>) = whole();
+            static WHOLE: (Site, Vec<Lines>) = whole();
         }
         WHOLE.with(|(site, files)| {
             let (path, good) = file.get(files);

@@ -1,6 +1,7 @@
 //! Wicketgate, a zero-trust secure access gateway.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod config;
 pub mod domain;
 pub mod metrics;

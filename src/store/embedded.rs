@@ -22,11 +22,17 @@ use redb::{
 use super::{Space, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
-/// (space, key) -> (expires in milliseconds, value).
-const VALUES: TableDefinition<(u8, &[u8]), (i64, &[u8])> = TableDefinition::new("values");
+/// Space and key.
+type Key = (u8, &'static [u8]);
+/// When it expires, in milliseconds, and the value.
+type Value = (i64, &'static [u8]);
+/// When it expires, space and key.
+type Due = (i64, u8, &'static [u8]);
 
-/// (expires, space, key): what to purge, oldest first.
-const EXPIRY: TableDefinition<(i64, u8, &[u8]), ()> = TableDefinition::new("expiry");
+const VALUES: TableDefinition<Key, Value> = TableDefinition::new("values");
+
+/// What to purge, oldest first.
+const EXPIRY: TableDefinition<Due, ()> = TableDefinition::new("expiry");
 
 /// Page cache. Sessions are cached above the store already.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -125,8 +131,8 @@ const fn number(space: Space) -> u8 {
 
 /// The two tables of a write, changed together.
 struct Tables<'t> {
-    values: Table<'t, (u8, &'static [u8]), (i64, &'static [u8])>,
-    expiry: Table<'t, (i64, u8, &'static [u8]), ()>,
+    values: Table<'t, Key, Value>,
+    expiry: Table<'t, Due, ()>,
 }
 
 impl<'t> Tables<'t> {

@@ -1,0 +1,86 @@
+//! What an audit record costs the request that it is about, and what a durable one takes.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use wicketgate::audit::AuditLog;
+use wicketgate::config::model;
+use wicketgate::domain::clock::{Clock, Timestamp};
+use wicketgate::domain::decision::{Decision, Verdict};
+use wicketgate::domain::event::{Event, Occasion};
+use wicketgate::domain::id::{DecisionId, PolicySetHash};
+use wicketgate::domain::principal::{Authentication, Principal, PrincipalKind};
+use wicketgate::domain::query::{AccessQuery, Action, RequestContext, Resource};
+use wicketgate::metrics::Metrics;
+
+fn event(at: Timestamp) -> Event {
+    let principal = Principal {
+        kind: PrincipalKind::User,
+        id: "demo/2f1c9b1e".into(),
+        email: Some("ada@acme.example".into()),
+        name: Some("Ada".into()),
+        groups: ["customers".into()].into(),
+        tenant: Some("acme".into()),
+    };
+    Event::Decision {
+        id: DecisionId::new(at, 0x1234_5678_9abc_def0),
+        occasion: Occasion::Request,
+        query: Box::new(AccessQuery {
+            principal: Arc::new(principal),
+            authentication: Arc::new(Authentication::default()),
+            action: Action::HttpGet,
+            resource: Arc::new(Resource {
+                route: "portal-acme".into(),
+                application: "customer-portal".into(),
+                zone: Some("enterprise".into()),
+                tenant: Some("acme".into()),
+            }),
+            context: RequestContext {
+                host: "portal.localhost".into(),
+                path: "/acme/orders/1024".into(),
+                method: "GET".into(),
+                source: std::net::Ipv4Addr::LOCALHOST.into(),
+                time: at,
+                device: None,
+            },
+        }),
+        decision: Decision {
+            verdict: Verdict::Permit,
+            policy_set: PolicySetHash("0123456789abcdef0123456789abcdef".into()),
+            determining: vec![],
+            errors: vec![],
+        },
+        session: Some("0123456789abcdef".to_owned()),
+    }
+}
+
+fn append(criterion: &mut Criterion) {
+    let Ok(folder) = tempfile::tempdir() else { return };
+    let config = model::Audit {
+        directory: folder.path().join("audit"),
+        queue: 1 << 20,
+        segment_bytes: 1 << 28,
+    };
+    let Ok(log) = AuditLog::open(&config, Metrics::new()) else { return };
+    let at = Clock::System.now();
+    let event = event(at);
+    // Refused appends (the bench outruns the disk) would flatter the figure, so they wait.
+    criterion.bench_function("audit/append", |bencher| {
+        bencher.iter(|| {
+            while black_box(log.append(at, black_box(event.clone()))).is_err() {
+                std::thread::yield_now();
+            }
+        });
+    });
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else { return };
+    criterion.bench_function("audit/append durable", |bencher| {
+        bencher.iter(|| {
+            let ticket = log.append(at, event.clone());
+            ticket.map(|ticket| runtime.block_on(ticket.durable()))
+        });
+    });
+}
+
+criterion_group!(benches, append);
+criterion_main!(benches);

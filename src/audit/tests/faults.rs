@@ -1,0 +1,128 @@
+//! A disk that is full, or that fails to sync, and then is well again.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::*;
+use crate::audit::writer::Medium;
+
+/// A disk with faults to switch on.
+#[derive(Clone, Default)]
+struct Faulty(Arc<Faults>);
+
+#[derive(Default)]
+struct Faults {
+    /// Set: no byte past this offset fits.
+    full_at: AtomicU64,
+    full: AtomicBool,
+    sync_fails: AtomicBool,
+    syncs: AtomicU64,
+}
+
+impl Medium for Faulty {
+    fn write(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.0.full.load(Ordering::SeqCst) {
+            let room = self.0.full_at.load(Ordering::SeqCst).saturating_sub(offset);
+            let room = usize::try_from(room).unwrap();
+            if room < bytes.len() {
+                file.write_all_at(&bytes[..room], offset)?;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&mut self, file: &File) -> io::Result<()> {
+        if self.0.sync_fails.load(Ordering::SeqCst) {
+            // As after a real one: what was not on the disk yet is gone, and the next sync
+            // will succeed.
+            let length = file.metadata()?.len();
+            file.write_all_at(&vec![0; usize::try_from(length).unwrap()], 0)?;
+            return Err(io::Error::other("sync failed"));
+        }
+        self.0.syncs.fetch_add(1, Ordering::SeqCst);
+        file.sync_data()
+    }
+}
+
+fn open(site: &Site, disk: &Faulty) -> AuditLog {
+    AuditLog::open_on(&site.config, Arc::clone(&site.metrics), Box::new(disk.clone())).unwrap()
+}
+
+#[tokio::test]
+async fn on_a_full_disk_access_is_denied_and_afterwards_nothing_is_missing() {
+    let site = Site::new().with_queue_of(4);
+    let disk = Faulty::default();
+    let log = open(&site, &disk);
+    log.append(second(0), decision(0)).unwrap().durable().await.unwrap();
+    let whole = std::fs::read(&site.segments()[0]).unwrap();
+
+    // Room for half a record more.
+    disk.0.full_at.store(u64::try_from(whole.len()).unwrap() + 300, Ordering::SeqCst);
+    disk.0.full.store(true, Ordering::SeqCst);
+    let refused = log.append(second(1), decision(1)).unwrap().durable().await;
+    assert_eq!(refused, Err(AuditUnavailable));
+    assert!(!log.healthy());
+    assert!(site.metrics.render().contains("wicketgate_audit_healthy 0"));
+    // Three more fit into the queue beside the one that the writer holds.
+    for number in 2..5 {
+        let _ticket = log.append(second(number), decision(number)).unwrap();
+    }
+    assert_eq!(log.append(second(5), decision(5)).unwrap_err(), AuditUnavailable);
+    assert_eq!(std::fs::read(&site.segments()[0]).unwrap(), whole, "no half a record is left");
+
+    disk.0.full.store(false, Ordering::SeqCst);
+    let mut progress = log.shared_for_tests().progress.subscribe();
+    progress.wait_for(|now| now.synced == 6).await.unwrap();
+    log.append(second(6), decision(6)).unwrap().durable().await.unwrap();
+    assert!(log.healthy());
+    log.close().unwrap();
+    let report = verify(site.directory()).unwrap();
+    assert_eq!((report.records, report.bad), (6, None));
+    let ids: Vec<_> = site.records().iter().map(|r| super::record::id(&r.event).unwrap()).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 4, 6].map(id));
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_what_was_not_synced_is_written_again() {
+    let site = Site::new();
+    let disk = Faulty::default();
+    disk.0.sync_fails.store(true, Ordering::SeqCst);
+    let log = open(&site, &disk);
+    let refused = log.append(second(0), decision(0)).unwrap().durable().await;
+    assert_eq!(refused, Err(AuditUnavailable));
+    disk.0.sync_fails.store(false, Ordering::SeqCst);
+    log.close().unwrap();
+    let report = verify(site.directory()).unwrap();
+    assert_eq!((report.records, report.bad), (1, None));
+}
+
+#[tokio::test]
+async fn a_log_closed_on_a_full_disk_says_that_records_are_missing() {
+    let site = Site::new();
+    let disk = Faulty::default();
+    disk.0.full.store(true, Ordering::SeqCst);
+    let log = open(&site, &disk);
+    let ticket = log.append(second(0), decision(0)).unwrap();
+    assert_eq!(log.close(), Err(AuditUnavailable));
+    assert_eq!(ticket.durable().await, Err(AuditUnavailable));
+    assert!(!log.healthy());
+}
+
+#[tokio::test]
+async fn records_that_wait_together_share_a_sync() {
+    let site = Site::new();
+    let disk = Faulty::default();
+    let log = open(&site, &disk);
+    let tickets: Vec<_> =
+        (0..100).map(|number| log.append(second(number), decision(number)).unwrap()).collect();
+    // The last one first: all before it are then durable as well, without a sync of their own.
+    let before = disk.0.syncs.load(Ordering::SeqCst);
+    for ticket in tickets.into_iter().rev() {
+        ticket.durable().await.unwrap();
+    }
+    let syncs = disk.0.syncs.load(Ordering::SeqCst) - before;
+    assert!(syncs <= 2, "{syncs} syncs");
+}

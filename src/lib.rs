@@ -4,5 +4,6 @@
 pub mod config;
 pub mod domain;
 pub mod metrics;
-pub mod store;
 pub mod pages;
+pub mod policy;
+pub mod store;

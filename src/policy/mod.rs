@@ -17,6 +17,7 @@ mod conformance;
 mod context;
 pub mod engine;
 mod entities;
+pub mod explain;
 mod footprint;
 mod index;
 mod load;
@@ -24,4 +25,12 @@ pub mod permit;
 
 pub use archive::Archive;
 pub use engine::Engine;
+pub use explain::{Explanation, explain};
 pub use permit::{Denial, Permit};
+
+#[cfg(test)]
+mod equivalence;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;

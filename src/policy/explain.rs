@@ -331,7 +331,7 @@ forbid(principal, action in Action::"operate", resource);
             unmet,
             [
                 ("context has posture", ClauseKind::When, "context.posture".to_owned()),
-                ("(context.host) == \"ics.localhost\"", ClauseKind::Unless, String::new()),
+                ("context.host == \"ics.localhost\"", ClauseKind::Unless, String::new()),
             ]
         );
         let text = explanation.to_string();

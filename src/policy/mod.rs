@@ -22,6 +22,8 @@ mod footprint;
 mod index;
 mod load;
 pub mod permit;
+pub mod suite;
+mod table;
 
 pub use archive::Archive;
 pub use engine::Engine;

@@ -237,9 +237,8 @@ impl Engine {
             numbers.iter().filter_map(|number| self.policies.get(*number)).collect();
         let set = PolicySet::from_policies(chosen.iter().map(|one| one.policy.clone()))
             .map_err(|error| TranslationError::entity(&error))?;
-        let footprint = chosen
-            .iter()
-            .fold(Footprint::default(), |together, one| together.union(one.footprint));
+        let footprint =
+            chosen.iter().fold(Footprint::default(), |together, one| together.union(one.footprint));
         let slice = Arc::new(Slice { set, footprint });
         self.slices.insert(numbers, Arc::clone(&slice));
         Ok(slice)
@@ -282,11 +281,8 @@ impl Engine {
         let (request, with_device) = self.request(question, projection)?;
         let entities = with_device.as_ref().unwrap_or(&question.entities);
         let response = Authorizer::new().is_authorized(&request, set, entities);
-        let mut errors: Vec<Arc<str>> = response
-            .diagnostics()
-            .errors()
-            .map(|error| error.to_string().into())
-            .collect();
+        let mut errors: Vec<Arc<str>> =
+            response.diagnostics().errors().map(|error| error.to_string().into()).collect();
         errors.sort();
         let allowed = response.decision() == cedar_policy::Decision::Allow;
         let permitted = allowed && errors.is_empty();

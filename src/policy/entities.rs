@@ -101,10 +101,8 @@ impl Names {
         }
         if let Some(tenant) = &principal.tenant {
             let tenant = uid(&self.tenant, tenant);
-            attributes.insert(
-                "tenant".to_owned(),
-                RestrictedExpression::new_entity_uid(tenant.clone()),
-            );
+            attributes
+                .insert("tenant".to_owned(), RestrictedExpression::new_entity_uid(tenant.clone()));
             parents.insert(tenant);
         }
         let mut entities: Vec<Entity> = parents.iter().cloned().map(Entity::with_uid).collect();
@@ -129,8 +127,7 @@ impl Names {
         if let Some(tenant) = &resource.tenant {
             let tenant = uid(&self.tenant, tenant);
             entities.push(Entity::with_uid(tenant.clone()));
-            attributes
-                .insert("tenant".to_owned(), RestrictedExpression::new_entity_uid(tenant));
+            attributes.insert("tenant".to_owned(), RestrictedExpression::new_entity_uid(tenant));
         }
         entities.push(Entity::new_no_attrs(application.clone(), zones));
         entities.push(entity(self.resource(resource), attributes, HashSet::from([application]))?);

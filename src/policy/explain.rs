@@ -79,7 +79,8 @@ pub fn explain(engine: &Engine, query: &AccessQuery) -> Explanation {
         .collect();
     let by_default = decision.verdict == Verdict::Deny && decision.determining.is_empty();
     let mut near_misses = Vec::new();
-    let mut names = (query.principal.id.to_string(), String::new(), query.resource.route.to_string());
+    let mut names =
+        (query.principal.id.to_string(), String::new(), query.resource.route.to_string());
     if let Ok(question) = engine.question(query) {
         names = (
             question.principal.to_string(),
@@ -127,7 +128,8 @@ fn near_miss(policy: &Loaded, world: &World<'_>) -> Option<NearMiss> {
     // that attribute before it.
     let mut named: Vec<String> = Vec::new();
     unmet.retain(|one| {
-        let repeats = !one.missing.is_empty() && one.missing.iter().all(|path| named.contains(path));
+        let repeats =
+            !one.missing.is_empty() && one.missing.iter().all(|path| named.contains(path));
         let is_test = one.condition.contains(" has ");
         named.extend(one.missing.iter().cloned());
         !repeats || is_test
@@ -177,7 +179,8 @@ impl World<'_> {
             // The first step that is not there is the one to name.
             let mut walked = root.to_owned();
             for step in path {
-                let present = self.test_text(&format!("{walked} has \"{}\"", step.escape_default()));
+                let present =
+                    self.test_text(&format!("{walked} has \"{}\"", step.escape_default()));
                 let next = if is_plain(&step) {
                     format!("{walked}.{step}")
                 } else {

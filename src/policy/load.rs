@@ -52,8 +52,11 @@ pub(super) fn load(
     refuse_duplicates(&policies, places, &mut findings);
     if policies.is_empty() && !has_errors(&findings) {
         findings.push(
-            Finding::error(places.directory, "there is no policy, so that everybody is denied everything")
-                .hint("put at least one `permit` into a `*.cedar` file of this directory"),
+            Finding::error(
+                places.directory,
+                "there is no policy, so that everybody is denied everything",
+            )
+            .hint("put at least one `permit` into a `*.cedar` file of this directory"),
         );
     }
     let Some(schema) = schema else { return Err(findings) };
@@ -64,11 +67,7 @@ pub(super) fn load(
     if has_errors(&findings) { Err(findings) } else { Ok((schema, policies, findings)) }
 }
 
-fn parse_schema(
-    source: &SourceText,
-    path: &Path,
-    findings: &mut Vec<Finding>,
-) -> Option<Schema> {
+fn parse_schema(source: &SourceText, path: &Path, findings: &mut Vec<Finding>) -> Option<Schema> {
     match Schema::from_cedarschema_str(&source.text) {
         Ok((schema, warnings)) => {
             for warning in warnings {
@@ -123,9 +122,9 @@ fn parse_file(
             Some(id) if is_good_id(id) => id.into(),
             Some(id) => {
                 let cause = format!("`{}` can't be an `@id`", id.escape_default());
-                findings.push(refuse(cause).hint(format!(
-                    "use 1 to {MAX_ID} letters, digits and `-_.:/#`"
-                )));
+                findings.push(
+                    refuse(cause).hint(format!("use 1 to {MAX_ID} letters, digits and `-_.:/#`")),
+                );
                 continue;
             }
         };
@@ -207,7 +206,9 @@ fn validate(
     for warning in result.validation_warnings() {
         said.push(place(Finding::warning(places.directory, ""), warning.policy_id(), warning));
     }
-    said.sort_by(|one, other| (&one.file, one.line, &one.cause).cmp(&(&other.file, other.line, &other.cause)));
+    said.sort_by(|one, other| {
+        (&one.file, one.line, &one.cause).cmp(&(&other.file, other.line, &other.cause))
+    });
     // One mistake is reported once for each kind of principal and action that it touches.
     said.dedup();
     findings.extend(said);

@@ -80,8 +80,7 @@ fn tables(directory: &Path) -> Result<Vec<PathBuf>, Vec<Finding>> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| refuse(error.to_string()))?.path();
-        let hidden =
-            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension().is_some_and(|extension| extension == "yaml") {
             files.push(path);
         }
@@ -128,11 +127,7 @@ impl fmt::Display for SuiteReport {
             writeln!(f, "{failure}")?;
         }
         let Self { files, cases, decisions, failures } = self;
-        write!(
-            f,
-            "{files} files, {cases} cases, {decisions} decisions: {} failed",
-            failures.len()
-        )
+        write!(f, "{files} files, {cases} cases, {decisions} decisions: {} failed", failures.len())
     }
 }
 
@@ -219,7 +214,9 @@ resources:
 
     #[test]
     fn a_name_that_the_table_does_not_define_is_a_finding() {
-        let findings = run("  - { name: a, principal: ad, action: http:GTE, resource: r, expect: maybe }\n").unwrap_err();
+        let findings =
+            run("  - { name: a, principal: ad, action: http:GTE, resource: r, expect: maybe }\n")
+                .unwrap_err();
         let [finding] = findings.as_slice() else { panic!("{findings:?}") };
         assert_eq!(finding.line, Some(9));
         assert_eq!(finding.hint.as_deref(), Some("did you mean `ada`?"));

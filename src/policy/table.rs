@@ -84,10 +84,7 @@ fn read_cases(root: &Cursor<'_>) -> Option<Vec<Case>> {
     Some(cases.non_empty_list().iter().filter_map(|at| case(at, &world)).collect())
 }
 
-fn each<T>(
-    at: &Cursor<'_>,
-    read: impl Fn(&str, &Cursor<'_>) -> Option<T>,
-) -> HashMap<String, T> {
+fn each<T>(at: &Cursor<'_>, read: impl Fn(&str, &Cursor<'_>) -> Option<T>) -> HashMap<String, T> {
     at.named()
         .into_iter()
         .filter_map(|(name, at)| read(name, &at).map(|value| (name.to_owned(), value)))
@@ -193,9 +190,8 @@ fn actions(at: &Cursor<'_>) -> Option<Vec<Action>> {
 }
 
 fn case(at: &Cursor<'_>, world: &World) -> Option<Case> {
-    let map = at.map(&[
-        "name", "principal", "action", "resource", "context", "expect", "because",
-    ])?;
+    let map =
+        at.map(&["name", "principal", "action", "resource", "context", "expect", "because"])?;
     let name = map.required("name").and_then(|at| at.text().map(str::to_owned));
     let principals: Vec<_> = one_or_more(map.required("principal")?)
         .iter()
@@ -213,9 +209,9 @@ fn case(at: &Cursor<'_>, world: &World) -> Option<Case> {
     };
     let verdicts = [("permit", Verdict::Permit), ("deny", Verdict::Deny)];
     let expect = map.required("expect")?.choice(&verdicts)?;
-    let because = map.get("because").map(|at| {
-        at.list().iter().filter_map(|at| at.text().map(str::to_owned)).collect()
-    });
+    let because = map
+        .get("because")
+        .map(|at| at.list().iter().filter_map(|at| at.text().map(str::to_owned)).collect());
     let mut queries = Vec::new();
     for principal in &principals {
         for action in actions.iter().flatten() {
@@ -246,13 +242,20 @@ fn plain_context() -> RequestContext {
 
 fn context(at: &Cursor<'_>, world: &World) -> Option<(Arc<Authentication>, RequestContext)> {
     let map = at.map(&[
-        "host", "path", "method", "source", "time", "acr", "amr", "auth_age", "session_age",
+        "host",
+        "path",
+        "method",
+        "source",
+        "time",
+        "acr",
+        "amr",
+        "auth_age",
+        "session_age",
         "device",
     ])?;
     let plain = plain_context();
-    let time = map.or("time", plain.time, |at| {
-        at.parsed(instant, "write it as `2026-11-21T22:00:00Z`")
-    });
+    let time =
+        map.or("time", plain.time, |at| at.parsed(instant, "write it as `2026-11-21T22:00:00Z`"));
     let ago = |key: &str| map.get(key)?.duration().map(|age| time.minus(age));
     let authentication = Authentication {
         acr: text(&map, "acr"),

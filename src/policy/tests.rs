@@ -35,7 +35,10 @@ fn what_no_policy_allows_is_denied() {
 
 #[test]
 fn a_permit_names_the_policy_with_file_and_line() {
-    let engine = load("// first line\n\n@id(\"g-may\")\npermit(principal in Group::\"g\",\n action, resource);").unwrap();
+    let engine = load(
+        "// first line\n\n@id(\"g-may\")\npermit(principal in Group::\"g\",\n action, resource);",
+    )
+    .unwrap();
     let member = query(&user("a", &["g"], None), Action::HttpPost, &route("r", "x", None));
     let permit = engine.decide(decision_id(), member).unwrap();
     let [policy] = permit.decision().determining.as_slice() else { panic!("{permit:?}") };
@@ -46,7 +49,8 @@ fn a_permit_names_the_policy_with_file_and_line() {
 #[test]
 fn a_policy_without_an_id_is_named_after_its_file_and_place() {
     let engine = load("permit(principal, action, resource); permit(principal, action, resource);\nforbid(principal, action, resource);").unwrap();
-    let ids: Vec<_> = engine.policies().map(|policy| (policy.id.to_string(), policy.line)).collect();
+    let ids: Vec<_> =
+        engine.policies().map(|policy| (policy.id.to_string(), policy.line)).collect();
     assert_eq!(ids, [("test#1".into(), 1), ("test#2".into(), 1), ("test#3".into(), 2)]);
 }
 
@@ -101,7 +105,9 @@ fn a_device_of_the_same_name_with_another_owner_is_not_remembered_as_the_first()
     )
     .unwrap();
     let mut query = query(&user("a", &[], None), Action::HttpGet, &route("r", "x", None));
-    for (owner, verdict) in [(Some("a"), Verdict::Permit), (None, Verdict::Deny), (Some("b"), Verdict::Deny)] {
+    for (owner, verdict) in
+        [(Some("a"), Verdict::Permit), (None, Verdict::Deny), (Some("b"), Verdict::Deny)]
+    {
         query.context.device =
             Some(Arc::new(Device { id: "d".into(), owner: owner.map(Arc::from), posture: None }));
         assert_eq!(engine.decision(&query).verdict, verdict, "{owner:?}");
@@ -129,7 +135,10 @@ fn a_misspelt_attribute_is_reported_at_its_line_once_and_with_a_hint() {
     let findings = findings(
         "permit(principal, action, resource);\npermit(principal, action, resource)\nwhen { principal has tenant &&\n principal.tenat == resource.application };",
     );
-    assert!(findings.iter().any(|one| one.line == Some(4) && one.cause.contains("tenat")), "{findings:#?}");
+    assert!(
+        findings.iter().any(|one| one.line == Some(4) && one.cause.contains("tenat")),
+        "{findings:#?}"
+    );
     let mut unique = findings.clone();
     unique.dedup();
     assert_eq!(unique, findings);
@@ -137,7 +146,8 @@ fn a_misspelt_attribute_is_reported_at_its_line_once_and_with_a_hint() {
 
 #[test]
 fn an_optional_attribute_that_is_read_untested_is_refused() {
-    let findings = findings("permit(principal, action, resource) when { context.posture.age < 5 };");
+    let findings =
+        findings("permit(principal, action, resource) when { context.posture.age < 5 };");
     assert!(findings.iter().any(|one| one.cause.contains("posture")), "{findings:?}");
     assert!(findings.iter().any(|one| one.hint.is_some()), "{findings:?}");
 }
@@ -170,7 +180,11 @@ fn a_template_is_refused() {
 
 #[test]
 fn a_schema_that_the_gate_can_not_fill_is_refused() {
-    for (from, to) in [("acr?: String", "acr: String"), ("host: String", "hosst: String"), ("http:HEAD", "http:HAED")] {
+    for (from, to) in [
+        ("acr?: String", "acr: String"),
+        ("host: String", "hosst: String"),
+        ("http:HEAD", "http:HAED"),
+    ] {
         let mut archive = archive(&[("test.cedar", "permit(principal, action, resource);")]);
         archive.schema.text = SCHEMA.replacen(from, to, 1).into();
         let findings = Engine::from_archive(archive).unwrap_err();
@@ -181,8 +195,7 @@ fn a_schema_that_the_gate_can_not_fill_is_refused() {
 #[test]
 fn an_archive_survives_its_json_form_and_keeps_its_hash() {
     let archive = archive(&[("a.cedar", "permit(principal, action, resource);")]);
-    let again: Archive =
-        serde_json::from_str(&serde_json::to_string(&archive).unwrap()).unwrap();
+    let again: Archive = serde_json::from_str(&serde_json::to_string(&archive).unwrap()).unwrap();
     assert_eq!(again, archive);
     assert_eq!(again.hash(), archive.hash());
     assert_eq!(Engine::from_archive(again).unwrap().hash(), &archive.hash());
@@ -206,7 +219,8 @@ fn the_hash_changes_with_every_byte_and_name() {
 #[test]
 fn the_files_of_a_directory_are_read_in_the_order_of_their_names() {
     let directory = tempfile::tempdir().unwrap();
-    let write = |name: &str, bytes: &[u8]| std::fs::write(directory.path().join(name), bytes).unwrap();
+    let write =
+        |name: &str, bytes: &[u8]| std::fs::write(directory.path().join(name), bytes).unwrap();
     let policies = Policies {
         directory: directory.path().to_owned(),
         schema: directory.path().join("wicketgate.cedarschema"),
@@ -228,17 +242,16 @@ fn the_files_of_a_directory_are_read_in_the_order_of_their_names() {
     let findings = Engine::load(&policies).unwrap_err();
     let causes: Vec<_> = findings.iter().map(|finding| finding.cause.as_str()).collect();
     assert_eq!(causes.len(), 4, "{causes:?}");
-    for (cause, said) in causes.iter().zip(["can't be read", "not UTF-8", "larger than", "regular"]) {
+    for (cause, said) in causes.iter().zip(["can't be read", "not UTF-8", "larger than", "regular"])
+    {
         assert!(cause.contains(said), "{cause}");
     }
 }
 
 #[test]
 fn the_shipped_policies_are_valid_without_a_warning() {
-    let policies = Policies {
-        directory: "policies".into(),
-        schema: "policies/wicketgate.cedarschema".into(),
-    };
+    let policies =
+        Policies { directory: "policies".into(), schema: "policies/wicketgate.cedarschema".into() };
     let engine = Engine::load(&policies).unwrap();
     assert_eq!(engine.warnings(), []);
 }

@@ -5,5 +5,6 @@ pub mod audit;
 pub mod config;
 pub mod domain;
 pub mod metrics;
-pub mod store;
 pub mod pages;
+pub mod policy;
+pub mod store;

@@ -1,0 +1,328 @@
+//! The question, the answer, and the memory of answers given.
+//!
+//! A decision is a function of principal, action, resource and that part of the context which the
+//! applicable policies can read. The first three lead to a [`Pair`], the fourth is a
+//! [`Projection`]; under both together the answer is remembered. Nothing but the projection is
+//! shown to Cedar, so that an answer can't depend on what is not in the key.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use cedar_policy::{Authorizer, Entities, EntityUid, PolicySet, Request};
+use moka::sync::Cache;
+use parking_lot::Mutex;
+
+use super::archive::Archive;
+use super::context::Projection;
+use super::entities::{Names, TranslationError};
+use super::footprint::Footprint;
+use super::index::Index;
+use super::load::{self, Loaded, Places};
+use super::permit::{Denial, Permit};
+use crate::config::finding::Finding;
+use crate::config::model::Policies;
+use crate::domain::decision::{Decision, PolicyRef, Verdict};
+use crate::domain::id::{DecisionId, PolicySetHash};
+use crate::domain::principal::Principal;
+use crate::domain::query::{AccessQuery, Action, Resource};
+
+/// Most combinations of principal, action and route that are kept ready.
+const MAX_PAIRS: u64 = 8192;
+/// Most different contexts remembered for each of them.
+const MAX_REMEMBERED: usize = 32;
+/// Most different selections of policies that are kept ready.
+const MAX_SLICES: u64 = 1024;
+
+/// A validated policy set, ready to decide. Immutable; a reload makes another.
+#[derive(Debug)]
+pub struct Engine {
+    archive: Archive,
+    hash: PolicySetHash,
+    warnings: Vec<Finding>,
+    policies: Vec<Loaded>,
+    numbers: HashMap<Arc<str>, usize>,
+    index: Index,
+    names: Names,
+    /// The actions and their groups.
+    actions: Entities,
+    slices: Cache<Vec<usize>, Arc<Slice>>,
+    pairs: Cache<PairKey, Arc<Pair>>,
+}
+
+/// The policies whose scope fits a query, and what they can read together.
+#[derive(Debug)]
+struct Slice {
+    set: PolicySet,
+    footprint: Footprint,
+}
+
+/// Addresses of the shared principal and resource. They can't be used again for others as long as
+/// the [`Pair`] under this key holds both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct PairKey {
+    principal: usize,
+    resource: usize,
+    action: Action,
+}
+
+/// What principal, action and resource determine.
+#[derive(Debug)]
+struct Pair {
+    principal: Arc<Principal>,
+    resource: Arc<Resource>,
+    question: Question,
+    slice: Arc<Slice>,
+    remembered: Mutex<HashMap<Projection, Arc<Decision>>>,
+}
+
+/// A query in Cedar's words, less the context.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) principal: EntityUid,
+    pub(super) action: EntityUid,
+    pub(super) resource: EntityUid,
+    /// The three with all their ancestors; not the device, which belongs to the context.
+    pub(super) entities: Entities,
+}
+
+impl Engine {
+    /// Reads, parses and validates the set. Warnings alone don't refuse it; see
+    /// [`Self::warnings`].
+    pub fn load(policies: &Policies) -> Result<Self, Vec<Finding>> {
+        let archive = Archive::read(policies)?;
+        let places = Places { schema: &policies.schema, directory: &policies.directory };
+        Self::build(archive, places)
+    }
+
+    /// The same set again, from what was kept of it. It has the same hash.
+    pub fn from_archive(archive: Archive) -> Result<Self, Vec<Finding>> {
+        let schema = Arc::clone(&archive.schema.name);
+        let places = Places { schema: Path::new(schema.as_ref()), directory: Path::new("") };
+        Self::build(archive, places)
+    }
+
+    fn build(archive: Archive, places: Places<'_>) -> Result<Self, Vec<Finding>> {
+        let (schema, policies, warnings) = load::load(&archive, places)?;
+        let refuse = |cause: String| {
+            vec![
+                Finding::error(places.schema, cause)
+                    .hint("start from the `wicketgate.cedarschema` that comes with the gate"),
+            ]
+        };
+        let names = Names::new().map_err(|error| refuse(error.to_string()))?;
+        let actions = schema.action_entities().map_err(|error| refuse(error.to_string()))?;
+        let engine = Self {
+            hash: archive.hash(),
+            archive,
+            warnings,
+            numbers: policies
+                .iter()
+                .enumerate()
+                .map(|(number, one)| (Arc::clone(&one.reference.id), number))
+                .collect(),
+            index: Index::new(policies.iter().map(|one| &one.policy)),
+            policies,
+            names,
+            actions,
+            slices: Cache::new(MAX_SLICES),
+            pairs: Cache::new(MAX_PAIRS),
+        };
+        super::conformance::check(&engine, &schema).map_err(refuse)?;
+        Ok(engine)
+    }
+
+    pub fn hash(&self) -> &PolicySetHash {
+        &self.hash
+    }
+
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// What validation found that does not keep the set from deciding.
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
+    }
+
+    /// Every policy of the set, in the order of the files.
+    pub fn policies(&self) -> impl Iterator<Item = &PolicyRef> {
+        self.policies.iter().map(|one| &one.reference)
+    }
+
+    /// Decides. Anything but a clean permit is a denial.
+    pub fn decide(&self, id: DecisionId, query: AccessQuery) -> Result<Permit, Denial> {
+        let decision = self.decision(&query);
+        match decision.verdict {
+            Verdict::Permit => Ok(Permit::new(id, query, decision)),
+            Verdict::Deny => Err(Denial::new(id, query, decision)),
+        }
+    }
+
+    pub(super) fn decision(&self, query: &AccessQuery) -> Arc<Decision> {
+        let pair = match self.pair(query) {
+            Ok(pair) => pair,
+            Err(error) => return Arc::new(self.failed(&error)),
+        };
+        let projection = Projection::new(pair.slice.footprint, query);
+        if let Some(known) = pair.remembered.lock().get(&projection) {
+            return Arc::clone(known);
+        }
+        let decision = match self.evaluate(&pair.question, &pair.slice.set, &projection) {
+            Ok(decision) => Arc::new(decision),
+            Err(error) => return Arc::new(self.failed(&error)),
+        };
+        // The text of an error may name values that are not part of the key.
+        if decision.errors.is_empty() {
+            let mut remembered = pair.remembered.lock();
+            if remembered.len() >= MAX_REMEMBERED {
+                remembered.clear();
+            }
+            remembered.insert(projection, Arc::clone(&decision));
+        }
+        decision
+    }
+
+    fn pair(&self, query: &AccessQuery) -> Result<Arc<Pair>, TranslationError> {
+        let key = PairKey {
+            principal: Arc::as_ptr(&query.principal).addr(),
+            resource: Arc::as_ptr(&query.resource).addr(),
+            action: query.action,
+        };
+        if let Some(pair) = self.pairs.get(&key)
+            && Arc::ptr_eq(&pair.principal, &query.principal)
+            && Arc::ptr_eq(&pair.resource, &query.resource)
+        {
+            return Ok(pair);
+        }
+        let question = self.question(query)?;
+        let slice = self.slice(self.applicable(&question))?;
+        let pair = Arc::new(Pair {
+            principal: Arc::clone(&query.principal),
+            resource: Arc::clone(&query.resource),
+            question,
+            slice,
+            remembered: Mutex::default(),
+        });
+        self.pairs.insert(key, Arc::clone(&pair));
+        Ok(pair)
+    }
+
+    pub(super) fn question(&self, query: &AccessQuery) -> Result<Question, TranslationError> {
+        let mut entities = self.names.principal_entities(&query.principal)?;
+        entities.extend(self.names.resource_entities(&query.resource)?);
+        let entities = self
+            .actions
+            .clone()
+            .add_entities(entities, None)
+            .map_err(|error| TranslationError::entity(&error))?;
+        Ok(Question {
+            principal: self.names.principal(&query.principal),
+            action: self.names.action(query.action),
+            resource: self.names.resource(&query.resource),
+            entities,
+        })
+    }
+
+    pub(super) fn applicable(&self, question: &Question) -> Vec<usize> {
+        let Question { principal, action, resource, entities } = question;
+        self.index.applicable(entities, principal, action, resource)
+    }
+
+    fn slice(&self, numbers: Vec<usize>) -> Result<Arc<Slice>, TranslationError> {
+        if let Some(slice) = self.slices.get(&numbers) {
+            return Ok(slice);
+        }
+        let chosen: Vec<&Loaded> =
+            numbers.iter().filter_map(|number| self.policies.get(*number)).collect();
+        let set = PolicySet::from_policies(chosen.iter().map(|one| one.policy.clone()))
+            .map_err(|error| TranslationError::entity(&error))?;
+        let footprint =
+            chosen.iter().fold(Footprint::default(), |together, one| together.union(one.footprint));
+        let slice = Arc::new(Slice { set, footprint });
+        self.slices.insert(numbers, Arc::clone(&slice));
+        Ok(slice)
+    }
+
+    /// The request and entities for exactly what a projection shows.
+    pub(super) fn request(
+        &self,
+        question: &Question,
+        projection: &Projection,
+    ) -> Result<(Request, Option<Entities>), TranslationError> {
+        let with_device = match projection.device_entity(&self.names)? {
+            None => None,
+            Some(device) => Some(
+                question
+                    .entities
+                    .clone()
+                    .add_entities([device], None)
+                    .map_err(|error| TranslationError::entity(&error))?,
+            ),
+        };
+        let request = Request::new(
+            question.principal.clone(),
+            question.action.clone(),
+            question.resource.clone(),
+            projection.context(&self.names)?,
+            // What is made here conforms by construction; `conformance` shows it at load.
+            None,
+        )
+        .map_err(|error| TranslationError::context(&error))?;
+        Ok((request, with_device))
+    }
+
+    fn evaluate(
+        &self,
+        question: &Question,
+        set: &PolicySet,
+        projection: &Projection,
+    ) -> Result<Decision, TranslationError> {
+        let (request, with_device) = self.request(question, projection)?;
+        let entities = with_device.as_ref().unwrap_or(&question.entities);
+        let response = Authorizer::new().is_authorized(&request, set, entities);
+        let mut errors: Vec<Arc<str>> =
+            response.diagnostics().errors().map(|error| error.to_string().into()).collect();
+        errors.sort();
+        let allowed = response.decision() == cedar_policy::Decision::Allow;
+        let permitted = allowed && errors.is_empty();
+        // The permits of an answer that an error turned into a denial did not determine it.
+        let mut numbers: Vec<usize> = if allowed && !permitted {
+            Vec::new()
+        } else {
+            response
+                .diagnostics()
+                .reason()
+                .filter_map(|id| self.numbers.get(AsRef::<str>::as_ref(id)).copied())
+                .collect()
+        };
+        numbers.sort_unstable();
+        Ok(Decision {
+            verdict: if permitted { Verdict::Permit } else { Verdict::Deny },
+            policy_set: self.hash.clone(),
+            determining: numbers
+                .into_iter()
+                .filter_map(|number| self.policies.get(number))
+                .map(|one| one.reference.clone())
+                .collect(),
+            errors,
+        })
+    }
+
+    fn failed(&self, error: &TranslationError) -> Decision {
+        Decision {
+            verdict: Verdict::Deny,
+            policy_set: self.hash.clone(),
+            determining: Vec::new(),
+            errors: vec![error.to_string().into()],
+        }
+    }
+
+    pub(super) fn loaded(&self, number: usize) -> Option<&Loaded> {
+        self.policies.get(number)
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<&Loaded> {
+        self.numbers.get(id).and_then(|number| self.policies.get(*number))
+    }
+}

@@ -1,0 +1,249 @@
+//! From the text of a policy set to policies that are known to be valid, or to findings.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use miette::Diagnostic;
+
+use super::archive::{Archive, SourceText};
+use super::footprint::Footprint;
+use crate::config::finding::{Finding, has_errors};
+use crate::domain::decision::PolicyRef;
+
+/// Longest `@id`, in bytes.
+const MAX_ID: usize = 128;
+
+/// A policy of the set, and where it comes from.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) policy: Policy,
+    pub(super) reference: PolicyRef,
+    pub(super) text: Arc<str>,
+    pub(super) footprint: Footprint,
+}
+
+/// Where the files of an archive lie, for findings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places<'a> {
+    pub(super) schema: &'a Path,
+    pub(super) directory: &'a Path,
+}
+
+impl Places<'_> {
+    fn policy(self, source: &SourceText) -> PathBuf {
+        self.directory.join(source.name.as_ref())
+    }
+}
+
+/// Parses and validates the whole set. Warnings come back with the policies.
+pub(super) fn load(
+    archive: &Archive,
+    places: Places<'_>,
+) -> Result<(Schema, Vec<Loaded>, Vec<Finding>), Vec<Finding>> {
+    let mut findings = Vec::new();
+    let schema = parse_schema(&archive.schema, places.schema, &mut findings);
+    let mut policies = Vec::new();
+    for source in &archive.policies {
+        parse_file(source, &places.policy(source), &mut policies, &mut findings);
+    }
+    refuse_duplicates(&policies, places, &mut findings);
+    if policies.is_empty() && !has_errors(&findings) {
+        findings.push(
+            Finding::error(
+                places.directory,
+                "there is no policy, so that everybody is denied everything",
+            )
+            .hint("put at least one `permit` into a `*.cedar` file of this directory"),
+        );
+    }
+    let Some(schema) = schema else { return Err(findings) };
+    if has_errors(&findings) {
+        return Err(findings);
+    }
+    validate(&schema, &policies, archive, places, &mut findings);
+    if has_errors(&findings) { Err(findings) } else { Ok((schema, policies, findings)) }
+}
+
+fn parse_schema(source: &SourceText, path: &Path, findings: &mut Vec<Finding>) -> Option<Schema> {
+    match Schema::from_cedarschema_str(&source.text) {
+        Ok((schema, warnings)) => {
+            for warning in warnings {
+                findings.push(describe(Finding::warning(path, ""), &warning, &source.text));
+            }
+            Some(schema)
+        }
+        Err(error) => {
+            findings.push(describe(Finding::error(path, ""), &error, &source.text));
+            None
+        }
+    }
+}
+
+fn parse_file(
+    source: &SourceText,
+    path: &Path,
+    policies: &mut Vec<Loaded>,
+    findings: &mut Vec<Finding>,
+) {
+    let set = match PolicySet::from_str(&source.text) {
+        Ok(set) => set,
+        Err(errors) => {
+            for error in errors.iter() {
+                findings.push(describe(Finding::error(path, ""), error, &source.text));
+            }
+            return;
+        }
+    };
+    for template in set.templates() {
+        let start = template.as_ref().loc().map_or(0, |place| place.start());
+        findings.push(
+            Finding::error(path, "this is a template (`?principal`, `?resource`), not a policy")
+                .at_line(line_of(&source.text, start))
+                .hint("write the policy out; templates are not used here"),
+        );
+    }
+    let mut found: Vec<(usize, usize, &Policy)> = set
+        .policies()
+        .map(|policy| {
+            let place = policy.as_ref().loc();
+            (place.map_or(0, |at| at.start()), place.map_or(0, |at| at.end()), policy)
+        })
+        .collect();
+    found.sort_by_key(|(start, _, _)| *start);
+    let stem = source.name.strip_suffix(".cedar").unwrap_or(&source.name);
+    for (number, (start, end, policy)) in found.into_iter().enumerate() {
+        let line = line_of(&source.text, start);
+        let refuse = |cause: String| Finding::error(path, cause).at_line(line);
+        let id: Arc<str> = match policy.annotation("id") {
+            None => format!("{stem}#{}", number + 1).into(),
+            Some(id) if is_good_id(id) => id.into(),
+            Some(id) => {
+                let cause = format!("`{}` can't be an `@id`", id.escape_default());
+                findings.push(
+                    refuse(cause).hint(format!("use 1 to {MAX_ID} letters, digits and `-_.:/#`")),
+                );
+                continue;
+            }
+        };
+        let policy = policy.new_id(PolicyId::new(&id));
+        let footprint = match policy.to_pst() {
+            Ok(tree) => Footprint::of_policy(tree.body()),
+            Err(error) => {
+                findings.push(refuse(format!("the policy can't be analysed: {error}")));
+                continue;
+            }
+        };
+        policies.push(Loaded {
+            policy,
+            reference: PolicyRef { id, file: Arc::clone(&source.name), line },
+            text: source.text.get(start..end).unwrap_or_default().into(),
+            footprint,
+        });
+    }
+}
+
+fn is_good_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= MAX_ID
+        && id.chars().all(|letter| letter.is_alphanumeric() || "-_.:/#".contains(letter))
+}
+
+fn refuse_duplicates(policies: &[Loaded], places: Places<'_>, findings: &mut Vec<Finding>) {
+    let mut first: HashMap<&str, &PolicyRef> = HashMap::new();
+    for Loaded { reference, .. } in policies {
+        if let Some(earlier) = first.get(reference.id.as_ref()) {
+            findings.push(
+                Finding::error(
+                    places.directory.join(reference.file.as_ref()),
+                    format!("the policy id `{}` is taken", reference.id),
+                )
+                .at_line(reference.line)
+                .hint(format!("it stands at {}:{} already", earlier.file, earlier.line)),
+            );
+        } else {
+            first.insert(&reference.id, reference);
+        }
+    }
+}
+
+fn validate(
+    schema: &Schema,
+    policies: &[Loaded],
+    archive: &Archive,
+    places: Places<'_>,
+    findings: &mut Vec<Finding>,
+) {
+    let set = match PolicySet::from_policies(policies.iter().map(|one| one.policy.clone())) {
+        Ok(set) => set,
+        Err(error) => {
+            findings.push(Finding::error(places.directory, error.to_string()));
+            return;
+        }
+    };
+    let place = |finding: Finding, id: &PolicyId, diagnostic: &dyn Diagnostic| {
+        let id: &str = id.as_ref();
+        let Some(reference) =
+            policies.iter().map(|one| &one.reference).find(|one| one.id.as_ref() == id)
+        else {
+            return describe(finding, diagnostic, "");
+        };
+        let source = archive.policies.iter().find(|source| source.name == reference.file);
+        let mut finding = Finding {
+            file: places.directory.join(reference.file.as_ref()),
+            ..describe(finding, diagnostic, source.map_or("", |source| &source.text))
+        };
+        finding.line = finding.line.or(Some(reference.line));
+        finding
+    };
+    let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
+    let mut said: Vec<Finding> = Vec::new();
+    for error in result.validation_errors() {
+        said.push(place(Finding::error(places.directory, ""), error.policy_id(), error));
+    }
+    for warning in result.validation_warnings() {
+        said.push(place(Finding::warning(places.directory, ""), warning.policy_id(), warning));
+    }
+    said.sort_by(|one, other| {
+        (&one.file, one.line, &one.cause).cmp(&(&other.file, other.line, &other.cause))
+    });
+    // One mistake is reported once for each kind of principal and action that it touches.
+    said.dedup();
+    findings.extend(said);
+}
+
+/// Fills a finding with what Cedar says, where it points at, and what it advises.
+fn describe(finding: Finding, diagnostic: &dyn Diagnostic, text: &str) -> Finding {
+    let mut cause = diagnostic.to_string();
+    let mut source = std::error::Error::source(diagnostic);
+    while let Some(inner) = source {
+        let said = inner.to_string();
+        if !cause.contains(&said) {
+            cause = format!("{cause}: {said}");
+        }
+        source = inner.source();
+    }
+    let mut finding = Finding { cause, ..finding };
+    let label = diagnostic.labels().and_then(|mut labels| labels.next());
+    if let Some(label) = &label
+        && !text.is_empty()
+    {
+        finding = finding.at_line(line_of(text, label.offset()));
+    }
+    let hint = diagnostic
+        .help()
+        .map(|help| help.to_string())
+        .or_else(|| label.and_then(|label| label.label().map(str::to_owned)));
+    if let Some(hint) = hint {
+        finding = finding.hint(hint);
+    }
+    finding
+}
+
+/// The line, from 1, that the byte at `offset` is in.
+fn line_of(text: &str, offset: usize) -> u32 {
+    let before = text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
+    u32::try_from(before + 1).unwrap_or(u32::MAX)
+}

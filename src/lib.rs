@@ -4,3 +4,6 @@
 pub mod config;
 pub mod domain;
 pub mod metrics;
+pub mod pem;
+pub mod tls;
+pub mod upstream;

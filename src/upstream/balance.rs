@@ -177,9 +177,7 @@ struct Discovery {
 
 #[async_trait]
 impl ServiceDiscovery for Discovery {
-    async fn discover(
-        &self,
-    ) -> pingora_core::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
+    async fn discover(&self) -> pingora_core::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let known = self.targets.load_full();
         let mut found: Vec<Arc<Target>> = Vec::new();
         for (position, endpoint) in self.endpoints.iter().enumerate() {
@@ -200,7 +198,9 @@ impl ServiceDiscovery for Discovery {
                 found.push(Arc::new(Target {
                     address,
                     endpoint: position,
-                    server_name: tls::server_name(self.server_name.as_ref().unwrap_or(&endpoint.host)),
+                    server_name: tls::server_name(
+                        self.server_name.as_ref().unwrap_or(&endpoint.host),
+                    ),
                     backend: Backend::new_with_weight(&address.to_string(), weight)?,
                 }));
             }

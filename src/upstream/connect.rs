@@ -1,7 +1,6 @@
 //! Opens connections to endpoints: TCP, then TLS where the route says so.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -28,7 +28,8 @@ pub(super) fn header(
             HeaderValue::try_from(value.expose()),
         ),
     };
-    let mut value = value.map_err(|_| "the credential holds a character that no header may have")?;
+    let mut value =
+        value.map_err(|_| "the credential holds a character that no header may have")?;
     value.set_sensitive(true);
     Ok((name, value))
 }

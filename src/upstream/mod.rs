@@ -24,6 +24,3 @@ mod tls;
 pub use body::UpstreamBody;
 pub use error::UpstreamError;
 pub use pool::Pool;
-
-#[cfg(all(test, feature = "demo"))]
-mod tests;

@@ -73,8 +73,8 @@ pub(super) fn client_config(
         .with_root_certificates(roots);
     let mut config = match client {
         None => builder.with_no_client_auth(),
-        Some((chain, key, files)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
-            match error {
+        Some((chain, key, files)) => {
+            builder.with_client_auth_cert(chain, key).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => vec![
                     Finding::error(
                         &files.key,
@@ -86,8 +86,8 @@ pub(super) fn client_config(
                     .hint("after a renewal, replace both files"),
                 ],
                 error => failed(&files.key, error),
-            }
-        })?,
+            })?
+        }
     };
     config.alpn_protocols = match protocol {
         UpstreamProtocol::Http1 => vec![b"http/1.1".to_vec()],

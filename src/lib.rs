@@ -8,3 +8,6 @@ pub mod metrics;
 pub mod pages;
 pub mod policy;
 pub mod store;
+pub mod pem;
+pub mod tls;
+pub mod upstream;

@@ -1,0 +1,214 @@
+//! What a listener's TLS is made of, read from its files.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use rustls_pki_types::CertificateDer;
+
+use super::certificates::Certificates;
+use crate::config::finding::Finding;
+use crate::config::model::{CertificateFiles, ListenerTls, TlsVersion};
+use crate::domain::canonical::Host;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::pem::{self, CertificateFacts};
+
+/// A listener's certificates and rules, checked and ready to serve.
+#[derive(Debug)]
+pub struct ServerTls {
+    pub(super) config: ServerConfig,
+    pub(super) certificates: Arc<Certificates>,
+    /// What client certificates are verified with; tickets don't outlive a change of it.
+    pub(super) client_ca: Vec<CertificateDer<'static>>,
+    expiries: Vec<(String, Timestamp)>,
+    warnings: Vec<Finding>,
+}
+
+impl ServerTls {
+    /// Reads certificates, keys and the device CA.
+    ///
+    /// A certificate that has expired or is not yet valid is a warning, not an error: a gate that
+    /// doesn't start because of it helps nobody, and the alarm is in [`Self::expiries`].
+    ///
+    /// # Errors
+    /// All findings at once, when any of them is an error.
+    pub fn load(tls: &ListenerTls) -> Result<Self, Vec<Finding>> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let now = Clock::System.now();
+        let mut errors = Vec::new();
+        let mut warnings = Vec::new();
+        let mut certificates = Certificates::default();
+        let mut expiries = Vec::new();
+        for files in &tls.certificates {
+            match load_pair(files, &provider) {
+                Ok((facts, key)) => {
+                    warnings.extend(out_of_date(&files.certificate, &facts, now));
+                    if facts.names.is_empty() {
+                        warnings.push(
+                            Finding::warning(
+                                &files.certificate,
+                                "the certificate has no subject alternative name, so it covers no host",
+                            )
+                            .hint("clients ignore the common name; issue it with the host names as SANs"),
+                        );
+                    }
+                    expiries.push((files.certificate.display().to_string(), facts.not_after));
+                    certificates.add(facts, key);
+                }
+                Err(findings) => errors.extend(findings),
+            }
+        }
+        let mut client_ca = Vec::new();
+        let mut verifier = None;
+        if let Some(path) = &tls.client_ca {
+            match load_client_ca(path, &provider) {
+                Ok((bundle, made)) => {
+                    for certificate in &bundle {
+                        if let Some(facts) = CertificateFacts::of(certificate) {
+                            warnings.extend(out_of_date(path, &facts, now));
+                            expiries.push((path.display().to_string(), facts.not_after));
+                        }
+                    }
+                    (client_ca, verifier) = (bundle, Some(made));
+                }
+                Err(finding) => errors.push(finding),
+            }
+        }
+        let origin = tls.certificates.first().map_or(Path::new(""), |files| &files.certificate);
+        if errors.is_empty() && certificates.is_empty() {
+            errors.push(
+                Finding::error(origin, "the listener has no certificate")
+                    .hint("name at least one pair of certificate and key"),
+            );
+        }
+        if !errors.is_empty() {
+            errors.append(&mut warnings);
+            return Err(errors);
+        }
+
+        let certificates = Arc::new(certificates);
+        let build = || -> Result<ServerConfig, rustls::Error> {
+            let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(versions(tls.minimum_version))?;
+            let builder = match verifier {
+                Some(verifier) => builder.with_client_cert_verifier(verifier),
+                None => builder.with_no_client_auth(),
+            };
+            let mut config = builder.with_cert_resolver(
+                Arc::clone(&certificates) as Arc<dyn rustls::server::ResolvesServerCert>
+            );
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+            // Nothing of a request may be replayed (RFC 8446, section 8).
+            config.max_early_data_size = 0;
+            Ok(config)
+        };
+        match build() {
+            Ok(config) => Ok(Self { config, certificates, client_ca, expiries, warnings }),
+            Err(error) => {
+                Err(vec![Finding::error(origin, format!("TLS can't be set up: {error}"))])
+            }
+        }
+    }
+
+    /// Whether a certificate covers the host.
+    pub fn covers(&self, host: &Host) -> bool {
+        self.certificates.covers(host)
+    }
+
+    /// When each certificate ends, with the file that it is in: the servers' and the device CA's.
+    pub fn expiries(&self) -> Vec<(String, Timestamp)> {
+        self.expiries.clone()
+    }
+
+    /// What is not right but no reason to refuse: certificates out of date.
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
+    }
+
+    /// Every name that some certificate covers, for messages.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.certificates.facts().iter().flat_map(|facts| facts.names.iter().map(String::as_str))
+    }
+}
+
+fn versions(minimum: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static ONLY_13: &[&SupportedProtocolVersion] = &[&version::TLS13];
+    static ALL: [&SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
+    match minimum {
+        TlsVersion::Tls12 => &ALL,
+        TlsVersion::Tls13 => ONLY_13,
+    }
+}
+
+fn load_pair(
+    files: &CertificateFiles,
+    provider: &CryptoProvider,
+) -> Result<(CertificateFacts, CertifiedKey), Vec<Finding>> {
+    let (chain, key) = match (pem::certificates(&files.certificate), pem::private_key(&files.key)) {
+        (Ok(chain), Ok(key)) => (chain, key),
+        (chain, key) => {
+            let problems = [chain.err(), key.err()];
+            return Err(problems.iter().flatten().map(pem::PemError::finding).collect());
+        }
+    };
+    let facts = chain.first().and_then(|certificate| CertificateFacts::of(certificate));
+    let Some(facts) = facts else {
+        return Err(vec![Finding::error(&files.certificate, "the certificate can't be read")]);
+    };
+    match CertifiedKey::from_der(chain, key, provider) {
+        Ok(key) => Ok((facts, key)),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(vec![
+            Finding::error(
+                &files.key,
+                format!(
+                    "the key does not belong to the certificate in `{}`",
+                    files.certificate.display()
+                ),
+            )
+            .hint("after a renewal, replace both files; the server's certificate comes first in its file"),
+        ]),
+        Err(error) => Err(vec![
+            Finding::error(&files.key, format!("the key can't be used: {error}"))
+                .hint("use an ECDSA P-256 or P-384, Ed25519, or RSA key of 2048 bits or more"),
+        ]),
+    }
+}
+
+type ClientVerifier = Arc<dyn rustls::server::danger::ClientCertVerifier>;
+
+fn load_client_ca(
+    path: &Path,
+    provider: &Arc<CryptoProvider>,
+) -> Result<(Vec<CertificateDer<'static>>, ClientVerifier), Finding> {
+    let bundle = pem::certificates(path).map_err(|error| error.finding())?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &bundle {
+        roots.add(certificate.clone()).map_err(|error| {
+            Finding::error(path, format!("a certificate can't be used as a CA: {error}"))
+        })?;
+    }
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| {
+                Finding::error(path, format!("the device CA can't be used: {error}"))
+            })?;
+    Ok((bundle, verifier))
+}
+
+fn out_of_date(path: &Path, facts: &CertificateFacts, now: Timestamp) -> Option<Finding> {
+    let subject = &facts.subject;
+    let cause = if facts.not_after < now {
+        format!("the certificate of `{subject}` expired at {}", facts.not_after)
+    } else if facts.not_before > now {
+        format!("the certificate of `{subject}` is not valid before {}", facts.not_before)
+    } else {
+        return None;
+    };
+    Some(Finding::warning(path, cause).hint("renew it, or check the machine's clock"))
+}

@@ -1,0 +1,393 @@
+//! A route's upstream: selects, connects, sends, and tries again where that is safe.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::{Request, Response, request};
+use http_body::Body;
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::balance::{Balance, Target};
+use super::body::{BoxError, RequestBody, UpstreamBody};
+use super::connect::Connector;
+use super::credential;
+use super::error::UpstreamError;
+use super::health::Probe;
+use super::idle::{Http1, Idle};
+use super::send::{self, Limits, Try};
+use super::tls;
+use crate::config::finding::Finding;
+use crate::config::model::{Route, Upstream, UpstreamHost, UpstreamProtocol};
+use crate::domain::canonical::Authority;
+use crate::metrics::{Metrics, RouteMetrics};
+
+/// How often names are resolved again.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How often idle connections are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
+/// Times that one request is sent at most, when kept connections turn out to be dead.
+const MAX_TRIES: usize = 3;
+
+/// The connections to a route's upstream.
+///
+/// Dropping it ends its background task and closes what is idle; responses that still stream
+/// keep their connections.
+#[derive(Debug)]
+pub struct Pool {
+    upstream: Upstream,
+    scheme: &'static str,
+    connector: Connector,
+    balance: Arc<Balance>,
+    idle: Arc<Idle>,
+    credential: Option<(HeaderName, HeaderValue)>,
+    origins: Vec<Authority>,
+    metrics: RouteMetrics,
+    health: Health,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// The gauges that the background task keeps, one an endpoint.
+#[derive(Clone, Debug)]
+struct Health {
+    gauges: Arc<Vec<prometheus::IntGauge>>,
+    interval: Option<Duration>,
+}
+
+impl Pool {
+    /// Prepares a route's upstream; opens nothing.
+    ///
+    /// # Errors
+    /// Findings: certificates or keys that can't be used, a credential that is no header.
+    pub fn new(
+        route: &Arc<Route>,
+        workers: usize,
+        metrics: &Metrics,
+    ) -> Result<Arc<Self>, Vec<Finding>> {
+        let upstream = route.upstream.clone();
+        let here = format!("routes.{}.upstream", route.name);
+        let mut findings = Vec::new();
+        let scheme = if upstream.tls.is_some() { "https" } else { "http" };
+        let tls = match &upstream.tls {
+            None => None,
+            Some(tls) => match tls::client_config(tls, upstream.protocol, Path::new("")) {
+                Ok(config) => Some(config),
+                Err(found) => {
+                    findings.extend(found.into_iter().map(|finding| finding.at_path(here.clone())));
+                    None
+                }
+            },
+        };
+        let credential = match upstream.credential.as_ref().map(credential::header).transpose() {
+            Ok(credential) => credential,
+            Err(cause) => {
+                findings.push(Finding::error("", cause).at_path(format!("{here}.credential")));
+                None
+            }
+        };
+        if upstream.endpoints.is_empty() {
+            findings.push(Finding::error("", "the upstream has no endpoint").at_path(here));
+        }
+        if !findings.is_empty() {
+            return Err(findings);
+        }
+        let connector = Connector { tls, http2: upstream.protocol == UpstreamProtocol::Http2 };
+        let host = match &upstream.host {
+            UpstreamHost::Preserve => route.host.to_string(),
+            UpstreamHost::Fixed(authority) => authority.to_string(),
+        };
+        let balance = Balance::new(&upstream, |targets| {
+            let settings = upstream.health.clone()?;
+            Some(Box::new(Probe {
+                route: Arc::clone(&route.name),
+                settings,
+                connector: connector.clone(),
+                protocol: upstream.protocol,
+                host,
+                targets,
+            }))
+        });
+        let gauges = upstream.endpoints.iter().map(|endpoint| {
+            let label = format!("{}:{}", endpoint.host, endpoint.port);
+            let gauge = metrics.upstream_healthy(&route.name, &label);
+            gauge.set(1);
+            gauge
+        });
+        let health = Health {
+            gauges: Arc::new(gauges.collect()),
+            interval: upstream.health.as_ref().map(|check| check.interval),
+        };
+        let stop = CancellationToken::new();
+        Ok(Arc::new(Self {
+            scheme,
+            connector,
+            balance: Arc::new(balance),
+            idle: Arc::new(Idle::new(workers, upstream.max_idle)),
+            credential,
+            origins: origins(&upstream),
+            metrics: metrics.route(&route.name),
+            health,
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+            upstream,
+        }))
+    }
+
+    /// The header that the gate itself authenticates with at the upstream.
+    pub fn credential(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.credential.clone()
+    }
+
+    /// Whether a URL, or just its `scheme://authority`, names this upstream: an endpoint, or the
+    /// fixed host that it is called by.
+    pub fn owns_origin(&self, url: &str) -> bool {
+        let Some((scheme, rest)) = url.split_once("://") else { return false };
+        let default_port = match scheme {
+            _ if scheme.eq_ignore_ascii_case("http") => 80,
+            _ if scheme.eq_ignore_ascii_case("https") => 443,
+            _ => return false,
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+        let Ok(authority) = Authority::parse(authority) else { return false };
+        let port = authority.port.unwrap_or(default_port);
+        scheme.eq_ignore_ascii_case(self.scheme)
+            && self.origins.iter().any(|own| own.host == authority.host && own.port == Some(port))
+    }
+
+    /// The pool's background work: resolving names again, checking health, closing what has been
+    /// idle for too long. To be spawned once; it ends when the pool is dropped.
+    pub fn health(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (balance, idle) = (Arc::clone(&self.balance), Arc::clone(&self.idle));
+        let (health, stop) = (self.health.clone(), self.stop.clone());
+        async move {
+            stop.run_until_cancelled_owned(tend(balance, idle, health)).await;
+        }
+    }
+
+    /// Sends a request, whose head is final, from one of the workers' runtimes.
+    ///
+    /// The target is in origin form and `Host` is set, for HTTP/2 as well. An answer of 101
+    /// carries the upgraded stream (`hyper::upgrade::on`).
+    ///
+    /// Counts failures and the time to the response's header in the route's metrics.
+    ///
+    /// # Errors
+    /// [`UpstreamError`]; its `status` is what the client is answered.
+    pub async fn send<B>(
+        &self,
+        worker: usize,
+        request: Request<B>,
+    ) -> Result<Response<UpstreamBody>, UpstreamError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let began = Instant::now();
+        let (head, body) = request.into_parts();
+        match self.try_endpoints(worker, head, RequestBody::new(body)).await {
+            Ok(response) => {
+                self.metrics.upstream_latency(began.elapsed());
+                Ok(response)
+            }
+            Err(error) => {
+                self.metrics.upstream_error(error.kind());
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_endpoints(
+        &self,
+        worker: usize,
+        mut head: request::Parts,
+        body: RequestBody,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        match self.upstream.protocol {
+            UpstreamProtocol::Http1 => send::prepare_http1(&mut head)?,
+            UpstreamProtocol::Http2 => send::prepare_http2(&mut head, self.scheme)?,
+        }
+        self.balance.ensure_resolved().await;
+        let limits =
+            Limits { response: self.upstream.response_timeout, idle: self.upstream.idle_timeout };
+        let mut request = Request::from_parts(head, body);
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let mut budget = self.upstream.connect_timeout;
+        let mut last = UpstreamError::NoHealthyEndpoint;
+        let mut sent = 0;
+        while let Some(target) = self.balance.select(&tried) {
+            let began = Instant::now();
+            // What is left for connecting is shared with the endpoints that may have to follow.
+            let share =
+                budget / u32::try_from(self.balance.untried(&tried).clamp(1, 3)).unwrap_or(1);
+            // Once a kept connection has failed, the others to the endpoint are as likely dead.
+            let fresh = sent > 0;
+            let connected = match self.upstream.protocol {
+                UpstreamProtocol::Http1 => self.http1(worker, &target, share, fresh).await,
+                UpstreamProtocol::Http2 => self.http2(worker, &target, share).await,
+            };
+            let (connection, reused) = match connected {
+                Ok(connected) => connected,
+                Err(error) => {
+                    tracing::debug!(%error, "an upstream endpoint can't be reached");
+                    tried.push(target.address);
+                    budget = budget.saturating_sub(began.elapsed());
+                    if budget.is_zero() {
+                        return Err(error);
+                    }
+                    last = error;
+                    continue;
+                }
+            };
+            sent += 1;
+            let outcome = match connection {
+                Connection::Http1(connection) => {
+                    send::over_http1(connection, reused, request, limits, worker, &self.idle).await
+                }
+                Connection::Http2(sender) => {
+                    send::over_http2(sender, reused, request, limits).await
+                }
+            };
+            match outcome {
+                Try::Answered(response) => return Ok(*response),
+                Try::Again(again, _) if sent < MAX_TRIES => request = *again,
+                Try::Again(_, error) | Try::Failed(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn http1(
+        &self,
+        worker: usize,
+        target: &Target,
+        budget: Duration,
+        fresh: bool,
+    ) -> Result<(Connection, bool), UpstreamError> {
+        if !fresh && let Some(kept) = self.idle.take(worker, target.address) {
+            return Ok((Connection::Http1(kept), true));
+        }
+        let (stream, heard) = self.connector.connect(target, budget).await?;
+        let (sender, connection) = send::http1_builder()
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| UpstreamError::from_hyper(&error))?;
+        // Errors of the connection reach whoever waits for its response.
+        tokio::spawn(async move {
+            let _ = connection.with_upgrades().await;
+        });
+        let address = target.address;
+        Ok((Connection::Http1(Http1 { address, sender, heard }), false))
+    }
+
+    async fn http2(
+        &self,
+        worker: usize,
+        target: &Target,
+        budget: Duration,
+    ) -> Result<(Connection, bool), UpstreamError> {
+        let address = target.address;
+        let slot = self.idle.http2(worker, address);
+        let connect = async {
+            let mut shared = slot.lock().await;
+            if let Some(sender) = shared.as_ref().filter(|sender| sender.is_ready()) {
+                return Ok((Connection::Http2(sender.clone()), true));
+            }
+            let (stream, _) = self.connector.connect(target, budget).await?;
+            let (sender, connection) = send::http2_builder()
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| UpstreamError::from_hyper(&error))?;
+            tokio::spawn(async move {
+                let _ = connection.await;
+            });
+            *shared = Some(sender.clone());
+            Ok((Connection::Http2(sender), false))
+        };
+        match tokio::time::timeout(budget, connect).await {
+            Ok(result) => result,
+            Err(_) => Err(UpstreamError::ConnectTimeout { address }),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.idle.waiting()
+    }
+
+    #[cfg(test)]
+    pub(super) async fn check_health(&self) {
+        self.balance.check_health().await;
+        self.health.publish(&self.balance);
+    }
+}
+
+enum Connection {
+    Http1(Http1),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+impl Health {
+    /// An endpoint is healthy while one of its addresses is.
+    fn publish(&self, balance: &Balance) {
+        let targets = balance.targets();
+        for (position, gauge) in self.gauges.iter().enumerate() {
+            let mut of_endpoint = targets.iter().filter(|target| target.endpoint == position);
+            gauge.set(i64::from(of_endpoint.any(|target| balance.is_ready(target))));
+        }
+    }
+}
+
+async fn tend(balance: Arc<Balance>, idle: Arc<Idle>, health: Health) {
+    let mut resolve = tokio::time::interval(RESOLVE_INTERVAL);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    let mut check = health.interval.map(tokio::time::interval);
+    for timer in [Some(&mut resolve), Some(&mut sweep), check.as_mut()].into_iter().flatten() {
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
+    loop {
+        tokio::select! {
+            _ = resolve.tick() => balance.update().await,
+            _ = sweep.tick() => {
+                let targets = balance.targets();
+                let current: Vec<_> = targets.iter().map(|target| target.address).collect();
+                idle.sweep(&current);
+            }
+            () = next(check.as_mut()) => {
+                balance.check_health().await;
+                health.publish(&balance);
+            }
+        }
+    }
+}
+
+async fn next(timer: Option<&mut tokio::time::Interval>) {
+    match timer {
+        Some(timer) => {
+            timer.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn origins(upstream: &Upstream) -> Vec<Authority> {
+    let default_port = if upstream.tls.is_some() { 443 } else { 80 };
+    let endpoints = upstream
+        .endpoints
+        .iter()
+        .map(|endpoint| Authority { host: endpoint.host.clone(), port: Some(endpoint.port) });
+    let fixed = match &upstream.host {
+        UpstreamHost::Preserve => None,
+        UpstreamHost::Fixed(authority) => Some(Authority {
+            host: authority.host.clone(),
+            port: authority.port.or(Some(default_port)),
+        }),
+    };
+    endpoints.chain(fixed).collect()
+}

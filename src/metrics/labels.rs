@@ -1,0 +1,89 @@
+//! The words that labels are made of.
+
+use crate::domain::event::EndReason;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// The policies said yes, and the upstream answered.
+    Permitted,
+    /// The policies said no.
+    Denied,
+    /// A sign-in is needed first.
+    Unauthenticated,
+    /// The request was malformed, matched no route or broke a limit.
+    Refused,
+    /// The gate or something that it depends on failed.
+    Error,
+}
+
+impl RequestOutcome {
+    pub const ALL: [Self; 5] =
+        [Self::Permitted, Self::Denied, Self::Unauthenticated, Self::Refused, Self::Error];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::Denied => "denied",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Refused => "refused",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// The stages of the pipeline, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Receive,
+    Normalise,
+    Route,
+    Guard,
+    Authenticate,
+    Gather,
+    Authorise,
+    Record,
+    Prepare,
+    Respond,
+}
+
+impl Stage {
+    pub const ALL: [Self; 10] = [
+        Self::Receive,
+        Self::Normalise,
+        Self::Route,
+        Self::Guard,
+        Self::Authenticate,
+        Self::Gather,
+        Self::Authorise,
+        Self::Record,
+        Self::Prepare,
+        Self::Respond,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Normalise => "normalise",
+            Self::Route => "route",
+            Self::Guard => "guard",
+            Self::Authenticate => "authenticate",
+            Self::Gather => "gather",
+            Self::Authorise => "authorise",
+            Self::Record => "record",
+            Self::Prepare => "prepare",
+            Self::Respond => "respond",
+        }
+    }
+}
+
+/// The same words as in audit records.
+pub(super) const fn end_reason(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Logout => "logout",
+        EndReason::IdleTimeout => "idle-timeout",
+        EndReason::AbsoluteLifetime => "absolute-lifetime",
+        EndReason::Revoked => "revoked",
+        EndReason::Replaced => "replaced",
+    }
+}

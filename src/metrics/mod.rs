@@ -1,0 +1,331 @@
+//! What the gate counts and times, in Prometheus' terms.
+//!
+//! INVARIANT: nothing that a client sends becomes a label. Labels are names from the
+//! configuration, words from this crate, or the fixed enums below, so the number of series is
+//! bounded by the configuration and no request can grow it.
+//!
+//! The hot path never looks a label up: [`Metrics::route`] resolves a route's handles once, the
+//! snapshot keeps them, and counting is an atomic addition. Names, labels and meanings are listed
+//! in `docs/metrics.md`, which a test holds against the registry.
+
+mod labels;
+mod route;
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+pub use labels::{RequestOutcome, Stage};
+pub use route::RouteMetrics;
+
+use crate::domain::clock::Timestamp;
+use crate::domain::event::EndReason;
+use crate::domain::id::PolicySetHash;
+
+/// Whole requests: 100 microseconds to 30 seconds.
+const REQUEST_BUCKETS: [f64; 15] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+    30.0,
+];
+
+/// Stages inside the gate: 1 microsecond to 100 milliseconds.
+const STAGE_BUCKETS: [f64; 13] = [
+    0.000_001,
+    0.000_002_5,
+    0.000_005,
+    0.000_01,
+    0.000_025,
+    0.000_05,
+    0.000_1,
+    0.000_25,
+    0.000_5,
+    0.001,
+    0.005,
+    0.025,
+    0.1,
+];
+
+/// The registry and every handle into it. One for each process, passed on as `Arc`.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    stage_duration: [Histogram; Stage::ALL.len()],
+    upstream_duration: HistogramVec,
+    upstream_errors: IntCounterVec,
+    upstream_healthy: IntGaugeVec,
+    connections: IntGaugeVec,
+    live_connections: IntGaugeVec,
+    tls_handshakes: IntCounterVec,
+    sessions_ended: IntCounterVec,
+    logins: IntCounterVec,
+    reloads: IntCounterVec,
+    certificate_expiry: IntGaugeVec,
+    policy_set_info: IntGaugeVec,
+    /// Sessions begun by a login.
+    pub sessions_started: IntCounter,
+    /// Sessions that this process keeps in memory.
+    pub sessions_active: IntGauge,
+    /// Decisions denied because a policy could not be evaluated.
+    pub decision_errors: IntCounter,
+    /// Audit records accepted and not yet written.
+    pub audit_queue: IntGauge,
+    /// Audit records written.
+    pub audit_records: IntCounter,
+    /// Appends refused because a record could not be kept; each is a request that was denied.
+    pub audit_denied: IntCounter,
+    /// Failed attempts to write or sync the audit log.
+    pub audit_write_errors: IntCounter,
+    /// 1 while the audit log can be written, else 0: the alarm.
+    pub audit_healthy: IntGauge,
+    /// Time that one fdatasync of the audit log took.
+    pub audit_sync_duration: Histogram,
+    /// Number of the configuration in force: 1 at start, one more with each reload.
+    pub config_generation: IntGauge,
+    /// When the configuration in force was loaded, in Unix seconds.
+    pub last_reload_success: IntGauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Builds metrics and registers them on the way.
+struct Builder {
+    registry: Registry,
+}
+
+impl Builder {
+    #[expect(
+        clippy::expect_used,
+        reason = "names and labels are constants of this file; the tests build all of them"
+    )]
+    fn add<M: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<M>,
+    ) -> M {
+        let metric = made.expect("a metric of this file has a valid name");
+        self.registry
+            .register(Box::new(metric.clone()))
+            .expect("a metric of this file has a name of its own");
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(HistogramVec::new(options, labels))
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        let add = Builder { registry: Registry::new() };
+        let stages = add.histograms(
+            "wicketgate_stage_duration_seconds",
+            "Time that a stage of the pipeline took.",
+            &["stage"],
+            &STAGE_BUCKETS,
+        );
+        let build_info =
+            add.gauges("wicketgate_build_info", "1, labelled with the version.", &["version"]);
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = Self {
+            requests: add.counters(
+                "wicketgate_requests_total",
+                "Requests answered, by route and outcome.",
+                &["route", "outcome"],
+            ),
+            request_duration: add.histograms(
+                "wicketgate_request_duration_seconds",
+                "From the end of a request's header to the end of its answer.",
+                &["route", "outcome"],
+                &REQUEST_BUCKETS,
+            ),
+            stage_duration: Stage::ALL.map(|stage| stages.with_label_values(&[stage.name()])),
+            upstream_duration: add.histograms(
+                "wicketgate_upstream_duration_seconds",
+                "From a request sent upstream to the header of its answer.",
+                &["route"],
+                &REQUEST_BUCKETS,
+            ),
+            upstream_errors: add.counters(
+                "wicketgate_upstream_errors_total",
+                "Requests that an upstream failed to answer.",
+                &["route", "kind"],
+            ),
+            upstream_healthy: add.gauges(
+                "wicketgate_upstream_healthy",
+                "1 while an upstream endpoint passes its health check, else 0.",
+                &["route", "endpoint"],
+            ),
+            connections: add.gauges(
+                "wicketgate_connections",
+                "Open client connections.",
+                &["listener"],
+            ),
+            live_connections: add.gauges(
+                "wicketgate_live_connections",
+                "Open WebSockets and streams that are authorised again as they live.",
+                &["route"],
+            ),
+            tls_handshakes: add.counters(
+                "wicketgate_tls_handshakes_total",
+                "TLS handshakes, by version and result.",
+                &["version", "result"],
+            ),
+            sessions_started: add
+                .counter("wicketgate_sessions_started_total", "Sessions begun by a login."),
+            sessions_ended: add.counters(
+                "wicketgate_sessions_ended_total",
+                "Sessions ended, by reason.",
+                &["reason"],
+            ),
+            sessions_active: add
+                .gauge("wicketgate_sessions_active", "Sessions that this process keeps in memory."),
+            logins: add.counters("wicketgate_logins_total", "Logins, by result.", &["result"]),
+            decision_errors: add.counter(
+                "wicketgate_decision_errors_total",
+                "Decisions denied because a policy could not be evaluated.",
+            ),
+            audit_queue: add.gauge(
+                "wicketgate_audit_queue_records",
+                "Audit records accepted and not yet written.",
+            ),
+            audit_records: add.counter("wicketgate_audit_records_total", "Audit records written."),
+            audit_denied: add.counter(
+                "wicketgate_audit_denied_total",
+                "Audit records refused because they could not be kept; the access was denied.",
+            ),
+            audit_write_errors: add.counter(
+                "wicketgate_audit_write_errors_total",
+                "Failed attempts to write or sync the audit log.",
+            ),
+            audit_healthy: add
+                .gauge("wicketgate_audit_healthy", "1 while the audit log can be written, else 0."),
+            audit_sync_duration: add.add(Histogram::with_opts(
+                HistogramOpts::new(
+                    "wicketgate_audit_sync_duration_seconds",
+                    "Time that one fdatasync of the audit log took.",
+                )
+                .buckets(REQUEST_BUCKETS.to_vec()),
+            )),
+            reloads: add.counters(
+                "wicketgate_reloads_total",
+                "Attempts to reload the configuration, by result.",
+                &["result"],
+            ),
+            config_generation: add.gauge(
+                "wicketgate_configuration_generation",
+                "Number of the configuration in force, from 1.",
+            ),
+            last_reload_success: add.gauge(
+                "wicketgate_configuration_last_success_timestamp_seconds",
+                "When the configuration in force was loaded.",
+            ),
+            certificate_expiry: add.gauges(
+                "wicketgate_certificate_expiry_timestamp_seconds",
+                "When a certificate in use expires.",
+                &["name"],
+            ),
+            policy_set_info: add.gauges(
+                "wicketgate_policy_set_info",
+                "1, labelled with the hash of the policy set in force.",
+                &["hash"],
+            ),
+            registry: add.registry,
+        };
+        Arc::new(metrics)
+    }
+
+    /// Everything in Prometheus' text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be rendered");
+        }
+        text
+    }
+
+    /// The handles of a route, resolved once; the snapshot keeps them.
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        RouteMetrics::resolve(self, name)
+    }
+
+    /// The handles for requests that no route matched: the label is `-`, which no route is called.
+    pub fn unrouted(&self) -> RouteMetrics {
+        self.route("-")
+    }
+
+    /// Open connections of a listener.
+    pub fn connections(&self, listener: &str) -> IntGauge {
+        self.connections.with_label_values(&[listener])
+    }
+
+    /// Counts a handshake. `version`: `1.2`, `1.3` or `none`; `result`: `ok` or what failed.
+    pub fn tls_handshakes(&self, version: &'static str, result: &'static str) {
+        self.tls_handshakes.with_label_values(&[version, result]).inc();
+    }
+
+    /// Counts a session's end.
+    pub fn sessions_ended(&self, reason: EndReason) {
+        self.sessions_ended.with_label_values(&[labels::end_reason(reason)]).inc();
+    }
+
+    /// Counts a login: `ok`, `failed` (the user's or browser's part) or `unavailable` (the
+    /// provider's).
+    pub fn logins(&self, result: &'static str) {
+        self.logins.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a reload: `ok` or `refused`.
+    pub fn reloads(&self, result: &'static str) {
+        self.reloads.with_label_values(&[result]).inc();
+    }
+
+    /// Says when the certificate of this name (its first host, or its file) expires.
+    pub fn certificate_expiry(&self, name: &str, expires: Timestamp) {
+        self.certificate_expiry.with_label_values(&[name]).set(expires.as_seconds());
+    }
+
+    /// Forgets the certificates of the configuration before; call it ahead of
+    /// [`Metrics::certificate_expiry`] when a new one is in force.
+    pub fn forget_certificates(&self) {
+        self.certificate_expiry.reset();
+    }
+
+    /// Says which policy set is in force.
+    pub fn policy_set_info(&self, hash: &PolicySetHash) {
+        self.policy_set_info.reset();
+        self.policy_set_info.with_label_values(&[&*hash.0]).set(1);
+    }
+
+    /// 1 while the endpoint is in use, 0 while its health check fails.
+    pub fn upstream_healthy(&self, route: &str, endpoint: &str) -> IntGauge {
+        self.upstream_healthy.with_label_values(&[route, endpoint])
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+
+/// A registry in which every family has a series, so that all of them are gathered.
+fn touched() -> Arc<Metrics> {
+    let metrics = Metrics::new();
+    let route = metrics.route("portal");
+    route.observe(RequestOutcome::Permitted, Duration::from_micros(300));
+    route.upstream_error("connect");
+    route.upstream_latency(Duration::from_millis(2));
+    metrics.connections("public").inc();
+    metrics.tls_handshakes("1.3", "ok");
+    metrics.sessions_ended(EndReason::Logout);
+    metrics.logins("ok");
+    metrics.reloads("ok");
+    metrics.certificate_expiry("portal.localhost", Timestamp::from_seconds(7));
+    metrics.policy_set_info(&PolicySetHash("abc".into()));
+    metrics.upstream_healthy("portal", "127.0.0.1:80").set(1);
+    metrics
+}
+
+#[test]
+fn a_permitted_request_counts_under_its_route_and_outcome() {
+    let text = touched().render();
+    assert!(
+        text.contains(r#"wicketgate_requests_total{outcome="permitted",route="portal"} 1"#),
+        "{text}"
+    );
+    assert!(text.contains(
+        r#"wicketgate_request_duration_seconds_bucket{outcome="permitted",route="portal",le="0.0005"} 1"#
+    ));
+    assert!(text.contains(
+        r#"wicketgate_request_duration_seconds_bucket{outcome="permitted",route="portal",le="0.00025"} 0"#
+    ));
+}
+
+#[test]
+fn every_outcome_and_stage_lands_under_its_own_name() {
+    for outcome in RequestOutcome::ALL {
+        let metrics = Metrics::new();
+        metrics.route("r").observe(outcome, Duration::from_micros(1));
+        let line =
+            format!(r#"wicketgate_requests_total{{outcome="{}",route="r"}} 1"#, outcome.name());
+        assert!(metrics.render().contains(&line), "{line}");
+    }
+    for stage in Stage::ALL {
+        let metrics = Metrics::new();
+        metrics.route("r").stage(stage, Duration::from_micros(1));
+        let line =
+            format!(r#"wicketgate_stage_duration_seconds_count{{stage="{}"}} 1"#, stage.name());
+        assert!(metrics.render().contains(&line), "{line}");
+    }
+}
+
+#[test]
+fn end_reasons_are_called_as_in_audit_records() {
+    for reason in [
+        EndReason::Logout,
+        EndReason::IdleTimeout,
+        EndReason::AbsoluteLifetime,
+        EndReason::Revoked,
+        EndReason::Replaced,
+    ] {
+        assert_eq!(serde_json::to_value(reason).unwrap(), labels::end_reason(reason));
+    }
+}
+
+#[test]
+fn a_new_policy_set_takes_the_place_of_the_old_one() {
+    let metrics = touched();
+    metrics.policy_set_info(&PolicySetHash("def".into()));
+    let text = metrics.render();
+    assert!(text.contains(r#"wicketgate_policy_set_info{hash="def"} 1"#));
+    assert!(!text.contains(r#"hash="abc""#));
+}
+
+#[test]
+fn the_metrics_page_lists_every_metric_with_its_type_and_labels() {
+    let page = include_str!("../../docs/metrics.md");
+    let mut documented = BTreeSet::new();
+    for line in page.lines().filter(|line| line.starts_with("| `wicketgate_")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let labels: BTreeSet<String> = cells[3]
+            .split(',')
+            .map(|label| label.trim().trim_matches('`').to_owned())
+            .filter(|label| !label.is_empty())
+            .collect();
+        documented.insert((cells[1].trim_matches('`').to_owned(), cells[2].to_owned(), labels));
+    }
+    let mut registered = BTreeSet::new();
+    for family in touched().registry.gather() {
+        let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+        let labels = family
+            .get_metric()
+            .iter()
+            .flat_map(|metric| metric.get_label().iter().map(|pair| pair.name().to_owned()))
+            .collect::<BTreeSet<_>>();
+        registered.insert((family.name().to_owned(), kind, labels));
+    }
+    assert_eq!(documented, registered);
+}

@@ -1,0 +1,339 @@
+//! The store of a gate that stands alone: one file, transactional, pure Rust (redb).
+//!
+//! Every write is one transaction, committed durably (fsync) before it is answered, and runs on
+//! the runtime's blocking pool: the workers never wait for the disk. The file holds sessions and
+//! private keys, so it belongs to the gate's user alone.
+//!
+//! INVARIANT: `expiry` holds exactly one entry for each value, under the same time that the value
+//! itself carries. Purging reads nothing but what it removes.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use redb::backends::FileBackend;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    WriteTransaction,
+};
+
+use super::{Space, Store, StoreError};
+use crate::domain::clock::Timestamp;
+
+/// (space, key) -> (expires in milliseconds, value).
+const VALUES: TableDefinition<(u8, &[u8]), (i64, &[u8])> = TableDefinition::new("values");
+
+/// (expires, space, key): what to purge, oldest first.
+const EXPIRY: TableDefinition<(i64, u8, &[u8]), ()> = TableDefinition::new("expiry");
+
+/// Page cache. Sessions are cached above the store already.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Values in one file. Clones share it.
+#[derive(Clone)]
+pub struct EmbeddedStore {
+    database: Arc<Database>,
+}
+
+impl std::fmt::Debug for EmbeddedStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedStore").finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedStore {
+    /// Opens the file, or creates it with mode 0600. Repairs it after a crash. Blocks; for the
+    /// start.
+    ///
+    /// # Errors
+    /// When the directory is missing, the file is open in another process, others than its owner
+    /// may read or write it, or it is no intact store.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let refused =
+            |cause: String| StoreError::Open { path: path.to_owned(), cause: cause.to_lowercase() };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| refused(error.to_string()))?;
+        let metadata = file.metadata().map_err(|error| refused(error.to_string()))?;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(StoreError::Permissions(path.to_owned()));
+        }
+        let backend = FileBackend::new(file).map_err(|error| translate(path, &error))?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            // A damaged file is then refused here, where without it a later read may panic.
+            .set_check_integrity_on_open(true)
+            .create_with_backend(backend)
+            .map_err(|error| translate(path, &error))?;
+        let store = Self { database: Arc::new(database) };
+        // Reads then never meet a table that is not there.
+        store
+            .write(|transaction| {
+                transaction.open_table(VALUES)?;
+                transaction.open_table(EXPIRY)?;
+                Ok(())
+            })
+            .map_err(|error| refused(error.to_string()))?;
+        Ok(store)
+    }
+
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, redb::Error> {
+        // Durable by default: commit returns after an fsync.
+        let transaction = self.database.begin_write()?;
+        let result = change(&transaction)?;
+        transaction.commit()?;
+        Ok(result)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(StoreError::Failed(error.to_string())),
+            Err(error) => Err(StoreError::Failed(error.to_string())),
+        }
+    }
+}
+
+fn translate(path: &Path, error: &DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+        other => StoreError::Open { path: path.to_owned(), cause: other.to_string() },
+    }
+}
+
+const fn number(space: Space) -> u8 {
+    match space {
+        Space::Sessions => 1,
+        Space::Keys => 2,
+        Space::Logins => 3,
+    }
+}
+
+/// The two tables of a write, changed together.
+struct Tables<'t> {
+    values: Table<'t, (u8, &'static [u8]), (i64, &'static [u8])>,
+    expiry: Table<'t, (i64, u8, &'static [u8]), ()>,
+}
+
+impl<'t> Tables<'t> {
+    fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            values: transaction.open_table(VALUES)?,
+            expiry: transaction.open_table(EXPIRY)?,
+        })
+    }
+
+    fn expires(&self, space: u8, key: &[u8]) -> Result<Option<i64>, redb::Error> {
+        Ok(self.values.get((space, key))?.map(|entry| entry.value().0))
+    }
+
+    fn put(
+        &mut self,
+        space: u8,
+        key: &[u8],
+        value: &[u8],
+        expires: i64,
+    ) -> Result<(), redb::Error> {
+        let earlier =
+            self.values.insert((space, key), (expires, value))?.map(|entry| entry.value().0);
+        if let Some(earlier) = earlier {
+            self.expiry.remove((earlier, space, key))?;
+        }
+        self.expiry.insert((expires, space, key), ())?;
+        Ok(())
+    }
+
+    fn remove(&mut self, space: u8, key: &[u8]) -> Result<bool, redb::Error> {
+        let earlier = self.values.remove((space, key))?.map(|entry| entry.value().0);
+        if let Some(earlier) = earlier {
+            self.expiry.remove((earlier, space, key))?;
+        }
+        Ok(earlier.is_some())
+    }
+
+    fn purge(&mut self, now: i64) -> Result<usize, redb::Error> {
+        let mut purged = 0;
+        loop {
+            let oldest = self.expiry.first()?.map(|(entry, _)| {
+                let (expires, space, key) = entry.value();
+                (expires, space, key.to_vec())
+            });
+            let Some((expires, space, key)) = oldest.filter(|(expires, ..)| *expires <= now) else {
+                break;
+            };
+            self.remove(space, &key)?;
+            // Also where the value is gone already: the loop then ends whatever the file holds.
+            self.expiry.remove((expires, space, key.as_slice()))?;
+            purged += 1;
+        }
+        Ok(purged)
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = key.to_vec();
+        self.blocking(move |store| {
+            let values = store.database.begin_read()?.open_table(VALUES)?;
+            let found = values.get((number(space), key.as_slice()))?;
+            Ok(found.map(|entry| entry.value().1.to_vec()))
+        })
+        .await
+    }
+
+    async fn put(
+        &self,
+        space: Space,
+        key: &[u8],
+        value: &[u8],
+        expires: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (key, value) = (key.to_vec(), value.to_vec());
+        self.blocking(move |store| {
+            store.write(|transaction| {
+                Tables::open(transaction)?.put(number(space), &key, &value, expires.as_millis())
+            })
+        })
+        .await
+    }
+
+    async fn put_if_absent(
+        &self,
+        space: Space,
+        key: &[u8],
+        value: &[u8],
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (key, value) = (key.to_vec(), value.to_vec());
+        self.blocking(move |store| {
+            store.write(|transaction| {
+                let mut tables = Tables::open(transaction)?;
+                let there = tables.expires(number(space), &key)?;
+                if there.is_some_and(|until| until > now.as_millis()) {
+                    return Ok(false);
+                }
+                tables.put(number(space), &key, &value, expires.as_millis())?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    async fn remove(&self, space: Space, key: &[u8]) -> Result<bool, StoreError> {
+        let key = key.to_vec();
+        self.blocking(move |store| {
+            store.write(|transaction| Tables::open(transaction)?.remove(number(space), &key))
+        })
+        .await
+    }
+
+    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.blocking(move |store| {
+            let values = store.database.begin_read()?.open_table(VALUES)?;
+            let none: &[u8] = &[];
+            let mut found = Vec::new();
+            for entry in values.range((number(space), none)..(number(space) + 1, none))? {
+                let (key, value) = entry?;
+                found.push((key.value().1.to_vec(), value.value().1.to_vec()));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
+        self.blocking(move |store| {
+            store.write(|transaction| Tables::open(transaction)?.purge(now.as_millis()))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fresh() -> (EmbeddedStore, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        (EmbeddedStore::open(&folder.path().join("store")).unwrap(), folder)
+    }
+
+    crate::store::contract::suite!(fresh);
+
+    #[tokio::test]
+    async fn what_was_put_is_there_after_reopening() {
+        let (store, folder) = fresh();
+        store.put(Space::Keys, b"k", b"v", Timestamp::from_seconds(9)).await.unwrap();
+        drop(store);
+        let store = EmbeddedStore::open(&folder.path().join("store")).unwrap();
+        assert_eq!(store.get(Space::Keys, b"k").await, Ok(Some(b"v".to_vec())));
+    }
+
+    #[test]
+    fn the_file_belongs_to_its_owner_alone() {
+        let (store, folder) = fresh();
+        let path = folder.path().join("store");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(store);
+        for mode in [0o640, 0o604, 0o620] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = EmbeddedStore::open(&path).unwrap_err();
+            assert_eq!(error, StoreError::Permissions(path.clone()));
+        }
+    }
+
+    #[test]
+    fn a_second_opener_is_told_that_the_store_is_in_use() {
+        let (_store, folder) = fresh();
+        let path = folder.path().join("store");
+        assert_eq!(EmbeddedStore::open(&path).unwrap_err(), StoreError::InUse(path));
+    }
+
+    #[test]
+    fn a_file_that_is_no_store_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        std::fs::write(&path, b"listeners: []\n".repeat(1000)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        assert!(matches!(EmbeddedStore::open(&path), Err(StoreError::Open { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_missing_directory_is_an_error_that_names_the_path() {
+        let error = EmbeddedStore::open(Path::new("/nonexistent/store")).unwrap_err();
+        assert!(error.to_string().contains("`/nonexistent/store`"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_expiry_index_holds_one_entry_for_each_value() {
+        let (store, _folder) = fresh();
+        for expires in [5, 3, 8] {
+            let at = Timestamp::from_seconds(expires);
+            store.put(Space::Sessions, b"k", b"v", at).await.unwrap();
+        }
+        store.put(Space::Logins, b"k", b"v", Timestamp::from_seconds(1)).await.unwrap();
+        store.remove(Space::Logins, b"k").await.unwrap();
+        let expiry = store.database.begin_read().unwrap().open_table(EXPIRY).unwrap();
+        let entries: Vec<i64> =
+            expiry.iter().unwrap().map(|entry| entry.unwrap().0.value().0).collect();
+        assert_eq!(entries, [8_000]);
+    }
+}

@@ -1,0 +1,94 @@
+//! What has to outlive a restart: sessions, logins in progress and the gate's own keys.
+//!
+//! Values are opaque bytes under opaque keys, each with a time after which it is worthless. One
+//! small trait, so that a shared store can take the embedded one's place; `contract` is the one
+//! test suite that every backend passes.
+//!
+//! INVARIANT: a write that was answered with `Ok` is on the disk. A revocation that a crash
+//! undoes would bring a session back to life.
+
+mod embedded;
+mod memory;
+
+#[cfg(test)]
+mod contract;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+
+pub use embedded::EmbeddedStore;
+pub use memory::MemoryStore;
+
+use crate::domain::clock::Timestamp;
+
+/// Keeps values under keys. Failures are never answered with "nothing there": who asks must be
+/// able to tell an unknown session from a store that can't say.
+#[async_trait]
+pub trait Store: Send + Sync + Debug {
+    /// The value, expired or not: it carries its own times, and the caller has the clock.
+    async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Keeps the value, in place of an earlier one. It may be purged once `expires` is reached.
+    async fn put(
+        &self,
+        space: Space,
+        key: &[u8],
+        value: &[u8],
+        expires: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Keeps the value unless there is one that has not expired by `now`; true when it was kept.
+    /// Of several callers with one key, exactly one gets true.
+    async fn put_if_absent(
+        &self,
+        space: Space,
+        key: &[u8],
+        value: &[u8],
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Forgets the value; true when there was one. Of several callers, exactly one gets true.
+    async fn remove(&self, space: Space, key: &[u8]) -> Result<bool, StoreError>;
+
+    /// Every key and value of a space, in the order of the keys.
+    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+
+    /// Forgets what has expired by `now`, in every space; how many values that were.
+    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
+}
+
+/// Keys of different spaces never meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Space {
+    /// Sessions, under the hash of their secret.
+    Sessions,
+    /// The gate's own signing keys.
+    Keys,
+    /// Logins in progress: state, nonce and verifier until the provider calls back.
+    Logins,
+}
+
+impl Space {
+    pub const ALL: [Self; 3] = [Self::Sessions, Self::Keys, Self::Logins];
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "the store `{}` is in use by another process; stop that one, or give this one a `store.path` of its own",
+        .0.display()
+    )]
+    InUse(PathBuf),
+    #[error(
+        "the store `{}` may be read or written by others than its owner; run `chmod 600` on it",
+        .0.display()
+    )]
+    Permissions(PathBuf),
+    #[error("the store `{}` can't be opened: {cause}", path.display())]
+    Open { path: PathBuf, cause: String },
+    #[error("the store failed: {0}")]
+    Failed(String),
+}

@@ -3,3 +3,4 @@
 pub mod finding;
 pub mod model;
 pub mod secret;
+pub mod yaml;

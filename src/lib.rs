@@ -3,5 +3,6 @@
 
 pub mod config;
 pub mod domain;
+pub mod identity;
 pub mod metrics;
 pub mod store;

@@ -11,3 +11,4 @@ pub mod store;
 pub mod pem;
 pub mod tls;
 pub mod upstream;
+pub mod identity;

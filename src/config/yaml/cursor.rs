@@ -50,6 +50,7 @@ pub struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub(super) fn new(node: &'a Node, path: String, findings: &'a Findings) -> Self {
         Self { node, line: node.line, path, findings }
+        Self { node, path, findings }
     }
 
     pub fn path(&self) -> &str {
@@ -59,6 +60,7 @@ impl<'a> Cursor<'a> {
     /// From 1.
     pub fn line(&self) -> u32 {
         self.line
+        self.node.line
     }
 
     /// Records an error here.
@@ -78,6 +80,7 @@ impl<'a> Cursor<'a> {
 
     fn record(&self, finding: Finding, hint: Option<String>) {
         let mut finding = finding.at_line(self.line);
+        let mut finding = finding.at_line(self.node.line);
         if !self.path.is_empty() {
             finding = finding.at_path(&self.path);
         }
@@ -87,6 +90,8 @@ impl<'a> Cursor<'a> {
 
     fn child(&self, node: &'a Node, line: u32, path: String) -> Self {
         Self { node, line, path, findings: self.findings }
+    fn child(&self, node: &'a Node, path: String) -> Self {
+        Self { node, path, findings: self.findings }
     }
 
     /// A map that may hold the `known` keys; any other is an error.
@@ -142,6 +147,7 @@ impl<'a> Cursor<'a> {
             return Vec::new();
         };
         let entry = |(index, item)| self.child(item, item.line, format!("{}[{index}]", self.path));
+        let entry = |(index, item)| self.child(item, format!("{}[{index}]", self.path));
         items.iter().enumerate().map(entry).collect()
     }
 
@@ -288,6 +294,7 @@ impl<'a> Map<'a> {
     pub fn get(&self, key: &str) -> Option<Cursor<'a>> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         Some(self.at.child(&entry.value, entry.line, join(&self.at.path, key)))
+        Some(self.at.child(&entry.value, join(&self.at.path, key)))
     }
 
     /// The key's value; a finding when there is none.
@@ -311,6 +318,7 @@ fn join(path: &str, key: &str) -> String {
 }
 
 fn listed(words: &[&str]) -> String {
+pub(super) fn listed(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     quoted.join(", ")
 }

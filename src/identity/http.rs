@@ -1,0 +1,200 @@
+//! The one way out to an identity provider.
+//!
+//! Every worker of the gate is a runtime of its own, while a pooled connection belongs to the
+//! runtime that opened it. So all calls to a provider are made on one background thread with its
+//! own runtime; callers hand over a request and await the answer, from whichever runtime they
+//! live in. A provider that hangs therefore costs a login its deadline and a worker nothing.
+//!
+//! INVARIANT: an answer is never larger than [`MAX_RESPONSE`], no call outlives its deadline, no
+//! redirect is followed (RFC 9700, section 4.12), and TLS is always verified.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
+use tokio::sync::{mpsc, oneshot};
+
+/// Largest answer of a provider that is read, in bytes.
+pub const MAX_RESPONSE: usize = 256 * 1024;
+
+/// Calls that may wait for the background thread or be under way at once.
+const MAX_CALLS: usize = 64;
+
+/// Why no answer of a provider can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HttpError {
+    #[error("the identity provider can't be reached: {0}")]
+    Unreachable(String),
+    #[error("the identity provider did not answer in time")]
+    Timeout,
+    #[error("the identity provider answered with status {0}")]
+    Status(u16),
+    #[error("the identity provider's answer is larger than {MAX_RESPONSE} bytes")]
+    TooLarge,
+    #[error("too many calls to the identity provider are under way")]
+    Busy,
+}
+
+/// Why the client can't be made: a matter of configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpSetupError {
+    #[error("the CA file `{file}` can't be read: {cause}")]
+    ReadCa { file: String, cause: std::io::Error },
+    #[error("the CA file `{0}` holds no certificate, or one that is broken")]
+    BadCa(String),
+    #[error("the client for the identity provider can't be made: {0}")]
+    Client(String),
+    #[error("the thread for calls to the identity provider can't be started: {0}")]
+    Thread(std::io::Error),
+}
+
+struct Call {
+    request: HttpRequest,
+    answer: oneshot::Sender<Result<HttpResponse, HttpError>>,
+}
+
+/// A handle to the background thread. The thread ends when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct ProviderHttp {
+    calls: mpsc::Sender<Call>,
+    timeout: Duration,
+}
+
+impl ProviderHttp {
+    /// `ca` replaces the system's roots. `plain_loopback` permits `http`, for a provider on this
+    /// very machine; everywhere else only `https` is spoken. `timeout` bounds a whole call.
+    pub fn start(
+        ca: Option<&Path>,
+        plain_loopback: bool,
+        timeout: Duration,
+    ) -> Result<Self, HttpSetupError> {
+        let client = client(ca, plain_loopback, timeout)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(HttpSetupError::Thread)?;
+        let (calls, mut waiting) = mpsc::channel::<Call>(MAX_CALLS);
+        std::thread::Builder::new()
+            .name("wicketgate-oidc".to_owned())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    let mut under_way = tokio::task::JoinSet::new();
+                    while let Some(call) = waiting.recv().await {
+                        while under_way.try_join_next().is_some() {}
+                        if under_way.len() >= MAX_CALLS {
+                            let _ = call.answer.send(Err(HttpError::Busy));
+                            continue;
+                        }
+                        let client = client.clone();
+                        under_way.spawn(async move {
+                            let mut answer = call.answer;
+                            // A caller that went away takes its call with it.
+                            tokio::select! {
+                                result = exchange(&client, call.request) => {
+                                    let _ = answer.send(result);
+                                }
+                                () = answer.closed() => {}
+                            }
+                        });
+                    }
+                });
+            })
+            .map_err(HttpSetupError::Thread)?;
+        Ok(Self { calls, timeout })
+    }
+
+    /// One exchange. Statuses of 500 and above, and 429, are errors: the provider is there, but
+    /// does not do its work.
+    pub async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let (answer, answered) = oneshot::channel();
+        self.calls.try_send(Call { request, answer }).map_err(|_| HttpError::Busy)?;
+        // The exchange has the same deadline inside; this one holds should its thread stall.
+        match tokio::time::timeout(self.timeout + Duration::from_secs(1), answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(HttpError::Unreachable("the call was dropped".to_owned())),
+            Err(_) => Err(HttpError::Timeout),
+        }
+    }
+}
+
+impl<'c> AsyncHttpClient<'c> for ProviderHttp {
+    type Error = HttpError;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, HttpError>> + Send + 'c>>;
+
+    fn call(&'c self, request: HttpRequest) -> Self::Future {
+        Box::pin(ProviderHttp::call(self, request))
+    }
+}
+
+fn client(
+    ca: Option<&Path>,
+    plain_loopback: bool,
+    timeout: Duration,
+) -> Result<reqwest::Client, HttpSetupError> {
+    let mut builder = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(timeout)
+        .connect_timeout(timeout)
+        .https_only(!plain_loopback)
+        // Where tokens go is configured, not inherited from the environment.
+        .no_proxy()
+        .referer(false)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(4)
+        .user_agent(concat!("wicketgate/", env!("CARGO_PKG_VERSION")));
+    if let Some(file) = ca {
+        let name = file.display().to_string();
+        let pem = std::fs::read(file)
+            .map_err(|cause| HttpSetupError::ReadCa { file: name.clone(), cause })?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem)
+            .ok()
+            .filter(|certificates| !certificates.is_empty())
+            .ok_or(HttpSetupError::BadCa(name))?;
+        builder = builder.tls_certs_only(certificates);
+    }
+    builder.build().map_err(|error| HttpSetupError::Client(innermost(&error)))
+}
+
+async fn exchange(
+    client: &reqwest::Client,
+    request: HttpRequest,
+) -> Result<HttpResponse, HttpError> {
+    let request = reqwest::Request::try_from(request).map_err(|error| failed(&error))?;
+    let mut response = client.execute(request).await.map_err(|error| failed(&error))?;
+    let status = response.status();
+    if status.is_server_error() || status.as_u16() == 429 {
+        return Err(HttpError::Status(status.as_u16()));
+    }
+    if response.content_length().is_some_and(|length| length > MAX_RESPONSE as u64) {
+        return Err(HttpError::TooLarge);
+    }
+    let headers = std::mem::take(response.headers_mut());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
+        if body.len() + chunk.len() > MAX_RESPONSE {
+            return Err(HttpError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let mut answer = http::Response::new(body);
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    Ok(answer)
+}
+
+fn failed(error: &reqwest::Error) -> HttpError {
+    if error.is_timeout() { HttpError::Timeout } else { HttpError::Unreachable(innermost(error)) }
+}
+
+/// The last cause in the chain, which names neither the address (it may hold a code) nor a token.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    let mut found = false;
+    while let Some(next) = cause.source() {
+        cause = next;
+        found = true;
+    }
+    if found { cause.to_string() } else { "the request failed".to_owned() }
+}

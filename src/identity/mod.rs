@@ -1,0 +1,12 @@
+//! Who is asking: sign-in with an OpenID provider, sessions, and the identity that upstreams see.
+//!
+//! A login goes [`oidc`] (redirect, callback, token checks) with [`login`] (what the browser keeps
+//! meanwhile), then [`session`] (an opaque id in a cookie, [`cookie`]), then on every request
+//! [`assertion`] (a signed statement for the upstream), and ends with [`logout`].
+//! `openidconnect`, `reqwest` and `jsonwebtoken` are known here only.
+
+pub mod cookie;
+pub mod http;
+mod keys;
+pub mod login;
+pub mod session;

@@ -1,0 +1,394 @@
+//! Sessions: one opaque id in a cookie, everything else here.
+//!
+//! The cookie holds 32 random bytes; the store and the cache know only their SHA-256, the
+//! [`SessionId`]. So neither a copy of the store nor a memory dump of the cache yields a cookie,
+//! and looking an id up needs no constant-time comparison: an attacker who times it learns about
+//! a hash whose preimage they would still have to find.
+//!
+//! INVARIANT: an ended session never comes back. It is marked in memory first, so that from that
+//! moment no worker of this process accepts it; then it leaves the store, then the cache. Writes of
+//! one session take turns, so that a late write-back can't restore what was removed. Time only
+//! moves forward here (`clock`), so that no clock revives a session either.
+//! INVARIANT: when the store fails there is an error, never "no session" and never another's.
+
+mod cache;
+mod clock;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use tokio::sync::{broadcast, mpsc};
+
+pub use self::state::Session;
+
+use self::cache::{Cache, STRIPES};
+use self::clock::SessionClock;
+use self::state::Record;
+use super::login::random_token;
+use crate::config;
+use crate::config::secret::Secret;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::event::EndReason;
+use crate::domain::id::SessionId;
+use crate::domain::principal::{Authentication, Principal};
+use crate::metrics::Metrics;
+use crate::store::{Space, Store, StoreError};
+
+/// How far the stored `last_seen` may lag behind. After a crash, and for a session that fell out
+/// of the cache, the idle timeout may strike by this much too early, never too late.
+const WRITE_BACK: Duration = Duration::from_secs(60);
+
+/// Sessions kept in memory; the others are read from the store when they are used.
+const MAX_CACHED: usize = 100_000;
+
+/// How often sessions are swept and their state written back.
+const SWEEP: Duration = Duration::from_secs(15);
+
+/// What a login brings to a session.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    pub principal: Arc<Principal>,
+    /// `session_started` is set here, whatever it holds.
+    pub authentication: Authentication,
+    pub provider: Arc<str>,
+    pub sid: Option<Arc<str>>,
+    pub id_token: Option<Secret>,
+}
+
+/// What the cache knows of a cookie.
+#[derive(Clone, Debug)]
+pub enum Cached {
+    Hit(Arc<Session>),
+    /// Not known here, or over: ask [`Sessions::find`].
+    Miss,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Nothing is known about the session; the answer is 503.
+    #[error("sessions are unavailable: {0}")]
+    Unavailable(#[from] StoreError),
+    #[error("sessions are unavailable: no randomness, or a record that can't be written")]
+    Internal,
+}
+
+/// A session that is over, for whoever has to cut its connections and record it.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub id: SessionId,
+    pub principal: Arc<Principal>,
+    pub reason: EndReason,
+}
+
+/// All sessions. One for the process; shared by the workers.
+#[derive(Debug)]
+pub struct Sessions {
+    store: Arc<dyn Store>,
+    clock: SessionClock,
+    metrics: Arc<Metrics>,
+    idle_ms: AtomicU64,
+    absolute_ms: AtomicU64,
+    cache: Cache,
+    /// Writes of one session take turns.
+    turns: Vec<tokio::sync::Mutex<()>>,
+    ended: broadcast::Sender<SessionId>,
+    endings: broadcast::Sender<Ended>,
+    work: mpsc::Sender<SessionId>,
+    queued: tokio::sync::Mutex<mpsc::Receiver<SessionId>>,
+}
+
+impl Sessions {
+    /// Opens the sessions that the store holds.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        config: &config::model::Session,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, SessionError> {
+        let clock = SessionClock::load(store.as_ref(), clock).await?;
+        let (work, queued) = mpsc::channel(4096);
+        let sessions = Self {
+            store,
+            clock,
+            metrics,
+            idle_ms: AtomicU64::new(0),
+            absolute_ms: AtomicU64::new(0),
+            cache: Cache::new(MAX_CACHED),
+            turns: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
+            ended: broadcast::channel(4096).0,
+            endings: broadcast::channel(4096).0,
+            work,
+            queued: tokio::sync::Mutex::new(queued),
+        };
+        sessions.reconfigure(config);
+        Ok(Arc::new(sessions))
+    }
+
+    /// After a reload: a new idle timeout holds at once, a new lifetime for new sessions.
+    pub fn reconfigure(&self, config: &config::model::Session) {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.idle_ms.store(millis(config.idle_timeout), Ordering::Relaxed);
+        self.absolute_ms.store(millis(config.absolute_lifetime), Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle_ms.load(Ordering::Relaxed))
+    }
+
+    /// Begins a session under a new id and ends `previous`, the one that the browser still had.
+    /// Answers with the cookie's value, which is kept nowhere else.
+    pub async fn create(
+        &self,
+        login: NewSession,
+        previous: Option<&str>,
+    ) -> Result<(Secret, Arc<Session>), SessionError> {
+        let value = random_token().map_err(|_| SessionError::Internal)?;
+        let id = session_id(&value).ok_or(SessionError::Internal)?;
+        let wall = self.clock.wall();
+        let now = self.clock.at(wall);
+        let lifetime = Duration::from_millis(self.absolute_ms.load(Ordering::Relaxed));
+        let session = Record::new(login, wall, now, now.plus(lifetime)).into_session(id);
+        self.write(&session).await?;
+        self.cache.insert(Arc::clone(&session));
+        self.metrics.sessions_started.inc();
+        if let Some(previous) = previous.and_then(session_id) {
+            self.end(&previous, EndReason::Replaced).await?;
+        }
+        Ok((Secret::new(value), session))
+    }
+
+    /// The hot path: never waits, never allocates. A hit counts as activity.
+    pub fn find_cached(&self, cookie_value: &str, now: Timestamp) -> Cached {
+        let Some(session) = session_id(cookie_value).and_then(|id| self.cache.get(&id)) else {
+            return Cached::Miss;
+        };
+        if self.admit(&session, self.clock.at(now)) { Cached::Hit(session) } else { Cached::Miss }
+    }
+
+    /// The session of a cookie, from the cache or else the store. `None`: there is none (any more).
+    pub async fn find(
+        &self,
+        cookie_value: &str,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Session>>, SessionError> {
+        let Some(id) = session_id(cookie_value) else { return Ok(None) };
+        let now = self.clock.at(now);
+        let _turn = self.turn(&id).await;
+        let session = match self.cache.get(&id) {
+            Some(session) => session,
+            None => {
+                let Some(bytes) = self.store.get(Space::Sessions, &id.0).await? else {
+                    return Ok(None);
+                };
+                let Some(session) = decoded(id, &bytes) else {
+                    tracing::warn!(session = %id.short(), "a stored session can't be read");
+                    return Ok(None);
+                };
+                // Into the cache even when it is over: it is ended from there.
+                self.cache.insert(Arc::clone(&session));
+                session
+            }
+        };
+        Ok(self.admit(&session, now).then_some(session))
+    }
+
+    /// Whether a session may be used now, and if so that it was.
+    fn admit(&self, session: &Arc<Session>, now: Timestamp) -> bool {
+        if session.has_ended() {
+            return false;
+        }
+        if let Some(reason) = session.end_due(now, self.idle()) {
+            self.announce(session, reason);
+            let _ = self.work.try_send(session.id);
+            return false;
+        }
+        if session.touch(now, WRITE_BACK) && self.work.try_send(session.id).is_err() {
+            session.not_written();
+        }
+        true
+    }
+
+    /// Whether a session that a live connection holds is still good. Doesn't count as activity,
+    /// never waits. Sessions that somebody holds stay in the cache, so one that isn't there is over.
+    pub fn is_alive(&self, id: &SessionId, now: Timestamp) -> bool {
+        let Some(session) = self.cache.get(id) else { return false };
+        if session.has_ended() {
+            return false;
+        }
+        match session.end_due(self.clock.at(now), self.idle()) {
+            None => true,
+            Some(reason) => {
+                self.announce(&session, reason);
+                let _ = self.work.try_send(session.id);
+                false
+            }
+        }
+    }
+
+    /// Every end of a session, at once. A receiver that lags asks [`Sessions::is_alive`] for each.
+    pub fn on_end(&self) -> broadcast::Receiver<SessionId> {
+        self.ended.subscribe()
+    }
+
+    /// The same, with what the audit log keeps.
+    pub fn endings(&self) -> broadcast::Receiver<Ended> {
+        self.endings.subscribe()
+    }
+
+    /// Ends a session: at once in this process, then in the store. With an error it is over here,
+    /// and the store is tried again; only a crash before that could bring it back.
+    pub async fn end(&self, id: &SessionId, reason: EndReason) -> Result<bool, SessionError> {
+        if let Some(session) = self.cache.get(id) {
+            self.announce(&session, reason);
+        }
+        let _turn = self.turn(id).await;
+        let session = match self.cache.get(id) {
+            Some(session) => Some(session),
+            None => {
+                self.store.get(Space::Sessions, &id.0).await?.and_then(|bytes| decoded(*id, &bytes))
+            }
+        };
+        if let Some(session) = &session {
+            // In the cache until it is gone from the store, so that nobody reads it again.
+            self.announce(session, reason);
+            self.cache.insert(Arc::clone(session));
+        }
+        self.store.remove(Space::Sessions, &id.0).await?;
+        self.cache.remove(id);
+        Ok(session.is_some())
+    }
+
+    /// Ends every session that came from one login at the provider, on whatever host.
+    pub async fn end_login(
+        &self,
+        provider: &str,
+        sid: &str,
+        reason: EndReason,
+    ) -> Result<usize, SessionError> {
+        let same = |session: &Session| {
+            session.provider.as_ref() == provider && session.sid.as_deref() == Some(sid)
+        };
+        // First those in use: they are over before the store is asked.
+        for session in self.cache.matching(&same) {
+            self.announce(&session, reason);
+        }
+        let mut ids: Vec<SessionId> =
+            self.cache.matching(&same).iter().map(|session| session.id).collect();
+        for (key, bytes) in self.store.scan(Space::Sessions).await? {
+            let Ok(key) = <[u8; 32]>::try_from(key.as_slice()) else { continue };
+            let id = SessionId(key);
+            let matches = decoded(id, &bytes).is_some_and(|session| same(&session));
+            if matches && !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        for id in &ids {
+            self.end(id, reason).await?;
+        }
+        Ok(ids.len())
+    }
+
+    /// Marks the end and says so, once.
+    fn announce(&self, session: &Arc<Session>, reason: EndReason) {
+        if session.mark_ended() {
+            self.metrics.sessions_ended(reason);
+            let _ = self.ended.send(session.id);
+            let principal = Arc::clone(&session.principal);
+            let _ = self.endings.send(Ended { id: session.id, principal, reason });
+        }
+    }
+
+    async fn turn(&self, id: &SessionId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match self.turns.get(Cache::stripe(id)) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        }
+    }
+
+    async fn write(&self, session: &Session) -> Result<(), SessionError> {
+        let bytes = Record::of(session).encode().ok_or(SessionError::Internal)?;
+        // The store may purge it once it is idle for good; a request's own touch comes before.
+        let idle_end = session.last_seen().plus(self.idle()).plus(WRITE_BACK * 2);
+        let expires = session.expires.min(idle_end);
+        Ok(self.store.put(Space::Sessions, &session.id.0, &bytes, expires).await?)
+    }
+
+    /// Runs for as long as the process: writes back, sweeps, purges. On any one runtime.
+    pub async fn maintain(&self) {
+        let mut every = tokio::time::interval(SWEEP);
+        loop {
+            every.tick().await;
+            if let Err(error) = self.sweep().await {
+                tracing::warn!(%error, "sessions could not be swept; the next try is in {SWEEP:?}");
+            }
+        }
+    }
+
+    /// One round of [`Sessions::maintain`].
+    pub async fn sweep(&self) -> Result<(), SessionError> {
+        let now = self.clock.tick(self.store.as_ref()).await?;
+        for session in self.cache.matching(&|session| session.end_due(now, self.idle()).is_some()) {
+            if let Some(reason) = session.end_due(now, self.idle()) {
+                self.announce(&session, reason);
+            }
+        }
+        self.write_back().await?;
+        // Ends whose removal from the store failed earlier, or was cut short.
+        for session in self.cache.matching(&Session::has_ended) {
+            self.forget(&session.id).await?;
+        }
+        self.metrics.sessions_active.set(i64::try_from(self.cache.len()).unwrap_or(i64::MAX));
+        self.store.purge(now).await?;
+        Ok(())
+    }
+
+    /// Writes what is queued: activity of live sessions, removal of ended ones. Also at shutdown.
+    pub async fn write_back(&self) -> Result<(), SessionError> {
+        let mut queued = self.queued.lock().await;
+        while let Ok(id) = queued.try_recv() {
+            let Some(session) = self.cache.get(&id) else { continue };
+            if session.has_ended() {
+                self.forget(&id).await?;
+                continue;
+            }
+            let _turn = self.turn(&id).await;
+            if !session.has_ended()
+                && let Err(error) = self.write(&session).await
+            {
+                session.not_written();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget(&self, id: &SessionId) -> Result<(), SessionError> {
+        let _turn = self.turn(id).await;
+        self.store.remove(Space::Sessions, &id.0).await?;
+        self.cache.remove(id);
+        Ok(())
+    }
+}
+
+fn decoded(id: SessionId, bytes: &[u8]) -> Option<Arc<Session>> {
+    Record::decode(bytes).map(|record| record.into_session(id))
+}
+
+/// The id of a cookie's value. None when the gate can't have made the value.
+fn session_id(value: &str) -> Option<SessionId> {
+    let mut bytes = [0u8; 32];
+    let length = BASE64_URL_SAFE_NO_PAD.decode_slice(value, &mut bytes).ok()?;
+    (length == bytes.len()).then(|| {
+        let hash = digest::digest(&digest::SHA256, &bytes);
+        let mut id = [0u8; 32];
+        id.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+        SessionId(id)
+    })
+}

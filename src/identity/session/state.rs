@@ -1,0 +1,169 @@
+//! One session, in memory and in the store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::secret::Secret;
+use crate::domain::clock::Timestamp;
+use crate::domain::event::EndReason;
+use crate::domain::id::SessionId;
+use crate::domain::principal::{Authentication, Principal};
+
+/// A signed-in browser.
+#[derive(Debug)]
+pub struct Session {
+    pub id: SessionId,
+    pub principal: Arc<Principal>,
+    pub authentication: Arc<Authentication>,
+    /// Name of the identity provider.
+    pub provider: Arc<str>,
+    /// The provider's own session, where it names one (`sid`, OpenID Connect Back-Channel Logout
+    /// 1.0, section 2.1).
+    pub sid: Option<Arc<str>>,
+    /// For RP-initiated logout only. Never forwarded.
+    pub id_token: Option<Secret>,
+    /// By the session clock, like the times below.
+    pub created: Timestamp,
+    /// End of the absolute lifetime.
+    pub expires: Timestamp,
+    last_seen: AtomicI64,
+    /// The `last_seen` that is in the store, or on its way there.
+    written: AtomicI64,
+    ended: AtomicBool,
+}
+
+impl Session {
+    /// The last request.
+    pub fn last_seen(&self) -> Timestamp {
+        Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Why the session should end by `now`, if it should.
+    pub(super) fn end_due(&self, now: Timestamp, idle: Duration) -> Option<EndReason> {
+        if now >= self.expires {
+            Some(EndReason::AbsoluteLifetime)
+        } else if now.since(self.last_seen()) >= idle {
+            Some(EndReason::IdleTimeout)
+        } else {
+            None
+        }
+    }
+
+    /// Marks the end; true for the one caller who was first.
+    pub(super) fn mark_ended(&self) -> bool {
+        !self.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes a request. True when the store's `last_seen` lags by more than `lag` and this caller
+    /// is the one to bring it up to date.
+    pub(super) fn touch(&self, now: Timestamp, lag: Duration) -> bool {
+        let millis = now.as_millis();
+        if self.last_seen.load(Ordering::Relaxed) < millis {
+            self.last_seen.fetch_max(millis, Ordering::Relaxed);
+        }
+        let written = self.written.load(Ordering::Relaxed);
+        now.since(Timestamp::from_millis(written)) >= lag
+            && self
+                .written
+                .compare_exchange(written, millis, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// The write did not happen: the next request asks for it again.
+    pub(super) fn not_written(&self) {
+        self.written.store(self.created.as_millis(), Ordering::Relaxed);
+    }
+}
+
+/// What the store keeps of a session.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) principal: Arc<Principal>,
+    pub(super) authentication: Arc<Authentication>,
+    pub(super) provider: Arc<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sid: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id_token: Option<Token>,
+    pub(super) created: Timestamp,
+    pub(super) expires: Timestamp,
+    pub(super) last_seen: Timestamp,
+}
+
+/// Readable by the store alone; it prints like any other secret.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Token(Arc<str>);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Record {
+    pub(super) fn new(
+        login: super::NewSession,
+        started: Timestamp,
+        now: Timestamp,
+        expires: Timestamp,
+    ) -> Self {
+        let authentication =
+            Authentication { session_started: Some(started), ..login.authentication };
+        Self {
+            principal: login.principal,
+            authentication: Arc::new(authentication),
+            provider: login.provider,
+            sid: login.sid,
+            id_token: login.id_token.map(|token| Token(token.expose().into())),
+            created: now,
+            expires,
+            last_seen: now,
+        }
+    }
+
+    pub(super) fn of(session: &Session) -> Self {
+        Self {
+            principal: Arc::clone(&session.principal),
+            authentication: Arc::clone(&session.authentication),
+            provider: Arc::clone(&session.provider),
+            sid: session.sid.clone(),
+            id_token: session.id_token.as_ref().map(|token| Token(token.expose().into())),
+            created: session.created,
+            expires: session.expires,
+            last_seen: session.last_seen(),
+        }
+    }
+
+    pub(super) fn into_session(self, id: SessionId) -> Arc<Session> {
+        let last_seen = self.last_seen.as_millis();
+        Arc::new(Session {
+            id,
+            principal: self.principal,
+            authentication: self.authentication,
+            provider: self.provider,
+            sid: self.sid,
+            id_token: self.id_token.map(|token| Secret::new(token.0)),
+            created: self.created,
+            expires: self.expires,
+            last_seen: AtomicI64::new(last_seen),
+            written: AtomicI64::new(last_seen),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn encode(&self) -> Option<Vec<u8>> {
+        serde_json::to_vec(self).ok()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+}

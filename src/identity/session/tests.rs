@@ -1,0 +1,336 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::domain::principal::PrincipalKind;
+use crate::store::MemoryStore;
+
+const IDLE: Duration = Duration::from_secs(1800);
+const LIFETIME: Duration = Duration::from_secs(36_000);
+
+/// A store that fails when told to.
+#[derive(Debug, Default)]
+struct Flaky {
+    inner: MemoryStore,
+    down: AtomicBool,
+}
+
+impl Flaky {
+    fn up(&self) -> Result<&MemoryStore, StoreError> {
+        if self.down.load(Ordering::SeqCst) {
+            Err(StoreError::Failed("down".into()))
+        } else {
+            Ok(&self.inner)
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Flaky {
+    async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.up()?.get(space, key).await
+    }
+    async fn put(
+        &self,
+        space: Space,
+        key: &[u8],
+        value: &[u8],
+        expires: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.up()?.put(space, key, value, expires).await
+    }
+    async fn put_if_absent(
+        &self,
+        space: Space,
+        key: &[u8],
+        value: &[u8],
+        expires: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.up()?.put_if_absent(space, key, value, expires, now).await
+    }
+    async fn remove(&self, space: Space, key: &[u8]) -> Result<bool, StoreError> {
+        self.up()?.remove(space, key).await
+    }
+    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.up()?.scan(space).await
+    }
+    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
+        self.up()?.purge(now).await
+    }
+}
+
+struct World {
+    store: Arc<Flaky>,
+    clock: Clock,
+    sessions: Arc<Sessions>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let clock = Clock::manual(Timestamp::from_seconds(1_800_000_000));
+        let store = Arc::new(Flaky::default());
+        let sessions = opened(&store, &clock).await;
+        Self { store, clock, sessions }
+    }
+
+    /// The same store and clock, another process.
+    async fn restarted(&self) -> Self {
+        let sessions = opened(&self.store, &self.clock).await;
+        Self { store: Arc::clone(&self.store), clock: self.clock.clone(), sessions }
+    }
+
+    async fn login(&self, user: &str) -> (String, Arc<Session>) {
+        let (value, session) = self.sessions.create(new_session(user), None).await.unwrap();
+        (value.expose().to_owned(), session)
+    }
+
+    async fn found(&self, value: &str) -> bool {
+        let now = self.clock.now();
+        match self.sessions.find_cached(value, now) {
+            Cached::Hit(_) => true,
+            Cached::Miss => self.sessions.find(value, now).await.unwrap().is_some(),
+        }
+    }
+
+    fn set_back(&self, by: Duration) {
+        let Clock::Manual(millis) = &self.clock else { panic!("not manual") };
+        millis.fetch_sub(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+async fn opened(store: &Arc<Flaky>, clock: &Clock) -> Arc<Sessions> {
+    let config = config::model::Session { idle_timeout: IDLE, absolute_lifetime: LIFETIME };
+    let store: Arc<dyn Store> = store.clone();
+    Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap()
+}
+
+fn new_session(user: &str) -> NewSession {
+    NewSession {
+        principal: Arc::new(Principal {
+            kind: PrincipalKind::User,
+            id: format!("idp/{user}").into(),
+            email: None,
+            name: None,
+            groups: Default::default(),
+            tenant: None,
+        }),
+        authentication: Authentication::default(),
+        provider: "idp".into(),
+        sid: Some(format!("sid-{user}").into()),
+        id_token: Some(Secret::new("header.payload.signature")),
+    }
+}
+
+#[tokio::test]
+async fn a_session_survives_a_restart() {
+    let world = World::new().await;
+    let (value, session) = world.login("ada").await;
+    let world = world.restarted().await;
+    assert!(matches!(world.sessions.find_cached(&value, world.clock.now()), Cached::Miss));
+    let found = world.sessions.find(&value, world.clock.now()).await.unwrap().unwrap();
+    assert_eq!((found.id, &found.principal), (session.id, &session.principal));
+    assert_eq!(found.id_token.as_ref().map(Secret::expose), Some("header.payload.signature"));
+    assert!(matches!(world.sessions.find_cached(&value, world.clock.now()), Cached::Hit(_)));
+}
+
+#[tokio::test]
+async fn a_session_ends_when_idle_and_activity_postpones_it() {
+    let world = World::new().await;
+    let (value, session) = world.login("ada").await;
+    for _ in 0..3 {
+        world.clock.advance(IDLE - Duration::from_millis(1));
+        assert!(world.found(&value).await);
+    }
+    world.clock.advance(IDLE);
+    assert!(!world.sessions.is_alive(&session.id, world.clock.now()));
+    assert!(!world.found(&value).await);
+}
+
+#[tokio::test]
+async fn a_session_ends_after_its_lifetime_however_active() {
+    let world = World::new().await;
+    let (value, _) = world.login("ada").await;
+    for _ in 0..39 {
+        world.clock.advance(Duration::from_secs(900));
+        assert!(world.found(&value).await);
+    }
+    world.clock.advance(Duration::from_secs(900));
+    assert!(!world.found(&value).await);
+}
+
+#[tokio::test]
+async fn activity_reaches_the_store_within_a_minute() {
+    let world = World::new().await;
+    let (value, _) = world.login("ada").await;
+    world.clock.advance(IDLE - Duration::from_secs(60));
+    assert!(world.found(&value).await);
+    world.sessions.write_back().await.unwrap();
+    world.clock.advance(IDLE - Duration::from_secs(1));
+    assert!(world.restarted().await.found(&value).await);
+}
+
+#[tokio::test]
+async fn a_session_that_was_over_stays_over_when_the_clock_is_set_back() {
+    let world = World::new().await;
+    let (value, _) = world.login("ada").await;
+    world.clock.advance(IDLE);
+    // Nobody asked for it, only the sweep saw the time pass.
+    world.sessions.sweep().await.unwrap();
+    world.set_back(IDLE);
+    assert!(!world.found(&value).await);
+    assert!(!world.restarted().await.found(&value).await);
+}
+
+#[tokio::test]
+async fn after_the_clock_was_set_back_a_restart_goes_on_from_the_latest_time() {
+    let world = World::new().await;
+    let (idle, _) = world.login("ada").await;
+    world.clock.advance(IDLE - Duration::from_secs(120));
+    world.sessions.sweep().await.unwrap();
+    world.set_back(Duration::from_secs(86_400));
+    let world = world.restarted().await;
+    assert!(world.found(&idle).await);
+    world.clock.advance(Duration::from_secs(86_400 + 1800));
+    assert!(!world.found(&idle).await);
+    let (fresh, _) = world.login("grace").await;
+    assert!(world.found(&fresh).await);
+}
+
+#[tokio::test]
+async fn an_ended_session_is_gone_from_cache_and_store_and_is_announced() {
+    let world = World::new().await;
+    let (value, session) = world.login("ada").await;
+    let mut ends = world.sessions.on_end();
+    assert!(world.sessions.end(&session.id, EndReason::Logout).await.unwrap());
+    assert_eq!(ends.try_recv().unwrap(), session.id);
+    assert!(ends.try_recv().is_err());
+    assert!(!world.sessions.is_alive(&session.id, world.clock.now()));
+    assert!(!world.found(&value).await);
+    assert!(!world.restarted().await.found(&value).await);
+    assert!(!world.sessions.end(&session.id, EndReason::Logout).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_late_write_back_does_not_bring_an_ended_session_back() {
+    let world = World::new().await;
+    let (value, session) = world.login("ada").await;
+    world.clock.advance(Duration::from_secs(120));
+    assert!(world.found(&value).await);
+    world.sessions.end(&session.id, EndReason::Logout).await.unwrap();
+    world.sessions.write_back().await.unwrap();
+    world.sessions.sweep().await.unwrap();
+    assert!(!world.restarted().await.found(&value).await);
+}
+
+#[tokio::test]
+async fn a_session_ends_here_even_when_the_store_fails_and_the_store_follows() {
+    let world = World::new().await;
+    let (value, session) = world.login("ada").await;
+    world.store.down.store(true, Ordering::SeqCst);
+    assert!(world.sessions.end(&session.id, EndReason::Logout).await.is_err());
+    assert!(!world.found(&value).await);
+    world.store.down.store(false, Ordering::SeqCst);
+    assert!(!world.found(&value).await);
+    world.sessions.sweep().await.unwrap();
+    assert!(!world.restarted().await.found(&value).await);
+}
+
+#[tokio::test]
+async fn a_failing_store_is_an_error_and_not_an_anonymous_user() {
+    let world = World::new().await;
+    let (value, _) = world.login("ada").await;
+    let world = world.restarted().await;
+    world.store.down.store(true, Ordering::SeqCst);
+    let found = world.sessions.find(&value, world.clock.now()).await;
+    assert!(matches!(found, Err(SessionError::Unavailable(_))));
+    assert!(world.sessions.create(new_session("x"), None).await.is_err());
+}
+
+#[tokio::test]
+async fn a_new_login_takes_the_old_ones_place_under_a_new_id() {
+    let world = World::new().await;
+    let (old, first) = world.login("ada").await;
+    let mut endings = world.sessions.endings();
+    let (new, second) = world.sessions.create(new_session("ada"), Some(&old)).await.unwrap();
+    assert_ne!(first.id, second.id);
+    assert_eq!(endings.try_recv().unwrap().reason, EndReason::Replaced);
+    assert!(!world.found(&old).await);
+    assert!(world.found(new.expose()).await);
+}
+
+#[tokio::test]
+async fn the_end_of_a_login_ends_its_sessions_and_no_others() {
+    let world = World::new().await;
+    let (one, _) = world.login("ada").await;
+    let (two, _) = world.login("ada").await;
+    let (other, _) = world.login("grace").await;
+    // One of them is in the store only.
+    let world = world.restarted().await;
+    assert!(world.found(&one).await);
+    let ended = world.sessions.end_login("idp", "sid-ada", EndReason::Logout).await.unwrap();
+    assert_eq!(ended, 2);
+    assert!(!world.found(&one).await && !world.found(&two).await);
+    assert!(world.found(&other).await);
+    let none = world.sessions.end_login("other", "sid-grace", EndReason::Logout).await.unwrap();
+    assert_eq!(none, 0);
+}
+
+#[tokio::test]
+async fn values_that_the_gate_never_made_find_nothing() {
+    let world = World::new().await;
+    let (value, _) = world.login("ada").await;
+    for text in ["", "x", &value[1..], &format!("{value}A"), &value.to_lowercase()] {
+        assert!(!world.found(text).await, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_logins_at_once_never_cross() {
+    let world = World::new().await;
+    let mut logins = tokio::task::JoinSet::new();
+    for index in 0..200 {
+        let sessions = Arc::clone(&world.sessions);
+        let now = world.clock.now();
+        logins.spawn(async move {
+            let user = format!("user-{index}");
+            let (value, _) = sessions.create(new_session(&user), None).await.unwrap();
+            tokio::task::yield_now().await;
+            let Cached::Hit(found) = sessions.find_cached(value.expose(), now) else {
+                panic!("{user} has no session")
+            };
+            assert_eq!(found.principal.id.as_ref(), format!("idp/{user}"));
+            (value.expose().to_owned(), user)
+        });
+    }
+    let restarted = world.restarted().await;
+    for (value, user) in logins.join_all().await {
+        let found = restarted.sessions.find(&value, world.clock.now()).await.unwrap().unwrap();
+        assert_eq!(found.principal.id.as_ref(), format!("idp/{user}"));
+    }
+}
+
+#[tokio::test]
+async fn the_cache_evicts_what_nobody_holds_and_keeps_the_rest() {
+    let cache = Cache::new(STRIPES);
+    let session = |last: u8| {
+        let mut id = [0u8; 32];
+        id[31] = last;
+        id[8] = last;
+        let record = Record::new(
+            new_session("ada"),
+            Timestamp::from_seconds(1),
+            Timestamp::from_seconds(i64::from(last)),
+            Timestamp::from_seconds(9_000),
+        );
+        record.into_session(SessionId(id))
+    };
+    let held = session(1);
+    cache.insert(Arc::clone(&held));
+    for last in 2..20 {
+        cache.insert(session(last));
+    }
+    assert!(cache.get(&held.id).is_some());
+    assert_eq!(cache.len(), 2);
+}

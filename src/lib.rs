@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod domain;
 pub mod pages;

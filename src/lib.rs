@@ -3,6 +3,8 @@
 
 pub mod audit;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod domain;
 pub mod metrics;
 pub mod pages;

@@ -227,7 +227,8 @@ fn text_stands_out_from_its_ground_in_both_schemes() {
             let at = scheme.find(&format!("--{name}: #")).unwrap() + name.len() + 5;
             let channel = |index: usize| {
                 let from = at + 2 * index;
-                let value = f64::from(u8::from_str_radix(&scheme[from..from + 2], 16).unwrap());
+                let value =
+                    f64::from(u8::from_str_radix(scheme.get(from..from + 2).unwrap(), 16).unwrap());
                 let value = value / 255.0;
                 if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
             };

@@ -1,0 +1,18 @@
+//! Builds a test's world in a line: `Gate::with_upstream(&recorder).start().await`.
+
+pub mod client;
+pub mod gate;
+pub mod pki;
+pub mod port;
+pub mod process;
+pub mod provider;
+pub mod raw;
+pub mod recorder;
+pub mod servers;
+pub mod wait;
+
+pub use client::{Answer, Browser};
+pub use gate::{Gate, Setup, route};
+pub use raw::Raw;
+pub use recorder::Recorder;
+pub use wait::{PATIENCE, eventually, within};

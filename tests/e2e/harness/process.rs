@@ -1,0 +1,92 @@
+//! Child processes that never outlive their test and whose output is shown when it fails.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use super::wait::eventually;
+
+pub struct Process {
+    name: String,
+    child: Child,
+    /// Some children stop when it is closed.
+    _stdin: Option<ChildStdin>,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    pub fn spawn(name: &str, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} can't be started ({error}): run ./test once"));
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        collect(child.stdout.take().unwrap(), Arc::clone(&lines));
+        collect(child.stderr.take().unwrap(), Arc::clone(&lines));
+        let stdin = child.stdin.take();
+        Self { name: name.to_owned(), child, _stdin: stdin, lines }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn output(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// The first line that `pick` finds something in.
+    pub async fn line<T>(&mut self, what: &str, pick: impl Fn(&str) -> Option<T>) -> T {
+        let name = self.name.clone();
+        eventually(&format!("{what} from {name}"), || {
+            let found = self.output().iter().find_map(|line| pick(line));
+            let gone = if found.is_none() { self.exited() } else { None };
+            assert!(gone.is_none(), "{name} ended early ({gone:?}):\n{}", self.output().join("\n"));
+            std::future::ready(found)
+        })
+        .await
+    }
+
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    pub async fn exit(&mut self) -> ExitStatus {
+        let name = self.name.clone();
+        eventually(&format!("the end of {name}"), || std::future::ready(self.exited())).await
+    }
+
+    /// A signal by its name, as `kill` knows it.
+    pub fn signal(&self, signal: &str) {
+        let id = self.id().to_string();
+        let status = Command::new("kill").args(["-s", signal, &id]).status().unwrap();
+        assert!(status.success(), "no signal reached {}", self.name);
+    }
+
+    /// SIGKILL: nothing is flushed, nothing is closed in order.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let lines = self.output();
+            let from = lines.len().saturating_sub(60);
+            eprintln!("---- {} said:\n{}", self.name, lines[from..].join("\n"));
+        }
+    }
+}
+
+fn collect(stream: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            lines.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+}

@@ -1,0 +1,97 @@
+//! Bytes in, bytes out: nothing here repairs what a test writes.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::client::{Browser, Wire};
+use super::wait::within;
+
+pub struct Raw {
+    wire: Box<dyn Wire>,
+    /// Read, but not yet handed out.
+    pending: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub struct RawAnswer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Raw {
+    /// Connects to the browser's own host.
+    pub async fn connect(browser: &Browser) -> Self {
+        let (wire, h2) = browser.connect(&browser.url("/")).await;
+        assert!(!h2, "raw requests are HTTP/1.1: offer no h2");
+        Self { wire, pending: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        // The peer may have closed already: then the answer tells.
+        let _ = self.wire.write_all(bytes).await;
+        let _ = self.wire.flush().await;
+    }
+
+    /// One response with its whole body; nothing when the connection ends before one.
+    pub async fn answer(&mut self) -> Option<RawAnswer> {
+        within("a raw answer", async {
+            let end = loop {
+                if let Some(at) = find(&self.pending, b"\r\n\r\n") {
+                    break at + 4;
+                }
+                if !self.fill().await {
+                    return None;
+                }
+            };
+            let head: Vec<u8> = self.pending.drain(..end).collect();
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let status = head.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
+            let lower = head.to_ascii_lowercase();
+            let length = lower.lines().find_map(|line| line.strip_prefix("content-length:"));
+            let body = if lower.contains("transfer-encoding: chunked") {
+                while find(&self.pending, b"0\r\n\r\n").is_none() && self.fill().await {}
+                std::mem::take(&mut self.pending)
+            } else if let Some(length) = length {
+                let length: usize = length.trim().parse().unwrap();
+                while self.pending.len() < length && self.fill().await {}
+                let length = length.min(self.pending.len());
+                self.pending.drain(..length).collect()
+            } else {
+                Vec::new()
+            };
+            Some(RawAnswer { status, head, body })
+        })
+        .await
+    }
+
+    /// Everything until the peer closes.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        within("the end of a raw connection", async {
+            while self.fill().await {}
+            std::mem::take(&mut self.pending)
+        })
+        .await
+    }
+
+    /// Whether the peer closes within `limit`.
+    pub async fn closes_within(&mut self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, async { while self.fill().await {} }).await.is_ok()
+    }
+
+    async fn fill(&mut self) -> bool {
+        let mut buffer = [0; 16 * 1024];
+        match self.wire.read(&mut buffer).await {
+            Ok(0) | Err(_) => false,
+            Ok(count) => {
+                self.pending.extend_from_slice(&buffer[..count]);
+                true
+            }
+        }
+    }
+}
+
+pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

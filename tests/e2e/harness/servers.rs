@@ -1,0 +1,227 @@
+//! Real servers as upstreams, and a few that misbehave.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, HeaderValue, Response};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{broadcast, mpsc};
+
+use super::port::Port;
+use super::process::Process;
+use super::raw::find;
+use super::wait::eventually;
+
+/// nginx with a folder of static files.
+pub struct Nginx {
+    _process: Process,
+    _port: Port,
+    pub url: String,
+    pub folder: TempDir,
+}
+
+impl Nginx {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::create_dir(root.join("www")).unwrap();
+        let port = Port::reserve();
+        let config = format!(
+            "daemon off; worker_processes 1; pid {0}/pid; error_log stderr;
+             events {{}}
+             http {{ access_log off; client_max_body_size 0;
+               client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;
+               fastcgi_temp_path {0}/fastcgi; uwsgi_temp_path {0}/uwsgi; scgi_temp_path {0}/scgi;
+               server {{ listen {1} reuseport; root {0}/www; }} }}",
+            root.display(),
+            port.address()
+        );
+        fs::write(root.join("nginx.conf"), config).unwrap();
+        let mut command = Command::new("nginx");
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin"));
+        command.arg("-p").arg(root).arg("-c").arg(root.join("nginx.conf"));
+        let mut process = Process::spawn("nginx", &mut command);
+        let address = port.address();
+        eventually("nginx to listen", || {
+            assert!(process.exited().is_none(), "nginx ended: {}", process.output().join("\n"));
+            async move { TcpStream::connect(address).await.ok() }
+        })
+        .await;
+        Self { _process: process, _port: port, url: format!("http://{address}"), folder }
+    }
+
+    pub fn file(&self, name: &str, content: &[u8]) {
+        fs::write(self.folder.path().join("www").join(name), content).unwrap();
+    }
+}
+
+/// Python's own server: HTTP/1.0, closes after each answer.
+pub struct Legacy {
+    _process: Process,
+    pub url: String,
+}
+
+impl Legacy {
+    pub async fn start(folder: &Path) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory"]);
+        let mut process = Process::spawn("python's http.server", command.arg(folder));
+        let port: u16 = process
+            .line("its port", |line| {
+                line.strip_prefix("Serving HTTP on 127.0.0.1 port ")?.split(' ').next()?.parse().ok()
+            })
+            .await;
+        Self { _process: process, url: format!("http://127.0.0.1:{port}") }
+    }
+}
+
+/// Sends every WebSocket message back, and tells of each, and of each connection that ends.
+pub struct Echo {
+    pub url: String,
+    pub heard: mpsc::UnboundedReceiver<Heard>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    Opened,
+    Text(String),
+    Ended,
+}
+
+impl Echo {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (tell, heard) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let tell = tell.clone();
+                tokio::spawn(async move {
+                    let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
+                        return;
+                    };
+                    let _ = tell.send(Heard::Opened);
+                    while let Some(Ok(message)) = socket.next().await {
+                        if let Ok(text) = message.to_text()
+                            && message.is_text()
+                        {
+                            let _ = tell.send(Heard::Text(text.to_owned()));
+                        }
+                        if (message.is_text() || message.is_binary())
+                            && socket.send(message).await.is_err()
+                        {
+                            break;
+                        }
+                    }
+                    let _ = tell.send(Heard::Ended);
+                });
+            }
+        });
+        Self { url, heard }
+    }
+
+    /// The next thing that happened.
+    pub async fn next(&mut self) -> Heard {
+        super::within("the WebSocket upstream", self.heard.recv()).await.unwrap()
+    }
+}
+
+/// An event stream that a test feeds by hand.
+pub struct Events {
+    pub url: String,
+    feed: broadcast::Sender<String>,
+}
+
+impl Events {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (feed, _) = broadcast::channel::<String>(16);
+        let source = feed.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut events = source.subscribe();
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    let mut buffer = [0; 4096];
+                    while find(&head, b"\r\n\r\n").is_none() {
+                        match stream.read(&mut buffer).await {
+                            Ok(0) | Err(_) => return,
+                            Ok(count) => head.extend_from_slice(&buffer[..count]),
+                        }
+                    }
+                    let start = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+                                 transfer-encoding: chunked\r\n\r\n9\r\n: hello\n\n\r\n";
+                    let mut sent = stream.write_all(start.as_bytes()).await;
+                    while let (Ok(()), Ok(event)) = (&sent, events.recv().await) {
+                        let event = format!("data: {event}\n\n");
+                        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+                        sent = stream.write_all(chunk.as_bytes()).await;
+                    }
+                });
+            }
+        });
+        Self { url, feed }
+    }
+
+    pub fn send(&self, event: &str) {
+        self.feed.send(event.to_owned()).expect("somebody listens");
+    }
+}
+
+/// HTTP/2 with prior knowledge: sends the request's body back, then gRPC's trailers.
+pub async fn grpc() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    tokio::spawn(answer_grpc(request, respond));
+                }
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+async fn answer_grpc(
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) -> Option<()> {
+    let te = request.headers().get("te").cloned();
+    let mut body = request.into_body();
+    let response = Response::builder().header("content-type", "application/grpc").body(()).ok()?;
+    let mut stream = respond.send_response(response, false).ok()?;
+    while let Some(Ok(chunk)) = body.data().await {
+        let _ = body.flow_control().release_capacity(chunk.len());
+        stream.send_data(chunk, false).ok()?;
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    if let Some(te) = te {
+        trailers.insert("x-te", te);
+    }
+    stream.send_trailers(trailers).ok()
+}
+
+/// Accepts and says nothing.
+pub async fn silent() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    address
+}

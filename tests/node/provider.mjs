@@ -1,0 +1,122 @@
+// The certified `oidc-provider` as the gate's identity provider in tests.
+//
+//   node provider.mjs '{"origins": ["https://app.localhost:8443"], "secret": "..."}'
+//
+// Prints one JSON line `{"issuer": "http://127.0.0.1:PORT"}` when it listens, and stops when its
+// standard input is closed, so that it never outlives the test that started it. Signing in is one
+// form post: `user=vera` to the interaction's own address.
+
+import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { createServer } from 'node:http';
+
+import Provider from 'oidc-provider';
+
+const USERS = {
+  ada: user('Ada Acme', ['customers'], 'acme'),
+  grace: user('Grace Globex', ['customers'], 'globex'),
+  vera: user('Vera Vendor', ['vendors']),
+  otto: user('Otto Operator', ['ot-engineers']),
+  sam: user('Sam Secure', ['security-team']),
+  // Somebody of whom the provider says nothing but the subject.
+  nell: {},
+};
+
+function user(name, groups, tenant) {
+  const email = `${name.split(' ')[0].toLowerCase()}@${tenant ?? 'plant'}.example`;
+  return { name, groups, email, email_verified: true, ...(tenant && { tenant }) };
+}
+
+const { origins, secret, client_id = 'wicketgate' } = JSON.parse(process.argv[2]);
+const at = (path) => origins.map((origin) => origin + path);
+
+const server = createServer();
+await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+const issuer = `http://127.0.0.1:${server.address().port}`;
+
+const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+const key = { ...privateKey.export({ format: 'jwk' }), alg: 'RS256', use: 'sig', kid: 'test-1' };
+
+const provider = new Provider(issuer, {
+  clients: [
+    {
+      client_id,
+      client_secret: secret,
+      redirect_uris: at('/.wicketgate/callback'),
+      post_logout_redirect_uris: [...at('/.wicketgate/signed-out'), ...at('/')],
+      backchannel_logout_uri: at('/.wicketgate/backchannel-logout')[0],
+      backchannel_logout_session_required: true,
+      require_auth_time: true,
+    },
+  ],
+  jwks: { keys: [key] },
+  cookies: { keys: [randomBytes(32).toString('hex')] },
+  pkce: { required: () => true, methods: ['S256'] },
+  scopes: ['openid', 'profile', 'email'],
+  claims: {
+    openid: ['sub', 'acr', 'amr'],
+    email: ['email', 'email_verified'],
+    profile: ['name', 'groups', 'tenant'],
+  },
+  // The gate reads the ID token only.
+  conformIdTokenClaims: false,
+  features: {
+    devInteractions: { enabled: false },
+    backchannelLogout: { enabled: true },
+    rpInitiatedLogout: {
+      enabled: true,
+      logoutSource(ctx, form) {
+        const button = '<button type="submit" form="op.logoutForm" name="logout" value="yes">';
+        ctx.body = `<!doctype html><title>Sign out</title>${form}${button}Sign out</button>`;
+      },
+    },
+  },
+  interactions: { url: (_ctx, interaction) => `/interaction/${interaction.uid}` },
+  async findAccount(_ctx, id) {
+    const known = USERS[id];
+    return known && { accountId: id, claims: () => ({ sub: id, amr: ['pwd', 'otp'], ...known }) };
+  },
+  // The gate is the site's own: nobody is asked for consent.
+  async loadExistingGrant(ctx) {
+    const { client, session } = ctx.oidc;
+    const known = session.grantIdFor(client.clientId);
+    if (known) return provider.Grant.find(known);
+    const grant = new provider.Grant({ clientId: client.clientId, accountId: session.accountId });
+    grant.addOIDCScope('openid profile email');
+    await grant.save();
+    return grant;
+  },
+  renderError(ctx, out) {
+    ctx.type = 'json';
+    ctx.body = out;
+  },
+});
+
+const handle = provider.callback();
+server.on('request', (request, response) => {
+  if (!request.url.startsWith('/interaction/')) return handle(request, response);
+  interact(request, response).catch((error) => {
+    response.writeHead(400, { 'content-type': 'text/plain' }).end(String(error));
+  });
+});
+
+async function interact(request, response) {
+  // Throws unless the browser carries this interaction's cookie.
+  const { uid } = await provider.interactionDetails(request, response);
+  if (request.method === 'GET') {
+    const buttons = Object.keys(USERS).map((id) => `<button name="user" value="${id}">${id}</button>`);
+    response.writeHead(200, { 'content-type': 'text/html' });
+    response.end(`<!doctype html><title>Sign in</title><form method="post">${buttons.join('')}</form>`);
+    return;
+  }
+  let body = '';
+  for await (const chunk of request) body += chunk;
+  const accountId = new URLSearchParams(body).get('user');
+  if (!Object.hasOwn(USERS, accountId)) throw new Error(`no such user in interaction ${uid}`);
+  const result = { login: { accountId, amr: ['pwd', 'otp'] } };
+  await provider.interactionFinished(request, response, result, { mergeWithLastSubmission: false });
+}
+
+console.log(JSON.stringify({ issuer }));
+process.stdin.resume();
+process.stdin.on('close', () => process.exit(0));
+process.stdin.on('end', () => process.exit(0));

@@ -33,10 +33,6 @@ const VALUES: TableDefinition<Key, Value> = TableDefinition::new("values");
 
 /// What to purge, oldest first.
 const EXPIRY: TableDefinition<Due, ()> = TableDefinition::new("expiry");
-/// (space, key) -> (expires in milliseconds, value).
-const VALUES: TableDefinition<(u8, &[u8]), (i64, &[u8])> = TableDefinition::new("values");
-/// (expires, space, key): what to purge, oldest first.
-const EXPIRY: TableDefinition<(i64, u8, &[u8]), ()> = TableDefinition::new("expiry");
 
 /// Page cache. Sessions are cached above the store already.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
@@ -137,8 +133,6 @@ const fn number(space: Space) -> u8 {
 struct Tables<'t> {
     values: Table<'t, Key, Value>,
     expiry: Table<'t, Due, ()>,
-    values: Table<'t, (u8, &'static [u8]), (i64, &'static [u8])>,
-    expiry: Table<'t, (i64, u8, &'static [u8]), ()>,
 }
 
 impl<'t> Tables<'t> {

@@ -159,12 +159,6 @@ impl Builder<'_> {
                 // Without a key this was an alias in a key's place, which is refused already.
                 let (key, line) = key.take().unwrap_or_else(|| ("*".to_owned(), node.line));
                 entries.push(Entry { key, line, value: node });
-                let mut value = node;
-                if value.value == Value::Nothing {
-                    // The parser places what isn't there on a line further down.
-                    value.line = line;
-                }
-                entries.push(Entry { key, line, value });
             }
             None => self.root = Some(node),
         }

@@ -50,7 +50,6 @@ pub struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub(super) fn new(node: &'a Node, path: String, findings: &'a Findings) -> Self {
         Self { node, line: node.line, path, findings }
-        Self { node, path, findings }
     }
 
     pub fn path(&self) -> &str {
@@ -60,7 +59,6 @@ impl<'a> Cursor<'a> {
     /// From 1.
     pub fn line(&self) -> u32 {
         self.line
-        self.node.line
     }
 
     /// Records an error here.
@@ -80,7 +78,6 @@ impl<'a> Cursor<'a> {
 
     fn record(&self, finding: Finding, hint: Option<String>) {
         let mut finding = finding.at_line(self.line);
-        let mut finding = finding.at_line(self.node.line);
         if !self.path.is_empty() {
             finding = finding.at_path(&self.path);
         }
@@ -90,8 +87,6 @@ impl<'a> Cursor<'a> {
 
     fn child(&self, node: &'a Node, line: u32, path: String) -> Self {
         Self { node, line, path, findings: self.findings }
-    fn child(&self, node: &'a Node, path: String) -> Self {
-        Self { node, path, findings: self.findings }
     }
 
     /// A map that may hold the `known` keys; any other is an error.
@@ -116,28 +111,9 @@ impl<'a> Cursor<'a> {
         Some(Map { entries, at: self.clone() })
     }
 
-    /// The entries of a map whose keys are names that the file's author chose; none, with a
-    /// finding, when it isn't a map.
-    pub fn named(&self) -> Vec<(&'a str, Self)> {
-        let Value::Map(entries) = &self.node.value else {
-            self.unexpected("a map from names to values", None);
-            return Vec::new();
-        };
-        let named = |entry: &'a Entry| {
-            let path = join(&self.path, quote(&entry.key).trim_matches('`'));
-            (entry.key.as_str(), self.child(&entry.value, path))
-        };
-        entries.iter().map(named).collect()
-    }
-
     /// Whether a map stands here, for values with a short and a long form.
     pub fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
-    }
-
-    /// Whether a list stands here, for values of which there can be one or more.
-    pub fn is_list(&self) -> bool {
-        matches!(self.node.value, Value::List(_))
     }
 
     /// The entries of a list; none, with a finding, when it isn't one.
@@ -147,7 +123,6 @@ impl<'a> Cursor<'a> {
             return Vec::new();
         };
         let entry = |(index, item)| self.child(item, item.line, format!("{}[{index}]", self.path));
-        let entry = |(index, item)| self.child(item, format!("{}[{index}]", self.path));
         items.iter().enumerate().map(entry).collect()
     }
 
@@ -294,7 +269,6 @@ impl<'a> Map<'a> {
     pub fn get(&self, key: &str) -> Option<Cursor<'a>> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         Some(self.at.child(&entry.value, entry.line, join(&self.at.path, key)))
-        Some(self.at.child(&entry.value, join(&self.at.path, key)))
     }
 
     /// The key's value; a finding when there is none.
@@ -318,7 +292,6 @@ fn join(path: &str, key: &str) -> String {
 }
 
 fn listed(words: &[&str]) -> String {
-pub(super) fn listed(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     quoted.join(", ")
 }

@@ -103,6 +103,15 @@ fn a_damaged_log_is_not_continued() {
     assert!(matches!(error, AuditError::Damaged(_)), "{error}");
 }
 
+#[test]
+fn a_log_whose_last_file_is_empty_and_misnamed_is_not_continued() {
+    let site = Site::new();
+    site.write(0, 3);
+    drop(segment::Segment::create(site.directory(), 9).unwrap());
+    let error = AuditLog::open(&site.config, Metrics::new()).unwrap_err();
+    assert!(matches!(error, AuditError::Damaged(_)), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 

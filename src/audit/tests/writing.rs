@@ -189,3 +189,17 @@ async fn a_subscriber_sees_the_lines_as_they_are_in_the_file() {
     let text = std::fs::read_to_string(&site.segments()[0]).unwrap();
     assert_eq!(text, format!("{first}\n{second}\n"));
 }
+
+#[tokio::test]
+async fn buffered_records_are_all_there_after_a_change_of_files() {
+    let site = Site::new().with_segments_of(1);
+    let log = site.open();
+    let mut lines = log.subscribe();
+    for number in 0..20 {
+        let _ticket = log.append(second(number), decision(number)).unwrap();
+        lines.recv().await.unwrap();
+    }
+    log.close().unwrap();
+    let report = verify(site.directory()).unwrap();
+    assert_eq!((report.segments, report.records, report.bad), (20, 20, None));
+}

@@ -12,7 +12,7 @@ mod labels;
 mod route;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -66,6 +66,7 @@ pub struct Metrics {
     reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     policy_set_info: IntGaugeVec,
+    unrouted: OnceLock<RouteMetrics>,
     /// Sessions begun by a login.
     pub sessions_started: IntCounter,
     /// Sessions that this process keeps in memory.
@@ -254,6 +255,7 @@ impl Metrics {
                 "1, labelled with the hash of the policy set in force.",
                 &["hash"],
             ),
+            unrouted: OnceLock::new(),
             registry: add.registry,
         };
         Arc::new(metrics)
@@ -275,7 +277,7 @@ impl Metrics {
 
     /// The handles for requests that no route matched: the label is `-`, which no route is called.
     pub fn unrouted(&self) -> RouteMetrics {
-        self.route("-")
+        self.unrouted.get_or_init(|| self.route("-")).clone()
     }
 
     /// Open connections of a listener.
@@ -293,7 +295,7 @@ impl Metrics {
         self.sessions_ended.with_label_values(&[labels::end_reason(reason)]).inc();
     }
 
-    /// Counts a login: `ok`, `failed` (the user's or browser's part) or `unavailable` (the
+    /// Counts a login: `success`, `failure` (the user's or browser's part) or `unavailable` (the
     /// provider's).
     pub fn logins(&self, result: &'static str) {
         self.logins.with_label_values(&[result]).inc();

@@ -13,7 +13,7 @@ fn touched() -> Arc<Metrics> {
     metrics.connections("public").inc();
     metrics.tls_handshakes("1.3", "ok");
     metrics.sessions_ended(EndReason::Logout);
-    metrics.logins("ok");
+    metrics.logins("success");
     metrics.reloads("ok");
     metrics.certificate_expiry("portal.localhost", Timestamp::from_seconds(7));
     metrics.policy_set_info(&PolicySetHash("abc".into()));
@@ -52,6 +52,16 @@ fn every_outcome_and_stage_lands_under_its_own_name() {
             format!(r#"wicketgate_stage_duration_seconds_count{{stage="{}"}} 1"#, stage.name());
         assert!(metrics.render().contains(&line), "{line}");
     }
+}
+
+#[test]
+fn requests_without_a_route_count_under_a_label_that_no_route_has() {
+    let metrics = Metrics::new();
+    for _ in 0..2 {
+        metrics.unrouted().observe(RequestOutcome::Refused, Duration::from_micros(1));
+    }
+    let line = r#"wicketgate_requests_total{outcome="refused",route="-"} 2"#;
+    assert!(metrics.render().contains(line), "{}", metrics.render());
 }
 
 #[test]

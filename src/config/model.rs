@@ -10,7 +10,7 @@ use url::Url;
 use super::secret::Secret;
 use crate::domain::canonical::{Authority, Host};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The file that this was read from, for messages and for reload.
     pub source: PathBuf,
@@ -27,7 +27,7 @@ pub struct Config {
     pub store: Store,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub name: Arc<str>,
     pub address: SocketAddr,
@@ -35,7 +35,7 @@ pub struct Listener {
     pub limits: ListenerLimits,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerRole {
     /// Terminates TLS and serves the routes.
     Tls(ListenerTls),
@@ -43,7 +43,7 @@ pub enum ListenerRole {
     RedirectToHttps { port: u16 },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerTls {
     /// PEM files. The first certificate that covers a name serves it.
     pub certificates: Vec<CertificateFiles>,
@@ -65,7 +65,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerLimits {
     /// From accept to the end of the TLS handshake. Default 10 s.
     pub handshake_timeout: Duration,
@@ -81,12 +81,12 @@ pub struct ListenerLimits {
     pub max_connections: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     pub address: SocketAddr,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityProvider {
     /// First part of every principal id: `<name>/<subject>`.
     pub name: Arc<str>,
@@ -104,7 +104,7 @@ pub struct IdentityProvider {
 }
 
 /// Which claims carry what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimNames {
     /// Default `sub`.
     pub user: String,
@@ -118,7 +118,7 @@ pub struct ClaimNames {
     pub tenant: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// Default 30 min.
     pub idle_timeout: Duration,
@@ -126,20 +126,20 @@ pub struct Session {
     pub absolute_lifetime: Duration,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
     /// YAML file with the known devices and their posture.
     pub registry: PathBuf,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policies {
     /// `*.cedar` in this directory, in the order of their names.
     pub directory: PathBuf,
     pub schema: PathBuf,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Application {
     pub name: Arc<str>,
     /// For people: what pages and the assertion's readers see.
@@ -148,7 +148,7 @@ pub struct Application {
     pub tenant: Option<Arc<str>>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub name: Arc<str>,
     pub host: Host,
@@ -171,7 +171,7 @@ pub struct Route {
     pub response: ResponseRewrite,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// At least one.
     pub endpoints: Vec<Endpoint>,
@@ -214,7 +214,7 @@ pub enum UpstreamProtocol {
     Http2,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamTls {
     /// PEM bundle to verify with, instead of the system's.
     pub ca: Option<PathBuf>,
@@ -223,7 +223,7 @@ pub struct UpstreamTls {
     pub client_certificate: Option<CertificateFiles>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamCredential {
     /// RFC 7617.
     Basic { username: String, password: Secret },
@@ -238,7 +238,7 @@ pub enum UpstreamHost {
     Fixed(Authority),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     pub kind: HealthCheckKind,
     pub interval: Duration,
@@ -249,7 +249,7 @@ pub struct HealthCheck {
     pub healthy_after: usize,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthCheckKind {
     Tcp,
     /// GET this path; 2xx and 3xx are healthy.
@@ -266,7 +266,7 @@ pub enum AuditDurability {
     Durable,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseRewrite {
     /// Map `Location` and `Content-Location` that name an upstream endpoint to the public host.
     /// Default true.
@@ -276,7 +276,7 @@ pub struct ResponseRewrite {
     pub cookie_domain: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
     /// Directory of the log's files.
     pub directory: PathBuf,
@@ -286,7 +286,7 @@ pub struct Audit {
     pub segment_bytes: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Store {
     /// File of the embedded store.
     pub path: PathBuf,

@@ -31,7 +31,7 @@ use super::snapshot::Snapshot;
 #[derive(Debug)]
 pub struct Gate {
     pub snapshot: ArcSwap<Snapshot>,
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
     pub signer: Signer,
     pub audit: AuditLog,
     pub metrics: Arc<Metrics>,

@@ -54,6 +54,13 @@ impl Live {
         self.sessions.lock().values().map(Vec::len).sum()
     }
 
+    /// Has every connection ask about its session at once.
+    pub fn wake_all(&self) {
+        for signal in self.sessions.lock().values().flatten() {
+            signal.wake.notify_one();
+        }
+    }
+
     fn register(&self, session: SessionId) -> Arc<Signal> {
         let signal = Arc::new(Signal::default());
         self.sessions.lock().entry(session).or_default().push(Arc::clone(&signal));
@@ -167,7 +174,7 @@ impl Watch {
     fn check(&self) -> Option<CutReason> {
         let now = self.gate.clock.now();
         let ended = self.signal.ended.load(Ordering::Acquire);
-        if ended || !self.gate.sessions.is_alive(&self.session, now) {
+        if ended || !self.gate.sessions.is_alive(&self.session.id, now) {
             self.record_cut(CutReason::SessionEnded);
             return Some(CutReason::SessionEnded);
         }

@@ -139,13 +139,11 @@ pub async fn begin_login(
     return_to: &str,
     stale: bool,
 ) -> Response<Bytes> {
-    let start = match request_authority(arrival) {
-        Some(host) => LoginStart { host, return_to, cookies: &arrival.head.headers },
-        None => {
-            let refusal = Refusal::Malformed("the request names no host");
-            return short(&Asker::of(&arrival.head), arrival.id, &refusal);
-        }
+    let Some(host) = request_authority(arrival) else {
+        let refusal = Refusal::Malformed("the request names no host");
+        return short(&Asker::of(&arrival.head), arrival.id, &refusal);
     };
+    let start = LoginStart { host: &host, return_to, headers: &arrival.head.headers };
     match arrival.snapshot.provider.begin(&start).await {
         Ok(redirect) => {
             let mut response = see_other(arrival.id, &redirect.location);

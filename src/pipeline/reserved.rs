@@ -13,7 +13,7 @@ use crate::domain::canonical::CanonicalRequest;
 use crate::domain::event::{EndReason, Event};
 use crate::identity::cookie::{self, CookieState};
 use crate::identity::oidc::{Callback, LoginError};
-use crate::identity::session::Session;
+use crate::identity::session::{NewSession, Session, SessionError};
 use crate::pages;
 
 use super::authenticate::{Authenticated, authenticate};
@@ -132,26 +132,28 @@ async fn callback(
         .snapshot
         .provider
         .finish(&Callback {
-            query: request.query.as_deref().unwrap_or_default(),
-            cookies: &arrival.head.headers,
-            host: request.authority.clone(),
+            host: &request.authority,
+            query: request.query.as_deref(),
+            headers: &arrival.head.headers,
         })
         .await;
     let login = match finished {
         Ok(login) => login,
         Err(error) => return Err(login_failed(gate, arrival, request, error)),
     };
-    // A new login never keeps the id of the session before it (session fixation).
-    let former = match authenticate(gate, &arrival.head.headers, arrival.at).await {
-        Ok(Authenticated::Session(session)) => Some(session),
-        _ => None,
+    // A new login never keeps the session that the browser had before (session fixation).
+    let previous = match cookie::session_cookie(&arrival.head.headers) {
+        CookieState::Present(value) => Some(value),
+        CookieState::Absent | CookieState::Ambiguous => None,
     };
-    let return_to = login.return_to.clone();
-    let clear = login.clear_cookies.clone();
-    let (secret, session) = gate.sessions.create(login).await.map_err(|error| {
-        tracing::error!(%error, "a session could not be kept");
-        Refusal::SessionsUnavailable
-    })?;
+    let new = NewSession {
+        principal: login.principal,
+        authentication: login.authentication,
+        provider: login.provider,
+        sid: login.sid,
+        id_token: login.id_token,
+    };
+    let (secret, session) = gate.sessions.create(new, previous).await.map_err(unavailable)?;
     let started = Event::SessionStarted {
         id: arrival.id,
         session: session.id.short(),
@@ -164,14 +166,11 @@ async fn callback(
         return Err(Refusal::AuditUnavailable);
     }
     gate.metrics.logins("success");
-    if let Some(former) = former {
-        end(gate, arrival, &former, EndReason::Replaced).await?;
-    }
-    let mut response = reply::see_other(arrival.id, &return_to);
-    for field in clear {
+    let mut response = reply::see_other(arrival.id, &login.return_to);
+    let session_cookie = cookie::set_session(secret.expose());
+    for field in login.set_cookie.into_iter().chain(session_cookie) {
         response.headers_mut().append(SET_COOKIE, field);
     }
-    response.headers_mut().append(SET_COOKIE, cookie::set_session(&secret));
     Ok(response)
 }
 
@@ -181,7 +180,7 @@ fn login_failed(
     request: &CanonicalRequest,
     error: LoginError,
 ) -> Refusal {
-    gate.metrics.logins(if error.status().is_server_error() { "unavailable" } else { "failure" });
+    gate.metrics.logins(if error.status() >= 500 { "unavailable" } else { "failure" });
     record::note(
         gate,
         arrival.at,
@@ -236,46 +235,29 @@ async fn sign_out(
     if verify_slices_are_equal(expected.as_bytes(), sent.as_bytes()).is_err() {
         return Err(Refusal::CrossSite);
     }
-    end(gate, arrival, &session, EndReason::Logout).await?;
-    let onwards = arrival.snapshot.provider.end_session_url(&session, &request.authority).await;
+    // One sign-out ends what one sign-in began, on every host.
+    match &session.sid {
+        Some(sid) => {
+            let ended = gate.sessions.end_login(&session.provider, sid, EndReason::Logout).await;
+            ended.map(drop)
+        }
+        None => gate.sessions.end(&session.id, EndReason::Logout).await.map(drop),
+    }
+    .map_err(unavailable)?;
+    let onwards = arrival.snapshot.provider.end_session_url(
+        session.id_token.as_ref(),
+        &request.authority,
+        &arrival.id.to_string(),
+    );
     let onwards = onwards.unwrap_or_else(|| "/.wicketgate/signed-out".to_owned());
     let mut response = reply::see_other(arrival.id, &onwards);
     response.headers_mut().append(SET_COOKIE, cookie::clear_session());
     Ok(response)
 }
 
-/// Ends a session and, at logout, every other one of the same login at the provider: one
-/// sign-out ends what one sign-in began, on every host.
-async fn end(
-    gate: &Gate,
-    arrival: &Arrival,
-    session: &Session,
-    reason: EndReason,
-) -> Result<(), Refusal> {
-    let ended = match (&session.sid, reason) {
-        (Some(sid), EndReason::Logout) => {
-            gate.sessions.end_login(&session.provider, sid, reason).await
-        }
-        _ => gate.sessions.end(&session.id, reason).await.map(|_| vec![session.id]),
-    };
-    let ended = ended.map_err(|error| {
-        tracing::error!(%error, "a session could not be ended");
-        Refusal::SessionsUnavailable
-    })?;
-    for id in ended {
-        gate.live.session_ended(&id);
-        record::note(
-            gate,
-            arrival.at,
-            Event::SessionEnded {
-                id: arrival.id,
-                session: id.short(),
-                principal: session.principal.id.clone(),
-                reason,
-            },
-        );
-    }
-    Ok(())
+fn unavailable(error: SessionError) -> Refusal {
+    tracing::error!(%error, "sessions can't be kept");
+    Refusal::SessionsUnavailable
 }
 
 fn signed_out(arrival: &Arrival, request: &CanonicalRequest) -> Response<Bytes> {

@@ -1,0 +1,194 @@
+//! From a configuration file to everything that it names: certificates, policies, devices,
+//! upstreams. All findings of all parts at once, and nothing started.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::finding::{Finding, has_errors};
+use crate::config::model::{self, Config, ListenerRole};
+use crate::domain::clock::Clock;
+use crate::domain::query::Resource;
+use crate::identity::login::LoginStates;
+use crate::identity::oidc::Provider;
+use crate::metrics::Metrics;
+use crate::pipeline::route::{RouteEntry, RouteTable};
+use crate::pipeline::snapshot::Snapshot;
+use crate::policy::Engine;
+use crate::posture::Registry;
+use crate::tls::ServerTls;
+use crate::upstream::Pool;
+
+/// The parts of a snapshot, before they are one.
+#[derive(Debug)]
+pub struct Assembly {
+    pub config: Config,
+    pub warnings: Vec<Finding>,
+    /// In the order of the TLS listeners.
+    pub tls: Vec<(Arc<str>, ServerTls)>,
+    pub policies: Arc<Engine>,
+    pub devices: Arc<Registry>,
+    pub routes: Vec<Arc<RouteEntry>>,
+}
+
+/// Reads and builds everything. Upstreams that `former` has in the same form are kept, with
+/// their connections.
+///
+/// # Errors
+/// All findings, warnings among them, when one is an error.
+pub fn assemble(
+    path: &Path,
+    metrics: &Metrics,
+    workers: usize,
+    former: Option<&Snapshot>,
+) -> Result<Assembly, Vec<Finding>> {
+    let (config, mut findings) = crate::config::load(path)?;
+    let tls = listeners(&config, &mut findings);
+    let policies = match Engine::load(&config.policies) {
+        Ok(engine) => {
+            findings.extend_from_slice(engine.warnings());
+            Some(engine)
+        }
+        Err(found) => {
+            findings.extend(found);
+            None
+        }
+    };
+    let devices = match config.devices.as_ref().map(|devices| Registry::load(&devices.registry)) {
+        None => Some(Registry::empty()),
+        Some(Ok(registry)) => Some(registry),
+        Some(Err(found)) => {
+            findings.extend(found);
+            None
+        }
+    };
+    let routes = routes(&config, metrics, workers, former, &mut findings);
+    match (policies, devices) {
+        (Some(policies), Some(devices)) if !has_errors(&findings) => Ok(Assembly {
+            config,
+            warnings: findings,
+            tls,
+            policies: Arc::new(policies),
+            devices: Arc::new(devices),
+            routes,
+        }),
+        _ => Err(findings),
+    }
+}
+
+fn listeners(config: &Config, findings: &mut Vec<Finding>) -> Vec<(Arc<str>, ServerTls)> {
+    let mut loaded = Vec::new();
+    for listener in &config.listeners {
+        let ListenerRole::Tls(tls) = &listener.role else {
+            continue;
+        };
+        match ServerTls::load(tls) {
+            Ok(tls) => {
+                findings.extend_from_slice(tls.warnings());
+                uncovered(config, &listener.name, &tls, findings);
+                loaded.push((Arc::clone(&listener.name), tls));
+            }
+            Err(found) => findings.extend(found),
+        }
+    }
+    loaded
+}
+
+/// A host that no certificate covers would be served to nobody.
+fn uncovered(config: &Config, listener: &str, tls: &ServerTls, findings: &mut Vec<Finding>) {
+    for (index, route) in config.routes.iter().enumerate() {
+        if !tls.covers(&route.host) {
+            let names: Vec<&str> = tls.names().collect();
+            findings.push(
+                Finding::error(
+                    &config.source,
+                    format!(
+                        "no certificate of listener `{listener}` covers the host `{}`",
+                        route.host
+                    ),
+                )
+                .at_path(format!("routes[{index}].host"))
+                .hint(format!("the certificates are for {}", names.join(", "))),
+            );
+        }
+    }
+}
+
+fn routes(
+    config: &Config,
+    metrics: &Metrics,
+    workers: usize,
+    former: Option<&Snapshot>,
+    findings: &mut Vec<Finding>,
+) -> Vec<Arc<RouteEntry>> {
+    let mut entries = Vec::new();
+    for (index, route) in config.routes.iter().enumerate() {
+        let kept = former.and_then(|former| {
+            let entry = former.routes.entries().find(|entry| *entry.name() == route.name)?;
+            // With TLS, files that the configuration only names may have changed.
+            let same = entry.config.upstream == route.upstream
+                && entry.config.host == route.host
+                && route.upstream.tls.is_none();
+            same.then(|| Arc::clone(&entry.pool))
+        });
+        let pool = match kept.map_or_else(|| Pool::new(route, workers, metrics), Ok) {
+            Ok(pool) => pool,
+            Err(found) => {
+                findings.extend(found.into_iter().map(|mut finding| {
+                    if finding.file.as_os_str().is_empty() {
+                        finding.file.clone_from(&config.source);
+                    }
+                    finding.at_path(format!("routes[{index}]"))
+                }));
+                continue;
+            }
+        };
+        entries.push(Arc::new(RouteEntry {
+            resource: Arc::new(resource(route)),
+            metrics: metrics.route(&route.name),
+            config: Arc::clone(route),
+            pool,
+        }));
+    }
+    entries
+}
+
+fn resource(route: &model::Route) -> Resource {
+    Resource {
+        route: Arc::clone(&route.name),
+        application: Arc::clone(&route.application.name),
+        zone: route.application.zone.clone(),
+        tenant: route.tenant.clone().or_else(|| route.application.tenant.clone()),
+    }
+}
+
+impl Assembly {
+    /// Builds the client of the identity provider.
+    ///
+    /// # Errors
+    /// A certificate bundle that can't be used.
+    pub fn provider(
+        &self,
+        logins: &Arc<LoginStates>,
+        clock: &Clock,
+    ) -> Result<Arc<Provider>, Vec<Finding>> {
+        let source = &self.config.source;
+        let Some(provider) = self.config.identity_providers.first() else {
+            return Err(vec![Finding::error(source, "there is no identity provider")]);
+        };
+        Provider::new(Arc::clone(provider), Arc::clone(logins), clock.clone())
+            .map(Arc::new)
+            .map_err(|error| {
+                vec![Finding::error(source, error.to_string()).at_path("identity_providers[0]")]
+            })
+    }
+
+    pub fn snapshot(&self, generation: u64, provider: Arc<Provider>) -> Snapshot {
+        Snapshot {
+            generation,
+            routes: RouteTable::new(self.routes.iter().cloned()),
+            policies: Arc::clone(&self.policies),
+            devices: Arc::clone(&self.devices),
+            provider,
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The one task that changes a running gate: reload, the end of sessions, housekeeping.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Reload, Readiness};
+use crate::audit;
+use crate::config::finding::Finding;
+use crate::config::model::{Config, ListenerRole};
+use crate::config::watch::{self, Watcher};
+use crate::domain::event::Event;
+use crate::domain::id::DecisionId;
+use crate::identity::login::LoginStates;
+use crate::identity::oidc::Provider;
+use crate::identity::session::Ended;
+use crate::pipeline::gate::Gate;
+use crate::pipeline::receive::random_u128;
+use crate::pipeline::record;
+use crate::proxy::serve::{Listener, Role};
+use crate::store::{Space, Store};
+use crate::tls::Acceptor;
+
+use super::assemble::{Assembly, assemble};
+
+const HOUSEKEEPING: Duration = Duration::from_secs(30);
+
+/// What is known about a running gate besides its snapshot.
+#[derive(Debug)]
+pub struct Control {
+    pub gate: Arc<Gate>,
+    pub state: Arc<Mutex<State>>,
+    path: PathBuf,
+    store: Arc<dyn Store>,
+    logins: Arc<LoginStates>,
+    workers: usize,
+    acceptors: Vec<(Arc<str>, Arc<Acceptor>)>,
+    config: Option<Config>,
+    generation: u64,
+    upkeep: JoinSet<()>,
+    tended: Vec<(usize, AbortHandle)>,
+}
+
+/// What `/readyz` tells.
+#[derive(Debug)]
+pub struct State {
+    pub readiness: Readiness,
+}
+
+impl Control {
+    pub fn new(
+        path: &Path,
+        gate: Arc<Gate>,
+        store: Arc<dyn Store>,
+        logins: Arc<LoginStates>,
+        workers: usize,
+    ) -> Self {
+        let readiness = Readiness {
+            listeners: Vec::new(),
+            configuration_generation: 1,
+            last_reload: None,
+            audit_healthy: true,
+            store_healthy: true,
+            identity_provider_reachable: None,
+        };
+        Self {
+            gate,
+            state: Arc::new(Mutex::new(State { readiness })),
+            path: path.to_owned(),
+            store,
+            logins,
+            workers,
+            acceptors: Vec::new(),
+            config: None,
+            generation: 1,
+            upkeep: JoinSet::new(),
+            tended: Vec::new(),
+        }
+    }
+
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Takes over the first assembly; answers with the listeners to start.
+    pub fn adopt(&mut self, assembly: Assembly) -> Vec<Listener> {
+        let mut tls = assembly.tls.into_iter();
+        let listeners = assembly.config.listeners.iter().filter_map(|listener| {
+            let role = match &listener.role {
+                ListenerRole::RedirectToHttps { port } => Role::RedirectToHttps { port: *port },
+                ListenerRole::Tls(_) => {
+                    let (name, tls) = tls.next()?;
+                    let acceptor = Arc::new(Acceptor::new(tls));
+                    self.acceptors.push((name, Arc::clone(&acceptor)));
+                    Role::Tls(acceptor)
+                }
+            };
+            Some(Listener {
+                name: Arc::clone(&listener.name),
+                address: listener.address,
+                limits: listener.limits.clone(),
+                role,
+            })
+        });
+        let listeners = listeners.collect();
+        self.config = Some(assembly.config);
+        listeners
+    }
+
+    /// Runs until it is stopped.
+    pub async fn run(&mut self, stop: &CancellationToken) -> std::io::Result<()> {
+        let mut hangups = signal(SignalKind::hangup())?;
+        let mut watcher = self.watcher();
+        let mut endings = self.gate.sessions.endings();
+        let sessions = Arc::clone(&self.gate.sessions);
+        self.upkeep.spawn(async move { sessions.maintain().await });
+        self.applied();
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                ended = endings.recv() => match ended {
+                    Ok(ended) => self.session_ended(&ended),
+                    Err(RecvError::Lagged(missed)) => {
+                        tracing::error!(missed, "ends of sessions were not recorded in time");
+                        self.gate.live.wake_all();
+                    }
+                    Err(RecvError::Closed) => return Ok(()),
+                },
+                Some(()) = hangups.recv() => {
+                    tracing::info!("SIGHUP: reading the configuration again");
+                    self.reload(&mut watcher).await;
+                }
+                () = changed(&mut watcher) => {
+                    tracing::info!("a file changed: reading the configuration again");
+                    self.reload(&mut watcher).await;
+                }
+                _ = housekeeping.tick() => self.look_after().await,
+            }
+        }
+    }
+
+    fn watcher(&self) -> Option<Watcher> {
+        let paths = self.config.as_ref().map(watch::paths).unwrap_or_default();
+        Watcher::new(paths)
+            .inspect_err(|error| {
+                tracing::error!(%error, "files can't be watched; reload with SIGHUP");
+            })
+            .ok()
+    }
+
+    /// Connections that live under the session are cut at once.
+    fn session_ended(&self, ended: &Ended) {
+        self.gate.live.session_ended(&ended.id);
+        let now = self.gate.clock.now();
+        record::note(
+            &self.gate,
+            now,
+            Event::SessionEnded {
+                id: DecisionId::new(now, random_u128()),
+                session: ended.id.short(),
+                principal: Arc::clone(&ended.principal.id),
+                reason: ended.reason,
+            },
+        );
+    }
+
+    /// Builds the new configuration beside the old one and swaps, or changes nothing.
+    async fn reload(&mut self, watcher: &mut Option<Watcher>) {
+        let now = self.gate.clock.now();
+        let result = self.try_reload().await;
+        let error = match result {
+            Ok(()) => {
+                self.gate.metrics.reloads("applied");
+                if let (Some(watcher), Some(config)) = (watcher, &self.config) {
+                    watcher.set_paths(watch::paths(config));
+                }
+                self.applied();
+                None
+            }
+            Err(findings) => {
+                self.gate.metrics.reloads("refused");
+                let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
+                let text = text.join("\n");
+                tracing::error!("reload refused, the old configuration stays:\n{text}");
+                record::note(
+                    &self.gate,
+                    now,
+                    Event::ConfigurationRefused { reason: text.clone() },
+                );
+                Some(text)
+            }
+        };
+        self.state.lock().readiness.last_reload = Some(Reload { at: now, error });
+    }
+
+    async fn try_reload(&mut self) -> Result<(), Vec<Finding>> {
+        let (path, workers) = (self.path.clone(), self.workers);
+        let (metrics, former) =
+            (Arc::clone(&self.gate.metrics), self.gate.snapshot.load_full());
+        let built = tokio::task::spawn_blocking({
+            let former = Arc::clone(&former);
+            move || assemble(&path, &metrics, workers, Some(&former))
+        })
+        .await;
+        let assembly =
+            built.map_err(|error| vec![Finding::error(&self.path, error.to_string())])??;
+        if let Some(config) = &self.config {
+            same_process(config, &assembly.config)?;
+        }
+        let provider = self.provider(&assembly, &former.provider)?;
+        let archived = serde_json::to_vec(assembly.policies.archive())
+            .map_err(std::io::Error::other)
+            .and_then(|archive| {
+                let directory = &assembly.config.audit.directory;
+                audit::archive_policy_set(directory, assembly.policies.hash(), &archive)
+            });
+        archived.map_err(|error| {
+            vec![Finding::error(&self.path, format!("the policy set can't be kept: {error}"))]
+        })?;
+        for warning in &assembly.warnings {
+            tracing::warn!("{warning}");
+        }
+        // From here on nothing can fail.
+        self.generation += 1;
+        self.gate.snapshot.store(Arc::new(assembly.snapshot(self.generation, provider)));
+        self.gate.sessions.reconfigure(&assembly.config.session);
+        self.gate.live.wake_all();
+        for (name, tls) in assembly.tls {
+            if let Some((_, acceptor)) = self.acceptors.iter().find(|(known, _)| *known == name) {
+                acceptor.replace(tls);
+            }
+        }
+        self.config = Some(assembly.config);
+        Ok(())
+    }
+
+    /// The provider's client keeps what it learnt, as long as its configuration is the same.
+    fn provider(
+        &self,
+        assembly: &Assembly,
+        former: &Arc<Provider>,
+    ) -> Result<Arc<Provider>, Vec<Finding>> {
+        let unchanged = self.config.as_ref().is_some_and(|config| {
+            config.identity_providers == assembly.config.identity_providers
+                && config.identity_providers.iter().all(|provider| provider.ca.is_none())
+        });
+        if unchanged {
+            Ok(Arc::clone(former))
+        } else {
+            assembly.provider(&self.logins, &self.gate.clock)
+        }
+    }
+
+    /// Says what is served now, and looks after its upstreams.
+    fn applied(&mut self) {
+        let snapshot = self.gate.snapshot.load_full();
+        let now = self.gate.clock.now();
+        let hash = snapshot.policies.hash();
+        let metrics = &self.gate.metrics;
+        metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
+        metrics.last_reload_success.set(now.as_seconds());
+        metrics.policy_set_info(hash);
+        metrics.forget_certificates();
+        for (_, acceptor) in &self.acceptors {
+            for (name, expires) in acceptor.expiries() {
+                metrics.certificate_expiry(&name, expires);
+            }
+        }
+        self.state.lock().readiness.configuration_generation = snapshot.generation;
+        record::note(
+            &self.gate,
+            now,
+            Event::ConfigurationLoaded {
+                generation: snapshot.generation,
+                policy_set: hash.to_string(),
+            },
+        );
+        tracing::info!(generation = snapshot.generation, policy_set = %hash, "configuration applied");
+        let mut tended = Vec::new();
+        for entry in snapshot.routes.entries() {
+            // The address of a pool that is alive belongs to no other.
+            let key = Arc::as_ptr(&entry.pool).addr();
+            match self.tended.iter().position(|(known, _)| *known == key) {
+                Some(index) => tended.push(self.tended.swap_remove(index)),
+                None => tended.push((key, self.upkeep.spawn(entry.pool.health()))),
+            }
+        }
+        for (_, gone) in self.tended.drain(..) {
+            gone.abort();
+        }
+        self.tended = tended;
+    }
+
+    async fn look_after(&mut self) {
+        while self.upkeep.try_join_next().is_some() {}
+        let store_healthy = self.store.get(Space::Keys, b"health").await.is_ok();
+        let provider = self.gate.snapshot.load().provider.is_reachable();
+        let mut state = self.state.lock();
+        state.readiness.store_healthy = store_healthy;
+        state.readiness.identity_provider_reachable = provider;
+    }
+}
+
+/// What only a restart can change.
+fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut must_stay = |same: bool, section: &str| {
+        if !same {
+            findings.push(
+                Finding::error(&new.source, "this can't change while the gate runs")
+                    .at_path(section)
+                    .hint("restart the gate, or take the change back"),
+            );
+        }
+    };
+    let doors = |config: &Config| -> Vec<_> {
+        let listeners = config.listeners.iter();
+        listeners
+            .map(|listener| {
+                let redirect = match &listener.role {
+                    ListenerRole::Tls(_) => None,
+                    ListenerRole::RedirectToHttps { port } => Some(*port),
+                };
+                (listener.name.clone(), listener.address, redirect, listener.limits.clone())
+            })
+            .collect()
+    };
+    must_stay(doors(old) == doors(new), "listeners");
+    must_stay(old.admin == new.admin, "admin");
+    must_stay(old.audit == new.audit, "audit");
+    must_stay(old.store == new.store, "store");
+    if findings.is_empty() { Ok(()) } else { Err(findings) }
+}
+
+async fn changed(watcher: &mut Option<Watcher>) {
+    match watcher {
+        Some(watcher) => watcher.changed().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,138 @@
+//! Puts the parts together: reads the configuration, builds what it says, and runs it.
+
+mod assemble;
+mod control;
+mod lifecycle;
+pub mod logging;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::audit::{self, AuditError, AuditLog};
+use crate::config::finding::{Finding, has_errors};
+use crate::domain::clock::Clock;
+use crate::domain::event::Event;
+use crate::identity::assertion::{Signer, SignerError};
+use crate::identity::login::{LoginStateError, LoginStates};
+use crate::identity::session::{SessionError, Sessions};
+use crate::metrics::Metrics;
+use crate::pipeline::gate::Gate;
+use crate::pipeline::live::Live;
+use crate::proxy::serve;
+use crate::store::{EmbeddedStore, Store, StoreError};
+
+use assemble::{Assembly, assemble};
+use control::Control;
+pub use lifecycle::Stop;
+
+/// Why the gate does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the configuration has errors")]
+    Findings(Vec<Finding>),
+    #[error("the store can't be opened: {0}")]
+    Store(#[from] StoreError),
+    #[error("the audit log can't be opened: {0}")]
+    Audit(#[from] AuditError),
+    #[error("{0}")]
+    Sessions(#[from] SessionError),
+    #[error("{0}")]
+    Logins(#[from] LoginStateError),
+    #[error("the key for identity assertions can't be had: {0}")]
+    Signer(#[from] SignerError),
+    #[error("{0}")]
+    Listen(#[from] serve::StartError),
+    #[error("the admin listener can't start: {0}")]
+    Admin(std::io::Error),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("the start can't be recorded, so nothing is served: {0}")]
+    Unrecorded(String),
+}
+
+/// What `check` found.
+#[derive(Debug)]
+pub struct CheckReport {
+    pub findings: Vec<Finding>,
+    pub listeners: usize,
+    pub routes: usize,
+    pub policies: Option<usize>,
+}
+
+/// Builds everything that the configuration names, and starts nothing.
+pub fn check(path: &Path) -> CheckReport {
+    let metrics = Metrics::new();
+    match assemble(path, &metrics, 1, None) {
+        Ok(assembly) => CheckReport {
+            listeners: assembly.config.listeners.len(),
+            routes: assembly.config.routes.len(),
+            policies: Some(assembly.policies.policies().count()),
+            findings: assembly.warnings,
+        },
+        Err(findings) => CheckReport { findings, listeners: 0, routes: 0, policies: None },
+    }
+}
+
+/// Runs the gate until it is told to stop by a signal.
+pub fn run(path: &Path) -> Result<(), StartError> {
+    prepare(path)?.run(Stop::on_signals())
+}
+
+/// A gate that is built, and has opened its files, but not its doors.
+#[derive(Debug)]
+pub struct Prepared {
+    control: Control,
+    assembly: Assembly,
+}
+
+/// Builds a gate from its configuration.
+///
+/// # Errors
+/// Every finding at once; or the store or the audit log that can't be opened.
+pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
+    let metrics = Metrics::new();
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let assembly = assemble(path, &metrics, workers, None).map_err(StartError::Findings)?;
+    debug_assert!(!has_errors(&assembly.warnings));
+    for warning in &assembly.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let control = runtime.block_on(open(path, &assembly, metrics, workers))?;
+    Ok(Prepared { control, assembly })
+}
+
+async fn open(
+    path: &Path,
+    assembly: &Assembly,
+    metrics: Arc<Metrics>,
+    workers: usize,
+) -> Result<Control, StartError> {
+    let clock = Clock::System;
+    let config = &assembly.config;
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.store.path)?);
+    let audit = AuditLog::open(&config.audit, Arc::clone(&metrics))?;
+    let archive = serde_json::to_vec(assembly.policies.archive()).map_err(std::io::Error::other)?;
+    audit::archive_policy_set(&config.audit.directory, assembly.policies.hash(), &archive)?;
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    audit
+        .append(clock.now(), Event::Started { version })
+        .map_err(|error| StartError::Unrecorded(error.to_string()))?;
+    let sessions =
+        Sessions::open(Arc::clone(&store), &config.session, clock.clone(), Arc::clone(&metrics))
+            .await?;
+    let logins = Arc::new(LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await?);
+    let signer = Signer::load_or_create(Arc::clone(&store), clock.clone()).await?;
+    let provider = assembly.provider(&logins, &clock).map_err(StartError::Findings)?;
+    let snapshot = assembly.snapshot(1, provider);
+    let gate = Arc::new(Gate {
+        snapshot: arc_swap::ArcSwap::from_pointee(snapshot),
+        sessions,
+        signer,
+        audit,
+        metrics,
+        live: Live::default(),
+        clock,
+    });
+    Ok(Control::new(path, gate, store, logins, workers))
+}

@@ -111,9 +111,27 @@ impl<'a> Cursor<'a> {
         Some(Map { entries, at: self.clone() })
     }
 
+    /// The entries of a map whose keys are names that the file's author chose.
+    pub fn named(&self) -> Vec<(&'a str, Self)> {
+        let Value::Map(entries) = &self.node.value else {
+            self.unexpected("a map from names to values", None);
+            return Vec::new();
+        };
+        let named = |entry: &'a Entry| {
+            let path = join(&self.path, quote(&entry.key).trim_matches('`'));
+            (entry.key.as_str(), self.child(&entry.value, entry.line, path))
+        };
+        entries.iter().map(named).collect()
+    }
+
     /// Whether a map stands here, for values with a short and a long form.
     pub fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
+    }
+
+    /// Whether a list stands here, for values of which there can be one or more.
+    pub fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
     }
 
     /// The entries of a list; none, with a finding, when it isn't one.

@@ -49,7 +49,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("redb", &["store"]),
     ("reqwest", &["identity", "demo"]),
     ("rustls", &["tls", "upstream", "demo"]),
-    ("saphyr", &["config"]),
+    ("saphyr_parser", &["config"]),
     ("tokio_rustls", &["tls", "upstream", "demo"]),
     ("tokio_tungstenite", &["demo"]),
 ];

@@ -92,7 +92,7 @@ pub struct IdentityProvider {
     pub name: Arc<str>,
     /// What the sign-in page calls it.
     pub display_name: Arc<str>,
-    pub issuer: Url,
+    pub issuer: Issuer,
     pub client_id: String,
     pub client_secret: Option<Secret>,
     pub scopes: Vec<String>,
@@ -101,6 +101,31 @@ pub struct IdentityProvider {
     pub claims: ClaimNames,
     /// For each call to the provider. Default 10 s.
     pub timeout: Duration,
+}
+
+/// An OpenID issuer. Compared letter by letter (OpenID Connect Discovery 1.0, section 4.3), and
+/// `https://a.example` and `https://a.example/` are two issuers that one [`Url`] can't tell apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    text: Arc<str>,
+    url: Url,
+}
+
+impl Issuer {
+    /// # Errors
+    /// When the text is no URL.
+    pub fn parse(text: &str) -> Result<Self, url::ParseError> {
+        Ok(Self { text: text.into(), url: Url::parse(text)? })
+    }
+
+    /// Exactly as written in the configuration: what `issuer` and `iss` are compared with.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
 }
 
 /// Which claims carry what.

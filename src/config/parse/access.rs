@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::model::{ClaimNames, Devices, IdentityProvider, Policies, Session};
+use crate::config::model::{ClaimNames, Devices, IdentityProvider, Issuer, Policies, Session};
 use crate::config::yaml::{Cursor, Map, quote};
 
 use super::files::{Base, is_file};
@@ -56,13 +56,16 @@ fn provider(
     })
 }
 
-fn issuer(at: &Cursor<'_>) -> Option<Url> {
-    let url = at.parsed(Url::parse, "write the issuer as `https://id.example.com/realms/main`")?;
-    if !url.username().is_empty() || url.password().is_some() {
-        // Not repeated: it holds a password.
+fn issuer(at: &Cursor<'_>) -> Option<Issuer> {
+    let text = at.text()?;
+    if text.contains('@') {
+        // Not repeated: it may hold a password.
         at.error("the issuer must not hold a user name or password");
         return None;
     }
+    let issuer =
+        at.parsed(Issuer::parse, "write the issuer as `https://id.example.com/realms/main`")?;
+    let url = issuer.url();
     if url.query().is_some() || url.fragment().is_some() {
         // OpenID Connect Discovery 1.0, section 4.3.
         at.error("the issuer must not have a query or fragment");
@@ -70,17 +73,17 @@ fn issuer(at: &Cursor<'_>) -> Option<Url> {
     }
     match url.scheme() {
         "https" => {}
-        "http" if is_loopback(&url) => at.warn_with(
+        "http" if is_loopback(url) => at.warn_with(
             "the identity provider is reached without TLS",
             "this is accepted for a loopback host only, for trying things out",
         ),
         _ => {
             let hint = "only a provider on a loopback host may be reached without TLS";
-            at.error_with(format!("{} is not an `https` URL", quote(url.as_str())), hint);
+            at.error_with(format!("{} is not an `https` URL", quote(text)), hint);
             return None;
         }
     }
-    Some(url)
+    Some(issuer)
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -16,6 +16,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((limits.max_headers, limits.max_header_bytes), (100, 32 * 1024));
     let provider = &config.identity_providers[0];
     assert_eq!(&*provider.display_name, "main");
+    assert_eq!(provider.issuer.as_str(), "https://id.example.com", "without a slash of ours");
     assert_eq!(provider.scopes, ["openid", "profile", "email"]);
     let claims = &provider.claims;
     assert_eq!((claims.user.as_str(), claims.tenant.as_str()), ("sub", "tenant"));
@@ -40,6 +41,7 @@ fn every_value_arrives_in_the_model() {
     let provider = &config.identity_providers[0];
     assert_eq!(provider.client_secret.as_ref().unwrap().expose(), "hunter2");
     assert_eq!(provider.claims.user, "oid");
+    assert_eq!(provider.issuer.as_str(), "https://id.example.com/x");
     let route = &config.routes[0];
     assert_eq!((route.host.as_str(), &*route.path), ("portal.example.com", "/café"));
     assert_eq!(route.tenant.as_deref(), Some("globex"));

@@ -51,6 +51,8 @@ fn every_mistake_is_explained_as_reviewed() {
         vec![(name, "  - name: portal\n  - name: portal\n  - name: my portal\nroutes".into())],
         vec![("https://id.example.com", "http://id.example.com".into())],
         vec![("https://id.example.com", "http://id.localhost:9000".into())],
+        vec![("https://id.example.com", "https://u:hunter2@id.example.com".into())],
+        vec![("https://id.example.com", "https://id.example.com?x".into())],
         vec![("client_id: gate", "client_id: gate, client_secret: hunter2".into())],
         vec![("client_id: gate", "client_id: gate, scopes: [email]".into())],
         vec![("client_id: gate}", "client_id: gate}\n  - {name: two, issuer: 'https://b', client_id: c}".into())],

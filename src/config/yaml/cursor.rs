@@ -113,6 +113,7 @@ impl<'a> Cursor<'a> {
 
     /// The entries of a map whose keys are names that the file's author chose; none, with a
     /// finding, when it isn't a map.
+    /// The entries of a map whose keys are names that the file's author chose.
     pub fn named(&self) -> Vec<(&'a str, Self)> {
         let Value::Map(entries) = &self.node.value else {
             self.unexpected("a map from names to values", None);
@@ -133,6 +134,11 @@ impl<'a> Cursor<'a> {
     /// Whether a map stands here, for values with a short and a long form.
     pub fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
+    }
+
+    /// Whether a list stands here, for values of which there can be one or more.
+    pub fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
     }
 
     /// The entries of a list; none, with a finding, when it isn't one.

@@ -231,6 +231,9 @@ fn ip_address(bytes: &[u8]) -> Option<String> {
 }
 
 #[cfg(all(test, feature = "demo"))]
+pub(crate) mod testing;
+
+#[cfg(all(test, feature = "demo"))]
 mod tests {
     use super::*;
 

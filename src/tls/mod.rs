@@ -13,8 +13,6 @@
 mod acceptor;
 mod certificates;
 mod server;
-#[cfg(all(test, feature = "demo"))]
-pub(crate) mod testing;
 
 pub use acceptor::{Acceptor, Alpn, TlsError, TlsFacts};
 pub use server::ServerTls;
@@ -25,3 +23,6 @@ pub fn install_provider() {
     // The only error is that one is installed already, and there is only this one to install.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
+
+#[cfg(all(test, feature = "demo"))]
+mod tests;

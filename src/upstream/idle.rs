@@ -117,6 +117,18 @@ impl Idle {
     }
 
     #[cfg(test)]
+    pub(super) fn all_closed(&self) -> bool {
+        let closed = |waiting: &Waiting| waiting.connection.sender.is_closed();
+        self.workers.iter().all(|worker| worker.http1.lock().iter().all(closed))
+    }
+
+    #[cfg(test)]
+    pub(super) fn all_ready(&self) -> bool {
+        let ready = |waiting: &Waiting| waiting.connection.sender.is_ready();
+        self.workers.iter().all(|worker| worker.http1.lock().iter().all(ready))
+    }
+
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.workers.iter().map(|worker| worker.http1.lock().len()).sum()
     }

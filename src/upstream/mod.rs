@@ -24,3 +24,6 @@ mod tls;
 pub use body::UpstreamBody;
 pub use error::UpstreamError;
 pub use pool::Pool;
+
+#[cfg(all(test, feature = "demo"))]
+mod tests;

@@ -322,6 +322,16 @@ impl Pool {
     }
 
     #[cfg(test)]
+    pub(super) fn all_closed(&self) -> bool {
+        self.idle.all_closed()
+    }
+
+    #[cfg(test)]
+    pub(super) fn all_ready(&self) -> bool {
+        self.idle.all_ready()
+    }
+
+    #[cfg(test)]
     pub(super) async fn check_health(&self) {
         self.balance.check_health().await;
         self.health.publish(&self.balance);

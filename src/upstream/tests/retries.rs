@@ -1,0 +1,167 @@
+use super::*;
+
+const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A server whose first connection answers once and then, at the second request, hangs up after
+/// having sent `last`. Later connections answer well. Tells of every request that it read.
+async fn dies_on_reuse(
+    last: &'static str,
+) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<usize>) {
+    let (listener, address) = listen().await;
+    let (sender, seen) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut number = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            number += 1;
+            let mut answers = if number == 1 { vec![last, GOOD] } else { vec![GOOD] };
+            while let Some(answer) = answers.pop() {
+                if read_head(&mut stream).await.is_none() {
+                    break;
+                }
+                let _ = sender.send(number);
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        }
+    });
+    (address, seen)
+}
+
+async fn second_request(
+    method: &str,
+    last: &'static str,
+) -> (Result<String, UpstreamError>, Vec<usize>) {
+    let (address, mut seen) = dies_on_reuse(last).await;
+    let pool = pool(upstream(&[address]));
+    let first = pool.send(0, request("GET")).await.unwrap();
+    text(first).await.unwrap();
+    until(|| pool.all_ready()).await;
+    let result = match pool.send(0, request(method)).await {
+        Ok(response) => text(response).await,
+        Err(error) => Err(error),
+    };
+    let mut connections = Vec::new();
+    while let Ok(number) = seen.try_recv() {
+        connections.push(number);
+    }
+    (result, connections)
+}
+
+#[tokio::test]
+async fn a_get_on_a_kept_connection_that_dies_goes_out_once_more() {
+    let (result, connections) = second_request("GET", "").await;
+    assert_eq!(result.unwrap(), "ok");
+    assert_eq!(connections, [1, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_post_is_never_sent_twice() {
+    let (result, connections) = second_request("POST", "").await;
+    assert_eq!(result.unwrap_err().status().as_u16(), 502);
+    assert_eq!(connections, [1, 1]);
+}
+
+#[tokio::test]
+async fn a_get_is_not_repeated_once_a_byte_of_its_answer_came() {
+    let (result, connections) = second_request("GET", "H").await;
+    assert_eq!(result.unwrap_err().status().as_u16(), 502);
+    assert_eq!(connections, [1, 1]);
+}
+
+#[tokio::test]
+async fn a_get_is_not_repeated_when_a_new_connection_dies() {
+    let (address, mut seen) = scripted("", 1).await;
+    let error = pool(upstream(&[address])).send(0, request("GET")).await.map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.status().as_u16()), ("closed", 502));
+    seen.recv().await.unwrap();
+    assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_connections_is_passed_over_for_any_method() {
+    let (good, _seen) = scripted(GOOD, 1).await;
+    let bad = nowhere().await;
+    let pool = pool(upstream(&[bad, good]));
+    for _ in 0..4 {
+        let outgoing = request("POST").map(|_| Full::new(Bytes::from_static(b"body")));
+        let response = pool.send(0, outgoing).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_reached_is_502() {
+    let pool = pool(upstream(&[nowhere().await, nowhere().await]));
+    let error = pool.send(0, request("GET")).await.map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.status().as_u16()), ("connect", 502));
+}
+
+#[tokio::test]
+async fn unhealthy_endpoints_get_no_requests_until_they_are_well() {
+    let (good, mut seen) = scripted(GOOD, 1).await;
+    let mut settings = upstream(&[nowhere().await]);
+    settings.health = Some(HealthCheck {
+        kind: HealthCheckKind::Http { path: "/health".into() },
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(5),
+        unhealthy_after: 1,
+        healthy_after: 1,
+    });
+    let pool_down = pool(settings.clone());
+    pool_down.check_health().await;
+    let error = pool_down.send(0, request("GET")).await.map(drop).unwrap_err();
+    assert_eq!((error.kind(), error.status().as_u16()), ("no_healthy_endpoint", 503));
+
+    settings.endpoints = vec![endpoint(good)];
+    let pool_up = pool(settings);
+    pool_up.check_health().await;
+    assert!(seen.recv().await.unwrap().contains("GET /health HTTP/1.1"));
+    pool_up.send(0, request("GET")).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_background_task_ends_with_its_pool() {
+    let pool = pool(upstream(&[nowhere().await]));
+    let task = tokio::spawn(pool.health());
+    drop(pool);
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_the_upstream_closed_is_not_taken() {
+    let (address, _seen) = scripted(GOOD, 1).await;
+    let pool = pool(upstream(&[address]));
+    for _ in 0..3 {
+        let outgoing = request("POST");
+        let response = pool.send(0, outgoing).await.unwrap();
+        text(response).await.unwrap();
+        until(|| pool.all_closed()).await;
+    }
+}
+
+#[test]
+fn the_upstreams_own_origins_are_known_in_every_spelling() {
+    let mut settings =
+        upstream(&["127.0.0.1:8080".parse().unwrap(), "127.0.0.2:80".parse().unwrap()]);
+    settings.host =
+        UpstreamHost::Fixed(crate::domain::canonical::Authority::parse("app.internal").unwrap());
+    let pool = pool(settings);
+    for own in [
+        "http://127.0.0.1:8080",
+        "http://127.0.0.1:8080/path?x#y",
+        "HTTP://127.0.0.2/",
+        "http://127.0.0.2:80",
+        "http://App.Internal.:80/",
+    ] {
+        assert!(pool.owns_origin(own), "{own}");
+    }
+    for other in [
+        "https://127.0.0.1:8080",
+        "http://127.0.0.1",
+        "http://127.0.0.1:8080@evil.example/",
+        "//127.0.0.1:8080",
+        "/path",
+        "http://app.internal.evil.example/",
+    ] {
+        assert!(!pool.owns_origin(other), "{other}");
+    }
+}

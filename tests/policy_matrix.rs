@@ -12,7 +12,7 @@ use wicketgate::config::model::Policies;
 use wicketgate::domain::clock::Timestamp;
 use wicketgate::domain::id::DecisionId;
 use wicketgate::domain::principal::{Authentication, Principal, PrincipalKind};
-use wicketgate::domain::query::{AccessQuery, Action, RequestContext, Resource};
+use wicketgate::domain::query::{AccessQuery, Action, ActionGroup, RequestContext, Resource};
 use wicketgate::policy::{Engine, suite};
 
 const USERS: [(&str, &str, Option<&str>); 5] = [
@@ -83,25 +83,40 @@ fn decide(
     (allowed, if ids.is_empty() { "no policy allows it".to_owned() } else { ids.join(", ") })
 }
 
-/// One row for each run of actions that end alike.
+/// `view` and `operate` where all of a group's actions end alike, else the actions' names.
+fn summary(actions: &[Action]) -> String {
+    let mut words = Vec::new();
+    for (word, group) in [("view", ActionGroup::View), ("operate", ActionGroup::Operate)] {
+        let of_group = || Action::ALL.into_iter().filter(|action| action.group() == group);
+        if of_group().all(|action| actions.contains(&action)) {
+            words.push(word);
+        } else {
+            let single = of_group().filter(|action| actions.contains(action));
+            words.extend(single.map(Action::name));
+        }
+    }
+    words.join(" ")
+}
+
+/// One row for all actions that end alike.
 fn matrix(engine: &Engine) -> String {
     let mut table = String::new();
     for (user, amr) in USERS.into_iter().map(|user| (user, None)).chain([(USERS[4], Some("mfa"))]) {
         for route in ROUTES {
-            let mut rows: Vec<((bool, String), Vec<&str>)> = Vec::new();
+            let mut rows: Vec<((bool, String), Vec<Action>)> = Vec::new();
             for action in Action::ALL {
                 let outcome = decide(engine, user, action, route, amr);
                 match rows.iter_mut().find(|(known, _)| *known == outcome) {
-                    Some((_, actions)) => actions.push(action.name()),
-                    None => rows.push((outcome, vec![action.name()])),
+                    Some((_, actions)) => actions.push(action),
+                    None => rows.push((outcome, vec![action])),
                 }
             }
             for ((allowed, why), actions) in rows {
                 let name = amr.map_or(user.0.to_owned(), |amr| format!("{}+{amr}", user.0));
                 let verdict = if allowed { "permit" } else { "deny" };
-                let actions = actions.join(" ");
-                writeln!(table, "{name:<8} {:<14} {verdict:<7} {why}", route.0).unwrap();
-                writeln!(table, "{:<23} {actions}", "").unwrap();
+                let actions = summary(&actions);
+                writeln!(table, "{name:<8} {:<14} {verdict:<7} {actions:<13} {why}", route.0)
+                    .unwrap();
             }
         }
         table.push('\n');

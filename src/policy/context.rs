@@ -55,6 +55,17 @@ impl Projection {
         Self(values)
     }
 
+    /// How much text there is, in bytes.
+    pub(super) fn text_len(&self) -> usize {
+        let length = |value: &Value| match value {
+            Value::Text(text) => text.len(),
+            Value::Texts(texts) => texts.iter().map(|text| text.len()).sum(),
+            Value::Device { id, owner } => id.len() + owner.as_ref().map_or(0, |id| id.len()),
+            _ => 0,
+        };
+        self.0.iter().map(|(_, value)| length(value)).sum()
+    }
+
     /// The device, where the policies may see it and there is one.
     pub(super) fn device_entity(&self, names: &Names) -> Result<Option<Entity>, TranslationError> {
         for (_, value) in &self.0 {

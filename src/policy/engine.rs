@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::archive::Archive;
 use super::context::Projection;
 use super::entities::{Names, TranslationError};
-use super::footprint::Footprint;
+use super::footprint::{Field, Footprint};
 use super::index::Index;
 use super::load::{self, Loaded, Places};
 use super::permit::{Denial, Permit};
@@ -27,12 +27,14 @@ use crate::domain::id::{DecisionId, PolicySetHash};
 use crate::domain::principal::Principal;
 use crate::domain::query::{AccessQuery, Action, Resource};
 
-/// Most combinations of principal, action and route that are kept ready.
-const MAX_PAIRS: u64 = 8192;
-/// Most different contexts remembered for each of them.
+/// Most entities that are kept ready, over all combinations of principal, action and route.
+const MAX_ENTITIES: u64 = 100_000;
+/// Most different contexts remembered for each combination, and how much text in each, in bytes:
+/// a client chooses its paths.
 const MAX_REMEMBERED: usize = 32;
-/// Most different selections of policies that are kept ready.
-const MAX_SLICES: u64 = 1024;
+const MAX_TEXT: usize = 256;
+/// Most policies in the selections that are kept ready, counted as often as they are selected.
+const MAX_SELECTED: u64 = 50_000;
 
 /// A validated policy set, ready to decide. Immutable; a reload makes another.
 #[derive(Debug)]
@@ -86,6 +88,10 @@ pub(super) struct Question {
     pub(super) entities: Entities,
 }
 
+fn weight(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 impl Engine {
     /// Reads, parses and validates the set. Warnings alone don't refuse it; see
     /// [`Self::warnings`].
@@ -125,8 +131,14 @@ impl Engine {
             policies,
             names,
             actions,
-            slices: Cache::new(MAX_SLICES),
-            pairs: Cache::new(MAX_PAIRS),
+            slices: Cache::builder()
+                .weigher(|numbers: &Vec<usize>, _| weight(numbers.len() + 1))
+                .max_capacity(MAX_SELECTED)
+                .build(),
+            pairs: Cache::builder()
+                .weigher(|_, pair: &Arc<Pair>| weight(pair.question.entities.len()))
+                .max_capacity(MAX_ENTITIES)
+                .build(),
         };
         super::conformance::check(&engine, &schema).map_err(refuse)?;
         Ok(engine)
@@ -151,6 +163,10 @@ impl Engine {
     }
 
     /// Decides. Anything but a clean permit is a denial.
+    ///
+    /// The answer is found fastest when the query shares the principal and resource of earlier
+    /// ones: the same `Arc`, not an equal value.
+    #[expect(clippy::result_large_err, reason = "both answers carry the query; a box is slower")]
     pub fn decide(&self, id: DecisionId, query: AccessQuery) -> Result<Permit, Denial> {
         let decision = self.decision(&query);
         match decision.verdict {
@@ -172,8 +188,12 @@ impl Engine {
             Ok(decision) => Arc::new(decision),
             Err(error) => return Arc::new(self.failed(&error)),
         };
-        // The text of an error may name values that are not part of the key.
-        if decision.errors.is_empty() {
+        // The text of an error may name values that are not part of the key, and a moment does
+        // not come again.
+        if decision.errors.is_empty()
+            && !pair.slice.footprint.contains(Field::Time)
+            && projection.text_len() <= MAX_TEXT
+        {
             let mut remembered = pair.remembered.lock();
             if remembered.len() >= MAX_REMEMBERED {
                 remembered.clear();

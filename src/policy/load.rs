@@ -10,6 +10,7 @@ use miette::Diagnostic;
 
 use super::archive::{Archive, SourceText};
 use super::footprint::Footprint;
+use super::limits;
 use crate::config::finding::{Finding, has_errors};
 use crate::domain::decision::PolicyRef;
 
@@ -38,11 +39,28 @@ impl Places<'_> {
     }
 }
 
+type Outcome = Result<(Schema, Vec<Loaded>, Vec<Finding>), Vec<Finding>>;
+
 /// Parses and validates the whole set. Warnings come back with the policies.
-pub(super) fn load(
-    archive: &Archive,
-    places: Places<'_>,
-) -> Result<(Schema, Vec<Loaded>, Vec<Finding>), Vec<Finding>> {
+///
+/// Cedar's parser and validator recurse, and a stack that runs out ends the process. So what is
+/// too deep is refused before ([`limits`]), and what is not gets a stack with room to spare.
+pub(super) fn load(archive: &Archive, places: Places<'_>) -> Outcome {
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("policies".to_owned())
+            .stack_size(limits::STACK)
+            .spawn_scoped(scope, || load_here(archive, places))
+            .map_err(|error| error.to_string())
+            .and_then(|thread| thread.join().map_err(|_| "the validator failed".to_owned()))
+    })
+    .unwrap_or_else(|cause| {
+        let cause = format!("the policies can't be validated: {cause}");
+        Err(vec![Finding::error(places.directory, cause)])
+    })
+}
+
+fn load_here(archive: &Archive, places: Places<'_>) -> Outcome {
     let mut findings = Vec::new();
     let schema = parse_schema(&archive.schema, places.schema, &mut findings);
     let mut policies = Vec::new();
@@ -68,6 +86,10 @@ pub(super) fn load(
 }
 
 fn parse_schema(source: &SourceText, path: &Path, findings: &mut Vec<Finding>) -> Option<Schema> {
+    if let Err(excess) = limits::check_schema(&source.text) {
+        findings.push(refuse_excess(path, &excess));
+        return None;
+    }
     match Schema::from_cedarschema_str(&source.text) {
         Ok((schema, warnings)) => {
             for warning in warnings {
@@ -88,6 +110,10 @@ fn parse_file(
     policies: &mut Vec<Loaded>,
     findings: &mut Vec<Finding>,
 ) {
+    if let Err(excess) = limits::check_policies(&source.text) {
+        findings.push(refuse_excess(path, &excess));
+        return;
+    }
     let set = match PolicySet::from_str(&source.text) {
         Ok(set) => set,
         Err(errors) => {
@@ -143,6 +169,12 @@ fn parse_file(
             footprint,
         });
     }
+}
+
+fn refuse_excess(path: &Path, excess: &limits::Excess) -> Finding {
+    Finding::error(path, excess.to_string())
+        .at_line(excess.line())
+        .hint("split it into several policies, or use a set and `contains`")
 }
 
 fn is_good_id(id: &str) -> bool {

@@ -20,6 +20,7 @@ mod entities;
 pub mod explain;
 mod footprint;
 mod index;
+mod limits;
 mod load;
 pub mod permit;
 pub mod suite;

@@ -255,3 +255,29 @@ fn the_shipped_policies_are_valid_without_a_warning() {
     let engine = Engine::load(&policies).unwrap();
     assert_eq!(engine.warnings(), []);
 }
+
+#[test]
+fn a_policy_that_would_exhaust_the_stack_is_refused_and_not_parsed() {
+    let chain = |count: usize| vec!["context.method == \"GET\""; count].join(" || ");
+    let nested = |count: usize| format!("{}true{}", "(".repeat(count), ")".repeat(count));
+    let policy = |condition: &str| {
+        load(&format!("// so\npermit(principal, action, resource) when {{ {condition} }};"))
+    };
+    for condition in [chain(200), nested(25)] {
+        policy(&condition).unwrap();
+    }
+    for condition in [chain(30_000), nested(100_000)] {
+        let findings = policy(&condition).unwrap_err();
+        assert_eq!(findings[0].line, Some(2), "{findings:?}");
+        assert!(findings[0].hint.is_some(), "{findings:?}");
+    }
+}
+
+#[test]
+fn a_schema_that_would_exhaust_the_stack_is_refused_and_not_parsed() {
+    let mut archive = archive(&[("test.cedar", "permit(principal, action, resource);")]);
+    let deep =
+        format!("entity Deep = {{ a: {}Long{} }};", "Set<".repeat(50_000), ">".repeat(50_000));
+    archive.schema.text = deep.into();
+    assert!(Engine::from_archive(archive).unwrap_err()[0].cause.contains("nested"));
+}

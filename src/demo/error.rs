@@ -7,7 +7,9 @@ use std::path::PathBuf;
 pub enum DemoError {
     #[error("can't write `{}`: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
-    #[error("can't make a temporary folder: {0}")]
+    #[error("`{}` is not empty; name a new folder", .0.display())]
+    NotEmpty(PathBuf),
+    #[error("can't make the demo's folder: {0}")]
     Folder(io::Error),
     #[error("can't listen on the loopback address: {0}")]
     Listen(io::Error),
@@ -23,6 +25,8 @@ pub enum DemoError {
     Sign(#[from] jsonwebtoken::errors::Error),
     #[error("can't write to the terminal: {0}")]
     Terminal(io::Error),
+    #[error("can't start threads: {0}")]
+    Runtime(io::Error),
     #[error("the gate did not start: {0}")]
     Gate(String),
 }

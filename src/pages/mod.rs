@@ -101,7 +101,7 @@ pub struct SignOut<'a> {
     pub host: &'a str,
     /// Name, address or id of the signed-in user.
     pub principal: &'a str,
-    /// Value of the form's `csrf` field.
+    /// Ties the form to this session; sent in the query, because the gate reads no bodies.
     pub csrf: &'a str,
     /// Where "stay signed in" leads.
     pub cancel: &'a str,
@@ -130,7 +130,7 @@ pub struct Me<'a> {
     pub provider: &'a str,
     pub started: Timestamp,
     pub expires: Timestamp,
-    /// Value of the sign-out form's `csrf` field.
+    /// As in [`SignOut`].
     pub csrf: &'a str,
 }
 

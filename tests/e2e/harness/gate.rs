@@ -208,8 +208,13 @@ impl Gate {
 
     /// Signed in through the provider, as a person would be.
     pub async fn login(&self, user: &str) -> Browser {
+        self.login_at(user, "/").await
+    }
+
+    /// The same, for somebody who may not see `/`.
+    pub async fn login_at(&self, user: &str, page: &str) -> Browser {
         let mut browser = self.browser();
-        self.sign_in(&mut browser, user, "/").await;
+        self.sign_in(&mut browser, user, page).await;
         assert!(browser.session_cookie().is_some(), "no session after signing in as {user}");
         browser
     }
@@ -271,12 +276,11 @@ impl Gate {
     }
 
     async fn ready(&mut self) {
-        eventually("the gate to be ready", || {
+        eventually("the gate to be ready", async || {
             let exited = self.process.exited();
             let said = self.process.output().join("\n");
             assert!(exited.is_none(), "the gate ended early ({exited:?}):\n{said}");
-            let gate = &*self;
-            async move { gate.admin("/readyz").await.filter(|(status, _)| *status == 200) }
+            self.admin("/readyz").await.filter(|(status, _)| *status == 200)
         })
         .await;
     }
@@ -314,8 +318,8 @@ impl Gate {
 
     /// Waits for a record.
     pub async fn audited(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("an audit record of {what}"), || {
-            std::future::ready(self.audit().into_iter().find(|record| fits(record)))
+        eventually(&format!("an audit record of {what}"), async || {
+            self.audit().into_iter().find(|record| fits(record))
         })
         .await
     }

@@ -208,7 +208,9 @@ async fn pipelined_requests_are_answered_in_order_each_with_its_own_decision() {
     let who = world.who();
     let anonymous = format!("host: {HOST}:{}\r\n", world.gate.port());
     let mut raw = world.gate.raw().await;
-    let both = format!("GET /one HTTP/1.1\r\n{who}\r\nGET /two HTTP/1.1\r\n{anonymous}accept: application/json\r\n\r\n");
+    let both = format!(
+        "GET /one HTTP/1.1\r\n{who}\r\nGET /two HTTP/1.1\r\n{anonymous}accept: application/json\r\n\r\n"
+    );
     raw.send(both.as_bytes()).await;
     assert_eq!(raw.answer().await.unwrap().status, 200);
     assert_eq!(raw.answer().await.unwrap().status, 401, "a session belongs to its request only");

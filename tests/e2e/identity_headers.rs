@@ -47,8 +47,7 @@ async fn the_upstream_learns_who_it_is_from_a_signed_assertion_and_plain_headers
     let keys = ada.get("/.wicketgate/jwks.json").await.expect(200).json();
     let fits = |key: &&Value| key["kid"] == header["kid"];
     let key = keys["keys"].as_array().unwrap().iter().find(fits).expect("the signing key");
-    let coordinate =
-        |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str().unwrap()).unwrap();
+    let coordinate = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str().unwrap()).unwrap();
     let point = [vec![4], coordinate("x"), coordinate("y")].concat();
     let signed = format!("{}.{}", parts[0], parts[1]);
     aws_lc_rs::signature::UnparsedPublicKey::new(

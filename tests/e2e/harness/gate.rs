@@ -85,8 +85,7 @@ impl Setup {
         let public = Port::reserve();
         let authority = Authority::new("Test CA");
         let device_authority = Authority::new("Test device CA");
-        let (first, first_key) =
-            authority.server(&[HOST, "other.localhost"]).write(root, "first");
+        let (first, first_key) = authority.server(&[HOST, "other.localhost"]).write(root, "first");
         let (second, second_key) = authority.server(&[SECOND_HOST]).write(root, "second");
         fs::write(root.join("ca.pem"), &authority.pem).unwrap();
         fs::write(root.join("devices-ca.pem"), &device_authority.pem).unwrap();
@@ -195,6 +194,10 @@ impl Gate {
         Browser::new(&self.url("/"), client_config(&self.authority, None, &["http/1.1"]))
     }
 
+    pub fn client_tls(&self) -> std::sync::Arc<rustls::ClientConfig> {
+        client_config(&self.authority, None, &["http/1.1"])
+    }
+
     /// Nobody yet, over HTTP/2.
     pub fn browser_h2(&self) -> Browser {
         Browser::new(&self.url("/"), client_config(&self.authority, None, &["h2"]))
@@ -257,7 +260,8 @@ impl Gate {
     pub async fn admin(&self, path: &str) -> Option<(u16, String)> {
         let address: SocketAddr = self.config["admin"]["address"].as_str()?.parse().ok()?;
         let mut stream = TcpStream::connect(address).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
@@ -313,7 +317,9 @@ impl Gate {
         files.sort();
         let texts = files.iter().filter_map(|file| fs::read(file).ok());
         let text: Vec<u8> = texts.flatten().collect();
-        text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+        text.split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()
     }
 
     /// Waits for a record.

@@ -53,11 +53,6 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
-    pub async fn exit(&mut self) -> ExitStatus {
-        let name = self.name.clone();
-        eventually(&format!("the end of {name}"), async || self.exited()).await
-    }
-
     /// A signal by its name, as `kill` knows it.
     pub fn signal(&self, signal: &str) {
         let id = self.id().to_string();

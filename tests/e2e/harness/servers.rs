@@ -75,7 +75,11 @@ impl Legacy {
         let mut process = Process::spawn("python's http.server", command.arg(folder));
         let port: u16 = process
             .line("its port", |line| {
-                line.strip_prefix("Serving HTTP on 127.0.0.1 port ")?.split(' ').next()?.parse().ok()
+                line.strip_prefix("Serving HTTP on 127.0.0.1 port ")?
+                    .split(' ')
+                    .next()?
+                    .parse()
+                    .ok()
             })
             .await;
         Self { _process: process, url: format!("http://127.0.0.1:{port}") }

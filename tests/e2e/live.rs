@@ -1,1 +1,131 @@
-//! x
+//! What is open is looked at again: it ends when it is no longer allowed.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::Method;
+use http_body_util::BodyExt;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::gate::{mentions, route};
+use crate::harness::servers::{Echo, Events, Heard};
+use crate::harness::websocket::Socket;
+use crate::harness::{Gate, Recorder, Setup, websocket, within};
+
+/// What PRODUCT.md promises.
+const PROMISE: Duration = Duration::from_secs(2);
+
+fn world(page: &Recorder, echo: &Echo) -> Setup {
+    Gate::setup().route(route("app", "/", &page.url())).route(route("ws", "/ws", &echo.url))
+}
+
+/// Waits for the end of a WebSocket and tells how long it took.
+async fn ended(socket: &mut Socket) -> Duration {
+    let start = Instant::now();
+    within("the end of the WebSocket", async {
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_close() {
+                break;
+            }
+        }
+    })
+    .await;
+    start.elapsed()
+}
+
+#[tokio::test]
+async fn signing_out_closes_the_users_websockets_idle_or_busy() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let gate = world(&page, &echo).start().await;
+    let mut browser = gate.login("vera").await;
+    let other = gate.login("otto").await;
+    let (mut idle, _) = websocket::open(&browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    let (mut busy, _) = websocket::open(&browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    let (mut neighbour, _) = websocket::open(&other, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    busy.send(Message::text("work")).await.unwrap();
+    assert_eq!(echo.next().await, Heard::Text("work".to_owned()));
+
+    let start = Instant::now();
+    browser.post("/.wicketgate/logout", "").await;
+    let idle_took = ended(&mut idle).await;
+    ended(&mut busy).await;
+    assert!(start.elapsed() < PROMISE, "{idle_took:?}, {:?}", start.elapsed());
+    assert_eq!(echo.next().await, Heard::Ended, "the upstream's side ends too");
+    assert_eq!(echo.next().await, Heard::Ended);
+    gate.audited("the cut", |record| mentions(record, &["connection-cut", "test/vera"])).await;
+
+    neighbour.send(Message::text("still here")).await.unwrap();
+    assert_eq!(echo.next().await, Heard::Text("still here".to_owned()));
+}
+
+#[tokio::test]
+async fn signing_out_ends_an_event_stream() {
+    let events = Events::start().await;
+    let gate = Gate::setup()
+        .route(route("app", "/", &Recorder::start().await.url()))
+        .route(route("events", "/events", &events.url))
+        .start()
+        .await;
+    let mut browser = gate.login("vera").await;
+    let mut stream = browser.open(Method::GET, "/events", &[], Bytes::new()).await;
+    within("the first event", stream.body_mut().frame()).await.unwrap().unwrap();
+    browser.post("/.wicketgate/logout", "").await;
+    let start = Instant::now();
+    within("the end of the stream", async {
+        while let Some(Ok(_)) = stream.body_mut().frame().await {}
+    })
+    .await;
+    assert!(start.elapsed() < PROMISE, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_policy_that_no_longer_allows_cuts_what_is_open() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let gate = world(&page, &echo).start().await;
+    let vera = gate.login("vera").await;
+    let otto = gate.login("otto").await;
+    let (mut cut, _) = websocket::open(&vera, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    let (mut kept, _) = websocket::open(&otto, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    let before = gate.metric("wicketgate_config_generation", "").await;
+    gate.rewrite_policies(
+        r#"@id("engineers") permit (
+            principal in Wicketgate::Group::"ot-engineers", action, resource);"#,
+    );
+    crate::harness::eventually("the new policies", async || {
+        (gate.metric("wicketgate_config_generation", "").await > before).then_some(())
+    })
+    .await;
+    let took = ended(&mut cut).await;
+    assert!(took < PROMISE, "{took:?}");
+    kept.send(Message::text("still here")).await.unwrap();
+    while echo.next().await != Heard::Text("still here".to_owned()) {}
+    assert_eq!(websocket::open(&vera, "/ws").await.err(), Some(403));
+}
+
+#[tokio::test]
+async fn whoever_may_only_view_receives_but_cannot_send() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let gate = world(&page, &echo)
+        .policy(
+            r#"@id("view") permit (
+                principal is Wicketgate::User, action in Wicketgate::Action::"view", resource);"#,
+        )
+        .start()
+        .await;
+    let browser = gate.login("vera").await;
+    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    socket.send(Message::text("open the valve")).await.unwrap();
+    socket.send(Message::Ping(Bytes::from_static(b"alive"))).await.unwrap();
+    let pong = within("the pong", socket.next()).await.unwrap().unwrap();
+    assert_eq!(pong, Message::Pong(Bytes::from_static(b"alive")));
+    gate.audited("the frame", |record| mentions(record, &["frames-dropped", "test/vera"])).await;
+    socket.close(None).await.unwrap();
+    assert_eq!(echo.next().await, Heard::Ended, "the upstream never saw the command");
+}

@@ -1,1 +1,167 @@
-//! x
+//! Configuration that changes under a running gate.
+
+use std::fs;
+
+use futures_util::{SinkExt, StreamExt};
+use http::Method;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::gate::{mentions, route};
+use crate::harness::servers::{Echo, Heard};
+use crate::harness::{Gate, Raw, Recorder, eventually, websocket, within};
+
+#[tokio::test]
+async fn a_good_change_is_applied_and_connections_survive_it() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let mut gate = Gate::setup()
+        .route(route("app", "/", &page.url()))
+        .route(route("ws", "/ws", &echo.url))
+        .start()
+        .await;
+    let mut browser = gate.login("vera").await;
+    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    let mut open = Raw::connect(&browser).await;
+    let request = format!(
+        "GET /kept HTTP/1.1\r\nhost: app.localhost:{}\r\ncookie: {}\r\n\r\n",
+        gate.port(),
+        browser.cookies_for(&browser.url("/"))
+    );
+    open.send(request.as_bytes()).await;
+    assert_eq!(open.answer().await.unwrap().status, 200);
+
+    let fresh = Recorder::start().await;
+    let added = route("fresh", "/fresh", &fresh.url());
+    gate.rewrite(|config| config["routes"].as_array_mut().unwrap().push(added));
+    gate.process.signal("HUP");
+    eventually("the new route", async || {
+        browser.clone().get("/fresh").await;
+        fresh.requests().pop()
+    })
+    .await;
+
+    open.send(request.as_bytes()).await;
+    assert_eq!(open.answer().await.unwrap().status, 200, "an open connection goes on");
+    socket.send(Message::text("still here")).await.unwrap();
+    let back = within("the echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(back.to_text().unwrap(), "still here");
+    browser.get("/").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_bad_change_changes_nothing_and_is_told_everywhere() {
+    let page = Recorder::start().await;
+    let mut gate = Gate::with_upstream(&page).start().await;
+    let mut browser = gate.login("vera").await;
+    let (_, before) = gate.admin("/readyz").await.unwrap();
+    assert!(!before.contains("upstreem"), "{before}");
+    gate.rewrite(|config| {
+        let route = config["routes"][0].as_object_mut().unwrap();
+        let upstreams = route.remove("upstreams").unwrap();
+        route.insert("upstreem".to_owned(), upstreams);
+    });
+    eventually("the refusal in a metric", async || {
+        let refused = gate.metric("wicketgate_reloads_total", "refused").await
+            + gate.metric("wicketgate_reloads_total", "error").await
+            + gate.metric("wicketgate_reloads_total", "fail").await;
+        (refused > 0.0).then_some(())
+    })
+    .await;
+    let (status, told) = gate.admin("/readyz").await.unwrap();
+    assert_eq!(status, 200, "the old configuration serves on");
+    assert!(told.contains("upstreem"), "{told}");
+    gate.audited("the refusal", |record| mentions(record, &["configuration-refused"])).await;
+    assert!(gate.process.output().join("\n").contains("upstreem"));
+    browser.get("/").await.expect(200);
+
+    let check = gate.command(&["check"]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned()
+        + &String::from_utf8_lossy(&check.stderr);
+    assert_eq!(check.status.code(), Some(1), "{said}");
+    assert!(said.contains("did you mean `upstreams`"), "{said}");
+}
+
+#[tokio::test]
+async fn a_half_written_an_empty_and_a_missing_file_change_nothing() {
+    let page = Recorder::start().await;
+    let gate = Gate::with_upstream(&page).start().await;
+    let mut browser = gate.login("vera").await;
+    let file = gate.config_file();
+    let good = fs::read_to_string(&file).unwrap();
+    for bad in [Some(&good[..good.len() / 2]), Some(""), Some("\0\0\0"), None] {
+        match bad {
+            Some(text) => fs::write(&file, text).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        let refusals = |gate: &Gate| {
+            gate.audit().iter().filter(|one| mentions(one, &["configuration-refused"])).count()
+        };
+        let before = refusals(&gate);
+        gate.process.signal("HUP");
+        eventually("the refusal", async || (refusals(&gate) > before).then_some(())).await;
+        browser.get("/").await.expect(200);
+    }
+    fs::write(&file, &good).unwrap();
+}
+
+#[tokio::test]
+async fn a_broken_policy_is_refused_and_the_old_set_decides() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    let mut browser = gate.login("vera").await;
+    gate.rewrite_policies("permit (principal, action, resource) when { context.nonsense > 1 };");
+    gate.audited("the refusal", |record| mentions(record, &["configuration-refused", "nonsense"]))
+        .await;
+    browser.get("/").await.expect(200);
+    gate.rewrite_policies("@id(\"nobody\") forbid (principal, action, resource);");
+    eventually("the new set", async || {
+        let status = browser.clone().as_program().get("/").await.status;
+        (status == 403).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_of_a_route_follows_the_file() {
+    let page = Recorder::start().await;
+    let mut gate = Gate::with_upstream(&page).start().await;
+    let mut browser = gate.login("vera").await;
+    browser.send(Method::POST, "/", &[], vec![0; 2048].into()).await.expect(200);
+    gate.rewrite(|config| config["routes"][0]["max_body"] = json!("1KiB"));
+    eventually("the smaller limit", async || {
+        let answer = browser.clone().send(Method::POST, "/", &[], vec![0; 2048].into()).await;
+        (answer.status == 413).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_gate_that_cannot_load_does_not_start() {
+    let mut gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    gate.process.kill();
+    for break_it in BREAKAGES {
+        let file = gate.config_file();
+        let good = fs::read_to_string(&file).unwrap();
+        gate.rewrite(|config| break_it(config));
+        let output = gate.command(&["run"]);
+        assert!(!output.status.success(), "{}", fs::read_to_string(&file).unwrap());
+        assert_ne!(output.status.code(), Some(101), "it panicked: {output:?}");
+        let back = serde_json::from_str(&good).unwrap();
+        gate.rewrite(|config| *config = back);
+    }
+    gate.restart().await;
+}
+
+const BREAKAGES: &[fn(&mut serde_json::Value)] = &[
+    |config| config["policies"]["directory"] = json!("/nowhere"),
+    |config| config["policies"]["schema"] = json!("/nowhere"),
+    |config| config["listeners"][0]["tls"]["certificates"][0]["key"] = json!("/nowhere"),
+    |config| config["listeners"][0]["tls"]["client_ca"] = json!("/nowhere"),
+    |config| config["identity_providers"][0]["client_secret"] = json!("file:/nowhere"),
+    |config| config["identity_providers"][0]["client_secret"] = json!("env:NOT_SET_ANYWHERE"),
+    |config| {
+        let second = config["listeners"][0]["tls"]["certificates"][1]["key"].clone();
+        config["listeners"][0]["tls"]["certificates"][0]["key"] = second;
+    },
+    |config| config["routes"][0]["host"] = json!("not-covered.example"),
+];

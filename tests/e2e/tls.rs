@@ -1,1 +1,158 @@
-//! x
+//! The listening side: versions, names, client certificates, plain HTTP.
+
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::harness::gate::{HOST, SECOND_HOST, mentions};
+use crate::harness::port::Port;
+use crate::harness::raw::find;
+use crate::harness::{Browser, Gate, Raw, Recorder};
+
+/// `openssl s_client` against the gate; what it said.
+fn s_client(gate: &Gate, arguments: &[&str]) -> String {
+    let output = Command::new("openssl")
+        .args(["s_client", "-connect", &gate.address().to_string(), "-servername", HOST])
+        .args(["-CAfile", gate.folder().join("ca.pem").to_str().unwrap()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl: run ./test once");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test]
+async fn tls_1_2_and_1_3_are_spoken_and_nothing_older() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    for version in ["-tls1_2", "-tls1_3"] {
+        let said = s_client(&gate, &[version]);
+        assert!(said.contains("Verify return code: 0 (ok)"), "{version}: {said}");
+    }
+    for version in ["-tls1", "-tls1_1"] {
+        let said = s_client(&gate, &[version, "-cipher", "ALL:@SECLEVEL=0"]);
+        assert!(!said.contains("Verify return code: 0 (ok)"), "{version}: {said}");
+        assert!(said.contains("alert") || said.contains("Cipher is (NONE)"), "{version}: {said}");
+    }
+    let strict = Gate::with_upstream(&Recorder::start().await)
+        .configure(|config| config["listeners"][0]["tls"]["minimum_version"] = json!("1.3"))
+        .start()
+        .await;
+    assert!(s_client(&strict, &["-tls1_2"]).contains("Cipher is (NONE)"));
+}
+
+#[tokio::test]
+async fn each_name_gets_its_own_certificate() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    for name in [HOST, SECOND_HOST] {
+        let said = s_client(&gate, &["-servername", name, "-verify_hostname", name]);
+        assert!(said.contains("Verify return code: 0 (ok)"), "{name}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_for_another_host_than_the_handshakes_is_misdirected() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream).start().await;
+    let mut raw = gate.raw().await;
+    let head = format!(
+        "GET / HTTP/1.1\r\nhost: {SECOND_HOST}:{}\r\nconnection: close\r\n\r\n",
+        gate.port()
+    );
+    raw.send(head.as_bytes()).await;
+    assert_eq!(raw.answer().await.unwrap().status, 421);
+    assert_eq!(upstream.bytes(), b"");
+}
+
+const MANAGED: &str = r#"
+@id("everybody-may-look-at-the-door")
+permit (principal is Wicketgate::User, action, resource)
+when { context has posture && context.posture has disk_encrypted && context.posture.disk_encrypted };
+"#;
+
+#[tokio::test]
+async fn a_device_is_known_by_its_certificate_and_its_posture_decides() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream)
+        .policy(MANAGED)
+        .devices(|authority, folder| {
+            let good = authority.client("good");
+            let bad = authority.client("bad");
+            let text = format!("{}{}", device("good", &good, true), device("bad", &bad, false));
+            good.write(folder, "good");
+            bad.write(folder, "bad");
+            format!("devices:\n{text}")
+        })
+        .start()
+        .await;
+    let read = |name: &str| crate::harness::pki::Identity {
+        certificate: std::fs::read_to_string(gate.folder().join(format!("{name}.pem"))).unwrap(),
+        key: std::fs::read_to_string(gate.folder().join(format!("{name}.key"))).unwrap(),
+    };
+    let session = {
+        let mut browser = gate.browser();
+        gate.sign_in(&mut browser, "vera", "/.wicketgate/me").await;
+        browser.session_cookie().unwrap()
+    };
+    let status = async |mut browser: Browser| {
+        browser.set_session_cookie(&session);
+        browser.as_program().get("/").await.status
+    };
+    assert_eq!(status(gate.browser()).await, 403, "no device");
+    assert_eq!(status(gate.browser_on(&read("bad"))).await, 403, "not encrypted");
+    assert_eq!(upstream.bytes(), b"");
+    assert_eq!(status(gate.browser_on(&read("good"))).await, 200);
+    let stranger = gate.device_authority.client("stranger");
+    assert_eq!(status(gate.browser_on(&stranger)).await, 403, "not in the registry");
+    gate.audited("the device", |record| mentions(record, &["permit", "good"])).await;
+}
+
+fn device(id: &str, identity: &crate::harness::pki::Identity, encrypted: bool) -> String {
+    let fingerprint = identity.fingerprint();
+    format!(
+        "  - id: {id}\n    certificate_sha256: {fingerprint}\n    owner: test/vera\n    posture:\n      \
+         checked_at: 2026-01-01T00:00:00Z\n      disk_encrypted: {encrypted}\n"
+    )
+}
+
+#[tokio::test]
+async fn plain_http_is_answered_with_a_redirect_and_nothing_else() {
+    let upstream = Recorder::start().await;
+    let plain = Port::reserve();
+    let address = plain.address();
+    let gate = Gate::with_upstream(&upstream)
+        .configure(move |config| {
+            let listener = json!({
+                "name": "plain",
+                "address": address.to_string(),
+                "redirect_to_https": true,
+            });
+            config["listeners"].as_array_mut().unwrap().push(listener);
+        })
+        .start()
+        .await;
+    let mut browser =
+        Browser::new(&format!("http://{HOST}:{}/", plain.number()), gate.client_tls());
+    let answer = browser.get("/orders?page=2").await.expect(308);
+    assert_eq!(answer.location().as_str(), format!("https://{HOST}/orders?page=2"));
+    browser.post("/orders", "a=b").await.expect(308);
+    for path in ["/.wicketgate/login", "/metrics", "/readyz"] {
+        browser.get(path).await.expect(308);
+    }
+    let mut raw = Raw::connect(&browser).await;
+    raw.send(b"GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
+    let answer = raw.answer().await.unwrap();
+    assert!(!answer.head.contains("evil.example"), "no redirect to a host of others: {answer:?}");
+    assert_eq!(upstream.bytes(), b"");
+}
+
+#[tokio::test]
+async fn nothing_of_the_admin_listener_is_on_the_public_one() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream).start().await;
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        gate.browser().as_program().get(path).await.expect(401);
+        assert_eq!(gate.admin(path).await.unwrap().0, 200, "{path}");
+    }
+    let (_, page) = gate.admin("/metrics").await.unwrap();
+    assert!(find(page.as_bytes(), b"wicketgate_").is_some());
+}

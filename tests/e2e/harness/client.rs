@@ -63,7 +63,8 @@ impl Answer {
 
     /// Where a redirect leads, as an absolute URL.
     pub fn location(&self) -> Url {
-        let text = self.header(LOCATION.as_str()).unwrap_or_else(|| panic!("no redirect: {self:?}"));
+        let text =
+            self.header(LOCATION.as_str()).unwrap_or_else(|| panic!("no redirect: {self:?}"));
         self.url.join(text).unwrap()
     }
 
@@ -81,12 +82,6 @@ impl Browser {
         Self { base: Url::parse(base).unwrap(), tls, cookies: Vec::new(), headers }
     }
 
-    #[must_use]
-    pub fn with_tls(mut self, tls: Arc<rustls::ClientConfig>) -> Self {
-        self.tls = tls;
-        self
-    }
-
     /// Replaces a header that goes with every request.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
@@ -98,6 +93,10 @@ impl Browser {
     #[must_use]
     pub fn as_program(self) -> Self {
         self.with_header("accept", "application/json")
+    }
+
+    pub fn headers(&self) -> &BTreeMap<String, String> {
+        &self.headers
     }
 
     pub async fn get(&mut self, target: &str) -> Answer {
@@ -252,7 +251,8 @@ impl Browser {
     }
 
     fn store(&mut self, host: String, path: String, name: &str, value: &str) {
-        self.cookies.retain(|old| (&old.host, &old.path, old.name.as_str()) != (&host, &path, name));
+        self.cookies
+            .retain(|old| (&old.host, &old.path, old.name.as_str()) != (&host, &path, name));
         let (name, value) = (name.to_owned(), value.to_owned());
         self.cookies.push(StoredCookie { host, path, name, value });
     }

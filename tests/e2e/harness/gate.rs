@@ -85,8 +85,7 @@ impl Setup {
         let public = Port::reserve();
         let authority = Authority::new("Test CA");
         let device_authority = Authority::new("Test device CA");
-        let (first, first_key) =
-            authority.server(&[HOST, "other.localhost"]).write(root, "first");
+        let (first, first_key) = authority.server(&[HOST, "other.localhost"]).write(root, "first");
         let (second, second_key) = authority.server(&[SECOND_HOST]).write(root, "second");
         fs::write(root.join("ca.pem"), &authority.pem).unwrap();
         fs::write(root.join("devices-ca.pem"), &device_authority.pem).unwrap();
@@ -195,6 +194,10 @@ impl Gate {
         Browser::new(&self.url("/"), client_config(&self.authority, None, &["http/1.1"]))
     }
 
+    pub fn client_tls(&self) -> std::sync::Arc<rustls::ClientConfig> {
+        client_config(&self.authority, None, &["http/1.1"])
+    }
+
     /// Nobody yet, over HTTP/2.
     pub fn browser_h2(&self) -> Browser {
         Browser::new(&self.url("/"), client_config(&self.authority, None, &["h2"]))
@@ -208,8 +211,13 @@ impl Gate {
 
     /// Signed in through the provider, as a person would be.
     pub async fn login(&self, user: &str) -> Browser {
+        self.login_at(user, "/").await
+    }
+
+    /// The same, for somebody who may not see `/`.
+    pub async fn login_at(&self, user: &str, page: &str) -> Browser {
         let mut browser = self.browser();
-        self.sign_in(&mut browser, user, "/").await;
+        self.sign_in(&mut browser, user, page).await;
         assert!(browser.session_cookie().is_some(), "no session after signing in as {user}");
         browser
     }
@@ -252,7 +260,8 @@ impl Gate {
     pub async fn admin(&self, path: &str) -> Option<(u16, String)> {
         let address: SocketAddr = self.config["admin"]["address"].as_str()?.parse().ok()?;
         let mut stream = TcpStream::connect(address).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
@@ -271,12 +280,11 @@ impl Gate {
     }
 
     async fn ready(&mut self) {
-        eventually("the gate to be ready", || {
+        eventually("the gate to be ready", async || {
             let exited = self.process.exited();
             let said = self.process.output().join("\n");
             assert!(exited.is_none(), "the gate ended early ({exited:?}):\n{said}");
-            let gate = &*self;
-            async move { gate.admin("/readyz").await.filter(|(status, _)| *status == 200) }
+            self.admin("/readyz").await.filter(|(status, _)| *status == 200)
         })
         .await;
     }
@@ -309,13 +317,15 @@ impl Gate {
         files.sort();
         let texts = files.iter().filter_map(|file| fs::read(file).ok());
         let text: Vec<u8> = texts.flatten().collect();
-        text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+        text.split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect()
     }
 
     /// Waits for a record.
     pub async fn audited(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("an audit record of {what}"), || {
-            std::future::ready(self.audit().into_iter().find(|record| fits(record)))
+        eventually(&format!("an audit record of {what}"), async || {
+            self.audit().into_iter().find(|record| fits(record))
         })
         .await
     }

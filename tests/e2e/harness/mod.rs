@@ -10,9 +10,10 @@ pub mod raw;
 pub mod recorder;
 pub mod servers;
 pub mod wait;
+pub mod websocket;
 
-pub use client::{Answer, Browser};
-pub use gate::{Gate, Setup, route};
+pub use client::Browser;
+pub use gate::{Gate, Setup};
 pub use raw::Raw;
 pub use recorder::Recorder;
-pub use wait::{PATIENCE, eventually, within};
+pub use wait::{eventually, within};

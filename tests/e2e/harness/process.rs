@@ -40,22 +40,17 @@ impl Process {
     /// The first line that `pick` finds something in.
     pub async fn line<T>(&mut self, what: &str, pick: impl Fn(&str) -> Option<T>) -> T {
         let name = self.name.clone();
-        eventually(&format!("{what} from {name}"), || {
+        eventually(&format!("{what} from {name}"), async || {
             let found = self.output().iter().find_map(|line| pick(line));
             let gone = if found.is_none() { self.exited() } else { None };
             assert!(gone.is_none(), "{name} ended early ({gone:?}):\n{}", self.output().join("\n"));
-            std::future::ready(found)
+            found
         })
         .await
     }
 
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
-    }
-
-    pub async fn exit(&mut self) -> ExitStatus {
-        let name = self.name.clone();
-        eventually(&format!("the end of {name}"), || std::future::ready(self.exited())).await
     }
 
     /// A signal by its name, as `kill` knows it.

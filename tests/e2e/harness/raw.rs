@@ -1,7 +1,5 @@
 //! Bytes in, bytes out: nothing here repairs what a test writes.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::client::{Browser, Wire};
@@ -17,7 +15,6 @@ pub struct Raw {
 pub struct RawAnswer {
     pub status: u16,
     pub head: String,
-    pub body: Vec<u8>,
 }
 
 impl Raw {
@@ -34,7 +31,7 @@ impl Raw {
         let _ = self.wire.flush().await;
     }
 
-    /// One response with its whole body; nothing when the connection ends before one.
+    /// One response, its body read and dropped; nothing when the connection ends before one.
     pub async fn answer(&mut self) -> Option<RawAnswer> {
         within("a raw answer", async {
             let end = loop {
@@ -50,34 +47,17 @@ impl Raw {
             let status = head.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
             let lower = head.to_ascii_lowercase();
             let length = lower.lines().find_map(|line| line.strip_prefix("content-length:"));
-            let body = if lower.contains("transfer-encoding: chunked") {
+            if lower.contains("transfer-encoding: chunked") {
                 while find(&self.pending, b"0\r\n\r\n").is_none() && self.fill().await {}
-                std::mem::take(&mut self.pending)
+                self.pending.clear();
             } else if let Some(length) = length {
                 let length: usize = length.trim().parse().unwrap();
                 while self.pending.len() < length && self.fill().await {}
-                let length = length.min(self.pending.len());
-                self.pending.drain(..length).collect()
-            } else {
-                Vec::new()
-            };
-            Some(RawAnswer { status, head, body })
+                self.pending.drain(..length.min(self.pending.len()));
+            }
+            Some(RawAnswer { status, head })
         })
         .await
-    }
-
-    /// Everything until the peer closes.
-    pub async fn rest(&mut self) -> Vec<u8> {
-        within("the end of a raw connection", async {
-            while self.fill().await {}
-            std::mem::take(&mut self.pending)
-        })
-        .await
-    }
-
-    /// Whether the peer closes within `limit`.
-    pub async fn closes_within(&mut self, limit: Duration) -> bool {
-        tokio::time::timeout(limit, async { while self.fill().await {} }).await.is_ok()
     }
 
     async fn fill(&mut self) -> bool {

@@ -49,9 +49,9 @@ impl Nginx {
         command.arg("-p").arg(root).arg("-c").arg(root.join("nginx.conf"));
         let mut process = Process::spawn("nginx", &mut command);
         let address = port.address();
-        eventually("nginx to listen", || {
+        eventually("nginx to listen", async || {
             assert!(process.exited().is_none(), "nginx ended: {}", process.output().join("\n"));
-            async move { TcpStream::connect(address).await.ok() }
+            TcpStream::connect(address).await.ok()
         })
         .await;
         Self { _process: process, _port: port, url: format!("http://{address}"), folder }
@@ -75,7 +75,11 @@ impl Legacy {
         let mut process = Process::spawn("python's http.server", command.arg(folder));
         let port: u16 = process
             .line("its port", |line| {
-                line.strip_prefix("Serving HTTP on 127.0.0.1 port ")?.split(' ').next()?.parse().ok()
+                line.strip_prefix("Serving HTTP on 127.0.0.1 port ")?
+                    .split(' ')
+                    .next()?
+                    .parse()
+                    .ok()
             })
             .await;
         Self { _process: process, url: format!("http://127.0.0.1:{port}") }

@@ -111,8 +111,6 @@ impl<'a> Cursor<'a> {
         Some(Map { entries, at: self.clone() })
     }
 
-    /// The entries of a map whose keys are names that the file's author chose; none, with a
-    /// finding, when it isn't a map.
     /// The entries of a map whose keys are names that the file's author chose.
     pub fn named(&self) -> Vec<(&'a str, Self)> {
         let Value::Map(entries) = &self.node.value else {
@@ -124,11 +122,6 @@ impl<'a> Cursor<'a> {
             (entry.key.as_str(), self.child(&entry.value, entry.line, path))
         };
         entries.iter().map(named).collect()
-    }
-
-    /// Whether a list stands here, for values of which there can be one or more.
-    pub fn is_list(&self) -> bool {
-        matches!(self.node.value, Value::List(_))
     }
 
     /// Whether a map stands here, for values with a short and a long form.

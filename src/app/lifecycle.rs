@@ -12,7 +12,7 @@ use pingora_core::services::Service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Admin, ListenerState};
+use crate::admin::{Admin, ListenerState};
 use crate::domain::event::Event;
 use crate::pipeline::record;
 use crate::proxy::serve::Workers;
@@ -37,13 +37,14 @@ impl Stop {
         Self { asked: CancellationToken::new(), done: CancellationToken::new(), signals: true }
     }
 
+    /// Only [`Stop::stop`] does.
+    pub fn on_request() -> Self {
+        Self { signals: false, ..Self::on_signals() }
+    }
+
     /// Asks for the end; running requests may finish.
     pub fn stop(&self) {
         self.asked.cancel();
-    }
-
-    pub async fn stopped(&self) {
-        self.asked.cancelled().await;
     }
 }
 

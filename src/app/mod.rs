@@ -2,6 +2,7 @@
 
 mod assemble;
 mod control;
+pub mod explain;
 mod lifecycle;
 pub mod logging;
 
@@ -102,6 +103,17 @@ pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
     Ok(Prepared { control, assembly })
 }
 
+impl Prepared {
+    /// The audit records from now on, a line each.
+    pub fn records(&self) -> tokio::sync::broadcast::Receiver<Arc<str>> {
+        self.control.gate.audit.subscribe()
+    }
+
+    pub fn audit_directory(&self) -> &Path {
+        &self.assembly.config.audit.directory
+    }
+}
+
 async fn open(
     path: &Path,
     assembly: &Assembly,
@@ -122,7 +134,7 @@ async fn open(
         Sessions::open(Arc::clone(&store), &config.session, clock.clone(), Arc::clone(&metrics))
             .await?;
     let logins = Arc::new(LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await?);
-    let signer = Signer::load_or_create(Arc::clone(&store), clock.clone()).await?;
+    let signer = Signer::load_or_create(store.as_ref(), &clock).await?;
     let provider = assembly.provider(&logins, &clock).map_err(StartError::Findings)?;
     let snapshot = assembly.snapshot(1, provider);
     let gate = Arc::new(Gate {

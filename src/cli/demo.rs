@@ -24,8 +24,7 @@ pub fn run(options: Options) -> ExitCode {
     let options =
         demo::DemoOptions { tour: options.tour, port: options.port, keep: options.keep };
     match demo::run(&options) {
-        Ok(true) => super::GOOD,
-        Ok(false) => super::FINDINGS,
+        Ok(code) => code,
         Err(error) => {
             complain(format_args!("error: {error}"));
             super::FINDINGS

@@ -7,11 +7,10 @@ use clap::Subcommand;
 
 use super::audit::Log;
 use super::output::{complain, findings, say};
-use crate::audit;
+use crate::app;
 use crate::config::model::Policies;
-use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
-use crate::policy::{self, Archive, Engine};
+use crate::policy::{self, Engine};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -112,9 +111,19 @@ fn test(policies: &Policies, tests: &Path) -> ExitCode {
 }
 
 fn explain(directory: &Path, id: DecisionId, json: bool) -> ExitCode {
-    match explanation(directory, id, json) {
-        Ok(text) => {
-            say(text);
+    match app::explain::explain(directory, id) {
+        Ok(explained) if json => match serde_json::to_string_pretty(&explained) {
+            Ok(text) => {
+                say(text);
+                super::GOOD
+            }
+            Err(error) => {
+                complain(format_args!("error: {error}"));
+                super::FINDINGS
+            }
+        },
+        Ok(explained) => {
+            say(explained);
             super::GOOD
         }
         Err(error) => {
@@ -122,42 +131,4 @@ fn explain(directory: &Path, id: DecisionId, json: bool) -> ExitCode {
             super::FINDINGS
         }
     }
-}
-
-fn explanation(directory: &Path, id: DecisionId, json: bool) -> Result<String, String> {
-    let record = audit::find_decision(directory, id)
-        .map_err(|error| format!("{}: {error}", directory.display()))?
-        .ok_or_else(|| {
-            format!("no decision `{id}` in {}; is it another gate's?", directory.display())
-        })?;
-    let (query, decision) = match &record.event {
-        Event::Decision { query, decision, .. } => (query, decision),
-        Event::Refused { reason, detail, status, .. } => {
-            return Ok(format!(
-                "{id} at {}: refused with {status} before the policies were asked\n\
-                 reason: {reason}: {detail}",
-                record.at
-            ));
-        }
-        _ => return Ok(format!("{id} is no decision of the policies:\n{}", record.line)),
-    };
-    let archived = audit::load_policy_set(directory, &decision.policy_set)
-        .map_err(|error| format!("{}: {error}", directory.display()))?
-        .ok_or_else(|| format!("the policy set {} is no longer kept", decision.policy_set))?;
-    let archive: Archive = serde_json::from_slice(&archived)
-        .map_err(|error| format!("the kept policy set {}: {error}", decision.policy_set))?;
-    if archive.hash() != decision.policy_set {
-        return Err(format!("the kept policy set {} was changed", decision.policy_set));
-    }
-    let engine = Engine::from_archive(archive).map_err(|found| {
-        found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    })?;
-    let explained = policy::explain(&engine, query);
-    if explained.decision != *decision {
-        return Err("decided again, the outcome is another one than recorded".to_owned());
-    }
-    if json {
-        return serde_json::to_string_pretty(&explained).map_err(|error| error.to_string());
-    }
-    Ok(format!("{id} at {}\n{explained}", record.at))
 }

@@ -96,7 +96,7 @@ impl Tour<'_> {
         self.transcript.step("is refused the orders of Globex", told)?;
 
         let explained = match decision {
-            Some(id) => self.gate.explain(&id).await.map_err(|error| error.to_string()),
+            Some(id) => self.gate.explain(&id).map_err(|error| error.to_string()),
             None => Err("there was no decision to explain".to_owned()),
         };
         let checked = explained.and_then(|text| {
@@ -265,7 +265,7 @@ impl Tour<'_> {
 
     async fn audit(&mut self) -> Result<(), DemoError> {
         self.transcript.chapter("Afterwards")?;
-        let verified = self.gate.verify().await.map_err(|error| error.to_string());
+        let verified = self.gate.verify().map_err(|error| error.to_string());
         let told = verified.and_then(|records| match records {
             0 => Err("the audit log is empty".to_owned()),
             records => Ok(format!("{records} records, every one chained to the one before")),

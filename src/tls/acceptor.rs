@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use super::certificates::Certificates;
 use super::server::ServerTls;
 use crate::domain::canonical::Host;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Timestamp};
 use crate::pem::CertificateFacts;
 
 /// A fatal `unrecognized_name` alert in a record of its own (RFC 8446, sections 5.1 and 6).
@@ -120,6 +120,11 @@ impl Acceptor {
             config.ticketer = Arc::clone(&old.config.ticketer);
         }
         self.active.store(Arc::new(Active { config: Arc::new(config), tls }));
+    }
+
+    /// When the certificates in use expire, by file.
+    pub fn expiries(&self) -> Vec<(String, Timestamp)> {
+        self.active.load().tls.expiries()
     }
 
     /// Performs the handshake.

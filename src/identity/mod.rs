@@ -5,8 +5,13 @@
 //! [`assertion`] (a signed statement for the upstream), and ends with [`logout`].
 //! `openidconnect`, `reqwest` and `jsonwebtoken` are known here only.
 
+pub mod claims;
 pub mod cookie;
+pub mod discovery;
 pub mod http;
+mod id_token;
 mod keys;
 pub mod login;
+pub mod logout;
+pub mod oidc;
 pub mod session;

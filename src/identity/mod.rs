@@ -5,6 +5,7 @@
 //! [`assertion`] (a signed statement for the upstream), and ends with [`logout`].
 //! `openidconnect`, `reqwest` and `jsonwebtoken` are known here only.
 
+pub mod assertion;
 pub mod claims;
 pub mod cookie;
 pub mod discovery;
@@ -14,4 +15,6 @@ mod keys;
 pub mod login;
 pub mod logout;
 pub mod oidc;
+#[cfg(test)]
+mod oidc_tests;
 pub mod session;

@@ -82,11 +82,11 @@ struct Claims<'a> {
 
 impl Signer {
     /// The key comes from the store, where the first start puts it.
-    pub async fn load_or_create(store: &dyn Store, clock: &Clock) -> Result<Self, SignerError> {
+    pub async fn load_or_create(store: Arc<dyn Store>, clock: Clock) -> Result<Self, SignerError> {
         let fresh = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
             .and_then(|pair| pair.to_pkcs8v1())
             .map_err(|_| SignerError::BadKey)?;
-        let der = keys::load_or_put(store, KEY_NAME, fresh.as_ref(), clock.now()).await?;
+        let der = keys::load_or_put(store.as_ref(), KEY_NAME, fresh.as_ref(), clock.now()).await?;
         EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)
             .map_err(|_| SignerError::BadKey)?;
         let key = EncodingKey::from_ec_der(&der);
@@ -213,7 +213,7 @@ mod tests {
     async fn an_assertion_verifies_with_the_published_key_for_its_audience_only() {
         let store = Arc::new(MemoryStore::default());
         let clock = Clock::System;
-        let signer = Signer::load_or_create(store.as_ref(), &clock).await.unwrap();
+        let signer = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();
         let session = session(&store, &clock, "idp/ada").await;
         let audience: Arc<str> = "https://portal.example".into();
         let token = signer.assertion(&session, &audience, clock.now()).unwrap();
@@ -225,7 +225,7 @@ mod tests {
         assert!(read(&signer.jwks(), &token, "https://other.example").is_none());
         assert!(!signer.jwks().contains("\"d\""));
         // The next start has the same key.
-        let again = Signer::load_or_create(store.as_ref(), &clock).await.unwrap();
+        let again = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();
         assert_eq!(again.jwks(), signer.jwks());
     }
 
@@ -233,7 +233,7 @@ mod tests {
     async fn an_assertion_is_reused_for_half_its_life_and_never_for_another() {
         let store = Arc::new(MemoryStore::default());
         let clock = Clock::manual(Timestamp::from_seconds(1_800_000_000));
-        let signer = Signer::load_or_create(store.as_ref(), &clock).await.unwrap();
+        let signer = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();
         let ada = session(&store, &clock, "idp/ada").await;
         let grace = session(&store, &clock, "idp/grace").await;
         let (one, two): (Arc<str>, Arc<str>) = ("one".into(), "two".into());

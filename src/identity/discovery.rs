@@ -19,6 +19,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::http::{HttpError, ProviderHttp};
+use crate::config::model::Issuer;
 use crate::domain::clock::{Clock, Timestamp};
 
 /// After this the metadata and the keys are fetched again.
@@ -120,7 +121,7 @@ impl<T> Kept<T> {
 /// Metadata and keys of one provider.
 #[derive(Debug)]
 pub struct Discovery {
-    issuer: Url,
+    issuer: Issuer,
     http: ProviderHttp,
     clock: Clock,
     /// Locked while fetching, so that one fetch serves all who wait.
@@ -129,7 +130,7 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    pub fn new(issuer: Url, http: ProviderHttp, clock: Clock) -> Self {
+    pub fn new(issuer: Issuer, http: ProviderHttp, clock: Clock) -> Self {
         Self {
             issuer,
             http,
@@ -153,7 +154,7 @@ impl Discovery {
         match self.fetch_metadata().await {
             Ok(metadata) => Ok(kept.fetched(metadata, now)),
             Err(error) => {
-                tracing::warn!(%error, issuer = %self.issuer, "discovery failed");
+                tracing::warn!(%error, issuer = self.issuer.as_str(), "discovery failed");
                 kept.failed(self.clock.now());
                 stale.ok_or(error)
             }
@@ -163,6 +164,12 @@ impl Discovery {
     /// The metadata that is at hand, for what must not wait.
     pub fn metadata_now(&self) -> Option<Arc<Metadata>> {
         self.metadata.try_lock().ok()?.younger_than(MAX_AGE, self.clock.now())
+    }
+
+    /// Whether the last question to the provider was answered; `None` before the first.
+    pub fn is_reachable(&self) -> Option<bool> {
+        let kept = self.metadata.try_lock().ok()?;
+        if kept.retry_at.is_some() { Some(false) } else { kept.value.as_ref().map(|_| true) }
     }
 
     /// The provider's keys; after `unknown_key`, fetched again if the last such fetch is 30 s ago.
@@ -187,7 +194,7 @@ impl Discovery {
         match self.fetch(metadata.jwks_uri().url(), "key set").await {
             Ok(keys) => Ok(kept.fetched(keys, now)),
             Err(error) => {
-                tracing::warn!(%error, issuer = %self.issuer, "the keys could not be fetched");
+                tracing::warn!(%error, issuer = self.issuer.as_str(), "the keys could not be fetched");
                 kept.failed(self.clock.now());
                 stale.ok_or(error)
             }
@@ -199,12 +206,8 @@ impl Discovery {
         let address = format!("{base}/.well-known/openid-configuration");
         let url = Url::parse(&address).map_err(|_| DiscoveryError::WrongIssuer)?;
         let metadata: Metadata = self.fetch(&url, "metadata").await?;
-        // Section 4.3. The configured address lost the difference between `https://host` and
-        // `https://host/`, and with it nothing: a host has one root.
-        let named = metadata.issuer().as_str();
-        let configured = self.issuer.as_str();
-        let same_root = self.issuer.path() == "/" && configured.strip_suffix('/') == Some(named);
-        if named != configured && !same_root {
+        // Section 4.3: letter by letter.
+        if metadata.issuer().as_str() != self.issuer.as_str() {
             return Err(DiscoveryError::WrongIssuer);
         }
         let extra = metadata.additional_metadata();
@@ -217,7 +220,7 @@ impl Discovery {
             extra.end_session_endpoint.as_ref(),
         ];
         let allowed = |url: &Url| {
-            url.scheme() == "https" || (plain_loopback(&self.issuer) && plain_loopback(url))
+            url.scheme() == "https" || (plain_loopback(self.issuer.url()) && plain_loopback(url))
         };
         if addresses.into_iter().flatten().all(allowed) {
             Ok(metadata)

@@ -182,7 +182,7 @@ impl Provider {
         logins: Arc<LoginStates>,
         clock: Clock,
     ) -> Result<Self, HttpSetupError> {
-        let plain = plain_loopback(&config.issuer);
+        let plain = plain_loopback(config.issuer.url());
         let http = ProviderHttp::start(config.ca.as_deref(), plain, config.timeout)?;
         let discovery = Discovery::new(config.issuer.clone(), http.clone(), clock.clone());
         Ok(Self { config, discovery, http, logins, clock })
@@ -359,6 +359,22 @@ impl Provider {
 
     pub fn name(&self) -> &Arc<str> {
         &self.config.name
+    }
+
+    /// What people know the provider by.
+    pub fn display_name(&self) -> &str {
+        &self.config.display_name
+    }
+
+    /// Where the provider's own session ends, as far as is known without asking.
+    pub fn end_session_endpoint(&self) -> Option<String> {
+        let metadata = self.discovery.metadata_now()?;
+        metadata.additional_metadata().end_session_endpoint.as_ref().map(Url::to_string)
+    }
+
+    /// Whether the last question to the provider was answered; `None` before the first.
+    pub fn is_reachable(&self) -> Option<bool> {
+        self.discovery.is_reachable()
     }
 }
 

@@ -15,7 +15,7 @@ use url::Url;
 
 use super::login::LoginStates;
 use super::oidc::{Callback, Login, LoginError, LoginRedirect, LoginStart, Provider};
-use crate::config::model::{ClaimNames, IdentityProvider};
+use crate::config::model::{ClaimNames, IdentityProvider, Issuer};
 use crate::domain::canonical::Authority;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::store::{MemoryStore, Store};
@@ -156,7 +156,7 @@ impl World {
         let config = IdentityProvider {
             name: "idp".into(),
             display_name: "IdP".into(),
-            issuer: Url::parse(&issuer).unwrap(),
+            issuer: Issuer::parse(&issuer).unwrap(),
             client_id: "gate".into(),
             client_secret: None,
             scopes: vec!["openid".into(), "email".into()],
@@ -326,8 +326,10 @@ async fn the_providers_no_is_not_an_invalid_callback() {
 #[tokio::test]
 async fn a_provider_that_is_down_or_another_is_unavailable() {
     let world = World::new().await;
+    assert_eq!(world.provider.is_reachable(), None);
     world.script.lock().down = true;
     assert_eq!(world.login().await.unwrap_err().status(), 503);
+    assert_eq!(world.provider.is_reachable(), Some(false));
     world.script.lock().down = false;
     // Not asked again at once.
     assert_eq!(world.login().await.unwrap_err().status(), 503);

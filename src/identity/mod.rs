@@ -5,8 +5,16 @@
 //! [`assertion`] (a signed statement for the upstream), and ends with [`logout`].
 //! `openidconnect`, `reqwest` and `jsonwebtoken` are known here only.
 
+pub mod assertion;
+pub mod claims;
 pub mod cookie;
+pub mod discovery;
 pub mod http;
+mod id_token;
 mod keys;
 pub mod login;
+pub mod logout;
+pub mod oidc;
+#[cfg(test)]
+mod oidc_tests;
 pub mod session;

@@ -232,6 +232,11 @@ impl Sessions {
         }
     }
 
+    /// Counts what a client does on a live connection as activity of its session.
+    pub fn touch(&self, session: &Arc<Session>, now: Timestamp) {
+        self.admit(session, self.clock.at(now));
+    }
+
     /// Every end of a session, at once. A receiver that lags asks [`Sessions::is_alive`] for each.
     pub fn on_end(&self) -> broadcast::Receiver<SessionId> {
         self.ended.subscribe()

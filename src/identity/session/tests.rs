@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 
 use super::*;
 use crate::domain::principal::PrincipalKind;
@@ -184,14 +185,26 @@ async fn a_session_that_was_over_stays_over_when_the_clock_is_set_back() {
 }
 
 #[tokio::test]
+async fn a_session_that_nobody_looked_at_is_over_too_when_the_clock_is_set_back() {
+    let world = World::new().await;
+    let (value, _) = world.login("ada").await;
+    world.clock.advance(IDLE);
+    world.login("grace").await;
+    world.set_back(IDLE / 2);
+    assert!(!world.found(&value).await);
+}
+
+#[tokio::test]
 async fn after_the_clock_was_set_back_a_restart_goes_on_from_the_latest_time() {
     let world = World::new().await;
     let (idle, _) = world.login("ada").await;
     world.clock.advance(IDLE - Duration::from_secs(120));
+    let latest = world.clock.now();
     world.sessions.sweep().await.unwrap();
     world.set_back(Duration::from_secs(86_400));
     let world = world.restarted().await;
     assert!(world.found(&idle).await);
+    assert_eq!(world.login("vera").await.1.created, latest);
     world.clock.advance(Duration::from_secs(86_400 + 1800));
     assert!(!world.found(&idle).await);
     let (fresh, _) = world.login("grace").await;
@@ -222,6 +235,22 @@ async fn a_late_write_back_does_not_bring_an_ended_session_back() {
     world.sessions.write_back().await.unwrap();
     world.sessions.sweep().await.unwrap();
     assert!(!world.restarted().await.found(&value).await);
+}
+
+#[tokio::test]
+async fn a_write_back_that_waited_for_its_turn_looks_again() {
+    let world = World::new().await;
+    let (value, session) = world.login("ada").await;
+    world.clock.advance(Duration::from_secs(120));
+    assert!(world.found(&value).await);
+    let turn = world.sessions.turn(&session.id).await;
+    let mut write_back = Box::pin(world.sessions.write_back());
+    assert!(write_back.as_mut().now_or_never().is_none());
+    world.sessions.announce(&session, EndReason::Logout);
+    world.store.inner.remove(Space::Sessions, &session.id.0).await.unwrap();
+    drop(turn);
+    write_back.await.unwrap();
+    assert_eq!(world.store.inner.get(Space::Sessions, &session.id.0).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -1,0 +1,375 @@
+//! Logins against a small provider that misbehaves as told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::header::{COOKIE, HeaderMap, HeaderValue};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use url::Url;
+
+use super::login::LoginStates;
+use super::oidc::{Callback, Login, LoginError, LoginRedirect, LoginStart, Provider};
+use crate::config::model::{ClaimNames, IdentityProvider, Issuer};
+use crate::domain::canonical::Authority;
+use crate::domain::clock::{Clock, Timestamp};
+use crate::store::{MemoryStore, Store};
+
+const NOW: i64 = 1_800_000_000;
+
+type Change = Box<dyn Fn(&mut Value) + Send>;
+
+/// What the provider answers; tests bend it.
+struct Script {
+    issuer: String,
+    key: EncodingKey,
+    jwk: Value,
+    nonce: String,
+    metadata: Option<Change>,
+    claims: Option<Change>,
+    /// Replaces the whole ID token.
+    token: Option<String>,
+    kid: Option<&'static str>,
+    userinfo: Option<Value>,
+    down: bool,
+}
+
+struct World {
+    provider: Provider,
+    script: Arc<Mutex<Script>>,
+    key_fetches: Arc<AtomicUsize>,
+    clock: Clock,
+}
+
+fn new_key(kid: &str) -> (EncodingKey, Value) {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let key = EncodingKey::from_ec_der(pair.to_pkcs8v1().unwrap().as_ref());
+    let jwk = jsonwebtoken::jwk::Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+    let mut jwk = serde_json::to_value(jwk).unwrap();
+    jwk["kid"] = kid.into();
+    jwk["use"] = "sig".into();
+    (key, jwk)
+}
+
+impl Script {
+    fn answer(&self, path: &str) -> (u16, Value) {
+        let issuer = &self.issuer;
+        match path {
+            _ if self.down => (500, json!({})),
+            "/.well-known/openid-configuration" => {
+                let mut metadata = json!({
+                    "issuer": issuer, "authorization_endpoint": format!("{issuer}/auth"),
+                    "token_endpoint": format!("{issuer}/token"), "jwks_uri": format!("{issuer}/jwks"),
+                    "userinfo_endpoint": format!("{issuer}/userinfo"),
+                    "end_session_endpoint": format!("{issuer}/end"),
+                    "response_types_supported": ["code"], "subject_types_supported": ["public"],
+                    "id_token_signing_alg_values_supported": ["ES256"],
+                });
+                self.metadata.iter().for_each(|change| change(&mut metadata));
+                (200, metadata)
+            }
+            "/jwks" => (200, json!({"keys": [self.jwk]})),
+            "/token" => {
+                let mut claims = json!({
+                    "iss": issuer, "aud": "gate", "sub": "ada", "nonce": self.nonce,
+                    "iat": NOW, "exp": NOW + 300, "email": "ada@acme.example",
+                    "email_verified": true, "name": "Ada", "groups": ["customers"],
+                    "tenant": "acme", "sid": "s1", "acr": "mfa",
+                });
+                self.claims.iter().for_each(|change| change(&mut claims));
+                let mut header = Header::new(Algorithm::ES256);
+                header.kid = self.kid.map(str::to_owned);
+                let token = self
+                    .token
+                    .clone()
+                    .unwrap_or_else(|| jsonwebtoken::encode(&header, &claims, &self.key).unwrap());
+                (200, json!({"access_token": "at", "token_type": "Bearer", "id_token": token}))
+            }
+            "/userinfo" => (200, self.userinfo.clone().unwrap_or_default()),
+            _ => (404, json!({})),
+        }
+    }
+}
+
+async fn serve(
+    listener: tokio::net::TcpListener,
+    script: Arc<Mutex<Script>>,
+    keys: Arc<AtomicUsize>,
+) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (script, keys) = (Arc::clone(&script), Arc::clone(&keys));
+        tokio::spawn(async move {
+            let mut seen = Vec::new();
+            let mut buffer = [0u8; 4096];
+            while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
+                match stream.read(&mut buffer).await {
+                    Ok(read) if read > 0 => seen.extend_from_slice(&buffer[..read]),
+                    _ => return,
+                }
+            }
+            let text = String::from_utf8_lossy(&seen).into_owned();
+            let path = text.split(' ').nth(1).unwrap_or_default();
+            if path == "/jwks" {
+                keys.fetch_add(1, Ordering::SeqCst);
+            }
+            let (status, body) = script.lock().answer(path);
+            let body = body.to_string();
+            let answer = format!(
+                "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+                 connection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes()).await;
+        });
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = format!("http://{}", listener.local_addr().unwrap());
+        let (key, jwk) = new_key("k1");
+        let script = Arc::new(Mutex::new(Script {
+            issuer: issuer.clone(),
+            key,
+            jwk,
+            nonce: String::new(),
+            metadata: None,
+            claims: None,
+            token: None,
+            kid: Some("k1"),
+            userinfo: None,
+            down: false,
+        }));
+        let key_fetches = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(serve(listener, Arc::clone(&script), Arc::clone(&key_fetches)));
+        let clock = Clock::manual(Timestamp::from_seconds(NOW));
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let logins = LoginStates::load_or_create(store, clock.clone()).await.unwrap();
+        let config = IdentityProvider {
+            name: "idp".into(),
+            display_name: "IdP".into(),
+            issuer: Issuer::parse(&issuer).unwrap(),
+            client_id: "gate".into(),
+            client_secret: None,
+            scopes: vec!["openid".into(), "email".into()],
+            ca: None,
+            claims: ClaimNames {
+                user: "sub".into(),
+                email: "email".into(),
+                name: "name".into(),
+                groups: "groups".into(),
+                tenant: "tenant".into(),
+            },
+            timeout: Duration::from_secs(20),
+        };
+        let provider = Provider::new(Arc::new(config), Arc::new(logins), clock.clone()).unwrap();
+        Self { provider, script, key_fetches, clock }
+    }
+
+    fn host() -> Authority {
+        Authority::parse("portal.example").unwrap()
+    }
+
+    async fn begin(&self) -> Result<(String, HeaderMap), LoginError> {
+        let host = Self::host();
+        let headers = HeaderMap::new();
+        let start = LoginStart { host: &host, return_to: "/orders", headers: &headers };
+        let LoginRedirect { location, set_cookie } = self.provider.begin(&start).await?;
+        let of = |name: &str| {
+            let url = Url::parse(&location).unwrap();
+            url.query_pairs().find(|(key, _)| key == name).unwrap().1.into_owned()
+        };
+        assert_eq!(of("code_challenge_method"), "S256");
+        self.script.lock().nonce = of("nonce");
+        let mut cookies = HeaderMap::new();
+        let pair = set_cookie[0].to_str().unwrap().split(';').next().unwrap().to_owned();
+        cookies.append(COOKIE, HeaderValue::from_str(&pair).unwrap());
+        Ok((of("state"), cookies))
+    }
+
+    async fn finish(&self, query: &str, cookies: &HeaderMap) -> Result<Login, LoginError> {
+        let host = Self::host();
+        let callback = Callback { host: &host, query: Some(query), headers: cookies };
+        self.provider.finish(&callback).await
+    }
+
+    async fn login(&self) -> Result<Login, LoginError> {
+        let (state, cookies) = self.begin().await?;
+        self.finish(&format!("code=c&state={state}"), &cookies).await
+    }
+
+    fn claims(&self, change: impl Fn(&mut Value) + Send + 'static) {
+        self.script.lock().claims = Some(Box::new(change));
+    }
+
+    async fn refused(&self, reason: &str) {
+        match self.login().await {
+            Err(LoginError::Invalid(said)) => assert!(said.contains(reason), "{said}"),
+            other => panic!("expected `{reason}`, got {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_good_login_brings_the_principal_and_the_way_back() {
+    let world = World::new().await;
+    let login = world.login().await.unwrap();
+    assert_eq!(login.principal.id.as_ref(), "idp/ada");
+    assert_eq!(login.principal.email.as_deref(), Some("ada@acme.example"));
+    assert_eq!(login.return_to, "/orders");
+    assert_eq!(login.sid.as_deref(), Some("s1"));
+    let url = world.provider.end_session_url(login.id_token.as_ref(), &World::host(), "x");
+    assert!(url.unwrap().contains("/end?id_token_hint="));
+}
+
+#[tokio::test]
+async fn each_wrong_claim_of_an_id_token_is_refused() {
+    let world = World::new().await;
+    for (name, value, reason) in [
+        ("iss", json!("https://evil.example"), "another issuer"),
+        ("aud", json!("other"), "another client"),
+        ("aud", json!(["gate", "other"]), "another client"),
+        ("azp", json!("other"), "another client"),
+        ("exp", json!(NOW - 60), "expired"),
+        ("iat", json!(NOW + 61), "future"),
+        ("nbf", json!(NOW + 61), "future"),
+        ("nonce", json!("other"), "nonce"),
+        ("nonce", json!(null), "nonce"),
+        ("at_hash", json!("AAAAAAAAAAAAAAAAAAAAAA"), "at_hash"),
+        ("sub", json!(""), "`sub` is missing"),
+    ] {
+        world.claims(move |claims| claims[name] = value.clone());
+        world.refused(reason).await;
+    }
+    // Within the leeway, and with a further audience that `azp` accounts for.
+    world.claims(|claims| {
+        claims["exp"] = json!(NOW - 59);
+        claims["iat"] = json!(NOW + 60);
+        claims["aud"] = json!(["gate", "other"]);
+        claims["azp"] = json!("gate");
+    });
+    world.login().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unsigned_a_foreign_and_a_symmetric_signature_are_refused() {
+    let world = World::new().await;
+    let claims = json!({"iss": world.script.lock().issuer, "aud": "gate", "sub": "ada",
+        "iat": NOW, "exp": NOW + 300});
+    let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    let none = format!("{}.{}.", encode(&json!({"alg": "none"})), encode(&claims));
+    let hs = jsonwebtoken::encode(
+        &Header::new(Algorithm::HS256),
+        &claims,
+        &EncodingKey::from_secret(b"gate"),
+    )
+    .unwrap();
+    let mut header = Header::new(Algorithm::ES256);
+    header.kid = Some("k1".into());
+    let foreign = jsonwebtoken::encode(&header, &claims, &new_key("k1").0).unwrap();
+    for token in [none, hs, foreign] {
+        world.script.lock().token = Some(token);
+        let refused = world.login().await;
+        assert!(matches!(refused, Err(LoginError::Invalid(_))), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_callback_works_once_in_its_browser_and_from_its_issuer() {
+    let world = World::new().await;
+    let (state, cookies) = world.begin().await.unwrap();
+    let query = format!("code=c&state={state}");
+    for (query, cookies) in [
+        (query.clone(), HeaderMap::new()),
+        (format!("{query}&state={state}"), cookies.clone()),
+        (format!("{query}&code=d"), cookies.clone()),
+        (format!("{query}&iss=https%3A%2F%2Fevil.example"), cookies.clone()),
+        ("code=c".to_owned(), cookies.clone()),
+    ] {
+        let refused = world.finish(&query, &cookies).await;
+        assert!(matches!(refused, Err(LoginError::Invalid(_))), "{query}");
+    }
+    world.finish(&query, &cookies).await.unwrap();
+    let replayed = world.finish(&query, &cookies).await;
+    assert!(matches!(replayed, Err(LoginError::Invalid(reason)) if reason.contains("used before")));
+}
+
+#[tokio::test]
+async fn a_promised_issuer_may_not_be_missing_from_the_callback() {
+    let world = World::new().await;
+    world.script.lock().metadata = Some(Box::new(|metadata| {
+        metadata["authorization_response_iss_parameter_supported"] = true.into();
+    }));
+    world.refused("does not name its issuer").await;
+    let (state, cookies) = world.begin().await.unwrap();
+    let issuer = world.script.lock().issuer.clone();
+    world.finish(&format!("code=c&state={state}&iss={issuer}"), &cookies).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_providers_no_is_not_an_invalid_callback() {
+    let world = World::new().await;
+    let (state, cookies) = world.begin().await.unwrap();
+    let query = format!("error=access_denied%0d%0a<b>&state={state}");
+    let refused = world.finish(&query, &cookies).await;
+    assert!(matches!(refused, Err(LoginError::Rejected(code)) if code == "access_deniedb"));
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_or_another_is_unavailable() {
+    let world = World::new().await;
+    assert_eq!(world.provider.is_reachable(), None);
+    world.script.lock().down = true;
+    assert_eq!(world.login().await.unwrap_err().status(), 503);
+    assert_eq!(world.provider.is_reachable(), Some(false));
+    world.script.lock().down = false;
+    // Not asked again at once.
+    assert_eq!(world.login().await.unwrap_err().status(), 503);
+    world.clock.advance(Duration::from_secs(1));
+    world.script.lock().metadata =
+        Some(Box::new(|metadata| metadata["issuer"] = "https://evil.example".into()));
+    assert_eq!(world.login().await.unwrap_err().status(), 503);
+}
+
+#[tokio::test]
+async fn a_new_key_is_fetched_once_and_a_flood_of_unknown_ones_is_not() {
+    let world = World::new().await;
+    world.login().await.unwrap();
+    assert_eq!(world.key_fetches.load(Ordering::SeqCst), 1);
+    let (key, jwk) = new_key("k2");
+    {
+        let mut script = world.script.lock();
+        (script.key, script.jwk, script.kid) = (key, jwk, Some("k2"));
+    }
+    world.login().await.unwrap();
+    assert_eq!(world.key_fetches.load(Ordering::SeqCst), 2);
+    world.script.lock().kid = Some("k3");
+    for _ in 0..5 {
+        world.refused("no key").await;
+    }
+    assert_eq!(world.key_fetches.load(Ordering::SeqCst), 2);
+    world.clock.advance(Duration::from_secs(30));
+    world.refused("no key").await;
+    assert_eq!(world.key_fetches.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn userinfo_of_another_subject_is_refused() {
+    let world = World::new().await;
+    world.claims(|claims| claims["tenant"] = Value::Null);
+    world.claims(|claims| {
+        claims.as_object_mut().unwrap().remove("tenant");
+    });
+    world.script.lock().userinfo = Some(json!({"sub": "grace", "tenant": "globex"}));
+    world.refused("another subject").await;
+    world.script.lock().userinfo = Some(json!({"sub": "ada", "tenant": "globex"}));
+    assert_eq!(world.login().await.unwrap().principal.tenant.as_deref(), Some("globex"));
+}

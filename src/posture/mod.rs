@@ -1,0 +1,12 @@
+//! Which device a connection comes from, and what is known of its health.
+//!
+//! A client certificate that the device CA signed identifies a device of the registry, a YAML file
+//! that is replaced as a whole. Several sources of posture may come; the types in
+//! [`crate::domain::device`] stay.
+//!
+//! INVARIANT: a fact that nobody observed, or that claims to come from the future, is absent, and a
+//! certificate that is not valid now identifies nothing.
+
+mod registry;
+
+pub use registry::Registry;

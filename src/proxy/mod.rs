@@ -1,0 +1,4 @@
+//! Adapters from sockets to the pipeline.
+pub mod activity;
+pub mod connection;
+pub mod frames;

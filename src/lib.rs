@@ -4,6 +4,7 @@
 //! in `docs/architecture.md`.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod cli;

@@ -77,7 +77,8 @@ pub async fn answer(
                 exchange.finished(head.status);
                 if let Some(client) = upgrade {
                     let compression = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
-                    let stream = hold(Arc::clone(&context), exchange, compression, client, upstream);
+                    let stream =
+                        hold(Arc::clone(&context), exchange, compression, client, upstream);
                     context.streams.spawn(stream);
                 }
                 Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))

@@ -72,8 +72,7 @@ mod tests {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         let response = answer(&head, port, |host| host.as_str() == "app.example");
-        let location =
-            response.headers().get(LOCATION).map(|to| to.to_str().unwrap().to_owned());
+        let location = response.headers().get(LOCATION).map(|to| to.to_str().unwrap().to_owned());
         (response.status().as_u16(), location)
     }
 

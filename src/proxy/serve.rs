@@ -83,13 +83,12 @@ impl Workers {
         let mut shares: Vec<Vec<(Arc<Door>, std::net::TcpListener)>> = Vec::new();
         shares.resize_with(count, Vec::new);
         for listener in listeners {
-            let (address, sockets) = accept::bind(listener.address, count).map_err(|cause| {
-                StartError::Bind {
+            let (address, sockets) =
+                accept::bind(listener.address, count).map_err(|cause| StartError::Bind {
                     name: Arc::clone(&listener.name),
                     address: listener.address,
                     cause,
-                }
-            })?;
+                })?;
             bound.push((Arc::clone(&listener.name), address));
             let gauge = gate.metrics.connections(&listener.name);
             let places = Places::new(listener.limits.max_connections, gauge);
@@ -126,17 +125,18 @@ impl Workers {
         let drop_all = self.drop_all.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, has_ended) = oneshot::channel();
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = worker.run(share) => {}
-                    () = drop_all.cancelled() => {}
-                }
-            });
-            // Drops what is still running, and with it its sockets.
-            drop(runtime);
-            let _ = ended.send(());
-        })?;
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = worker.run(share) => {}
+                        () = drop_all.cancelled() => {}
+                    }
+                });
+                // Drops what is still running, and with it its sockets.
+                drop(runtime);
+                let _ = ended.send(());
+            })?;
         self.threads.push((thread, has_ended));
         Ok(())
     }

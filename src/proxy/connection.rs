@@ -91,7 +91,12 @@ where
     B::Error: Into<BoxError>,
 {
     let io = TokioIo::new(Observed::new(io, Arc::clone(activity)));
-    let watch = Watch { limits, activity, stop };
+    let closing = match protocol {
+        // The close of the socket is the whole goodbye.
+        Protocol::Http1 => Duration::ZERO,
+        Protocol::Http2 => CLOSING,
+    };
+    let watch = Watch { limits, activity, stop, closing };
     match protocol {
         Protocol::Http1 => {
             let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
@@ -100,8 +105,10 @@ where
                 connection.graceful_shutdown();
             });
             let end = end.await;
+            // A stop finds connections at rest, with nothing to take in.
             if !matches!(end, End::Expired)
                 && !activity.ended()
+                && !stop.is_cancelled()
                 && let Some(parts) = Pin::into_inner(connection).into_parts()
             {
                 linger(parts.io.into_inner()).await;
@@ -148,6 +155,8 @@ struct Watch<'a> {
     limits: &'a ListenerLimits,
     activity: &'a Activity,
     stop: &'a CancellationToken,
+    /// How long the client may take to see the goodbye.
+    closing: Duration,
 }
 
 impl Watch<'_> {
@@ -179,10 +188,10 @@ impl Watch<'_> {
                     return Poll::Ready(End::Expired);
                 }
                 // Says goodbye where the protocol has a word for it, and waits no longer than
-                // `CLOSING` for the client to hear it.
+                // `closing` for the client to hear it.
                 expired = true;
                 shut(connection.as_mut());
-                timer.as_mut().reset(Instant::now() + CLOSING);
+                timer.as_mut().reset(Instant::now() + self.closing);
             }
         })
         .await

@@ -210,3 +210,94 @@ async fn a_stop_ends_an_idle_connection_at_once() {
     drop(client.io);
     assert!(matches!(client.task.await.unwrap(), End::Closed));
 }
+
+/// HTTP/2 over a pipe. Answers at once; on `/later` after 5 s, on `/hang` never.
+fn start_http2(io: DuplexStream, stop: CancellationToken) -> tokio::task::JoinHandle<End> {
+    tokio::spawn(async move {
+        let activity = Activity::new(false);
+        let requests = Arc::clone(&activity);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let in_flight = requests.begin();
+            async move {
+                if request.uri().path() == "/hang" {
+                    std::future::pending::<()>().await;
+                }
+                if request.uri().path() == "/later" {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+                drop(in_flight);
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+            }
+        });
+        serve(io, Protocol::Http2, &limits(), &activity, &stop, service).await
+    })
+}
+
+async fn connect_http2(
+    io: DuplexStream,
+) -> (::h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), ::h2::Error>>) {
+    let (client, connection) = ::h2::client::handshake(io).await.unwrap();
+    (client, tokio::spawn(connection))
+}
+
+fn get(path: &str) -> Request<()> {
+    Request::get(format!("https://a{path}")).body(()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_connection_at_rest_is_told_goodbye_after_the_idle_timeout() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let task = start_http2(server, CancellationToken::new());
+    let (mut client, connection) = connect_http2(client).await;
+    let opened = Instant::now();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (answer, _) = client.send_request(get("/"), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    let end = task.await.unwrap();
+    assert!(matches!(end, End::Expired), "{end:?}");
+    assert_eq!(opened.elapsed().as_secs(), 60 + 75);
+    // A goodbye without an error, not a lost connection.
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_http2_request_keeps_its_connection() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let task = start_http2(server, CancellationToken::new());
+    let (mut client, _connection) = connect_http2(client).await;
+    let (_answer, _) = client.send_request(get("/hang"), true).unwrap();
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert!(!task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_resets_ends_the_connection() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let task = start_http2(server, CancellationToken::new());
+    let (client, _connection) = connect_http2(client).await;
+    // CVE-2023-44487: a stream costs the server more than its reset costs the client.
+    for _ in 0..10_000 {
+        let Ok(mut ready) = client.clone().ready().await else { break };
+        let Ok((_, mut stream)) = ready.send_request(get("/hang"), true) else { break };
+        stream.send_reset(::h2::Reason::CANCEL);
+        if task.is_finished() {
+            break;
+        }
+    }
+    let end = tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+    assert!(matches!(end, End::Failed(_)), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_lets_a_running_http2_request_end() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let stop = CancellationToken::new();
+    let task = start_http2(server, stop.clone());
+    let (mut client, connection) = connect_http2(client).await;
+    let (answer, _) = client.send_request(get("/later"), true).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.cancel();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    assert!(matches!(task.await.unwrap(), End::Closed));
+    connection.await.unwrap().unwrap();
+}

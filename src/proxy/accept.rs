@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use prometheus::IntGauge;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+
+use crate::metrics::IntGauge;
 
 /// Connections that the kernel holds for each worker until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     fn gauge() -> IntGauge {
-        IntGauge::new("connections", "open connections").unwrap()
+        crate::metrics::Metrics::new().connections("test")
     }
 
     #[test]

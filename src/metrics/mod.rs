@@ -14,9 +14,11 @@ mod route;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+/// A resolved gauge, for those who count up and down themselves.
+pub use prometheus::IntGauge;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 pub use labels::{RequestOutcome, Stage};

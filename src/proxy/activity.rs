@@ -1,0 +1,183 @@
+//! What a client's connection is doing, kept cheaply enough to be known at every moment.
+//!
+//! hyper's own header timeout also runs while a connection rests between two requests, so it can't
+//! be short without closing idle connections, nor long without waiting for slow headers. Here
+//! both have limits of their own, and a request costs no timer: [`Activity`] is a few atomics that
+//! the socket and the requests touch, and the connection compares them with the clock only when
+//! its one coarse timer fires.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::config::model::ListenerLimits;
+
+/// What a client's connection is doing. Relaxed atomics suffice: all that touches it runs on the
+/// one thread of its worker.
+#[derive(Debug)]
+pub struct Activity {
+    opened: Instant,
+    /// HTTP/1: bytes between two requests begin a header. HTTP/2 has frames of its own there.
+    reads_begin_header: bool,
+    in_flight: AtomicU32,
+    /// Whether part of a request's header has arrived.
+    in_header: AtomicBool,
+    /// When the current phase began.
+    since: AtomicU64,
+    /// Since when the client takes no bytes; zero when it does.
+    blocked: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl Activity {
+    pub fn new(reads_begin_header: bool) -> Arc<Self> {
+        Arc::new(Self {
+            opened: Instant::now(),
+            reads_begin_header,
+            in_flight: AtomicU32::new(0),
+            in_header: AtomicBool::new(false),
+            since: AtomicU64::new(0),
+            blocked: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// A request's header is complete. The request lasts until the guard is dropped: with the end
+    /// of its response's body.
+    pub fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.in_header.store(false, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Whether the client has closed its side.
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// When this connection has to end if nothing changes.
+    pub fn deadline(&self, limits: &ListenerLimits) -> Option<Instant> {
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        if blocked != 0 {
+            return self.after(blocked, limits.idle_timeout);
+        }
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let limit = if self.in_header.load(Ordering::Relaxed) {
+            limits.header_timeout
+        } else {
+            limits.idle_timeout
+        };
+        self.after(self.since.load(Ordering::Relaxed), limit)
+    }
+
+    fn after(&self, millis: u64, limit: Duration) -> Option<Instant> {
+        self.opened.checked_add(Duration::from_millis(millis))?.checked_add(limit)
+    }
+
+    /// Milliseconds since the connection was opened; never zero, which stands for "not".
+    fn now(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn read(&self, bytes: usize) {
+        if bytes == 0 {
+            self.ended.store(true, Ordering::Relaxed);
+        } else if self.reads_begin_header
+            && self.in_flight.load(Ordering::Relaxed) == 0
+            && !self.in_header.load(Ordering::Relaxed)
+        {
+            self.in_header.store(true, Ordering::Relaxed);
+            self.since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn wrote<T>(&self, result: &Poll<T>) {
+        let blocked = self.blocked.load(Ordering::Relaxed) != 0;
+        if result.is_pending() != blocked {
+            self.blocked.store(if blocked { 0 } else { self.now() }, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A request between the end of its header and the end of its response.
+#[derive(Debug)]
+pub struct InFlight(Arc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.since.store(self.0.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A socket that reports to an [`Activity`].
+#[derive(Debug)]
+pub struct Observed<T> {
+    inner: T,
+    activity: Arc<Activity>,
+}
+
+impl<T> Observed<T> {
+    pub fn new(inner: T, activity: Arc<Activity>) -> Self {
+        Self { inner, activity }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = result {
+            self.activity.read(buf.filled().len() - before);
+        }
+        result
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.activity.wrote(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.activity.wrote(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let result = Pin::new(&mut self.inner).poll_flush(cx);
+        self.activity.wrote(&result);
+        result
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

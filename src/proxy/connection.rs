@@ -1,0 +1,253 @@
+//! One client connection, from the end of the TLS handshake to its close.
+//!
+//! hyper speaks the protocol that ALPN chose; this module sets its limits, ends what rests or
+//! stalls for too long, and closes so that an answer given before the request's body was read
+//! still reaches the client.
+//!
+//! INVARIANT: bytes of a request's body are never read as a next request. hyper closes the reading
+//! side when a response ends before its request did, and nothing is parsed from what follows.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::activity::{Activity, Observed};
+use crate::config::model::ListenerLimits;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long a client may take to see that the connection is closing, and how long unread bytes
+/// are taken in after an early answer.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// What is read and thrown away after an early answer, in bytes.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// hyper allocates for another number of headers than this, its own default.
+const HYPER_MAX_HEADERS: usize = 100;
+
+/// What a client may make the gate hold or do on one HTTP/2 connection. RFC 9113, section 10.5;
+/// CVE-2023-44487 and CVE-2025-8671 (resets), CVE-2024-2758 (CONTINUATION; bounded inside `h2` by
+/// the header list size), CVE-2019-9511 and its kin (windows, pings).
+mod h2 {
+    use std::time::Duration;
+
+    pub(super) const STREAMS: u32 = 100;
+    pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
+    pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+    pub(super) const SEND_BUFFER: usize = 64 * 1024;
+    pub(super) const PENDING_RESETS: usize = 20;
+    pub(super) const LOCAL_RESETS: usize = 100;
+    pub(super) const PING_INTERVAL: Duration = Duration::from_secs(30);
+    pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum End {
+    /// By either side, as the protocol has it.
+    Closed,
+    /// It rested, or took too long over a header, or stopped reading.
+    Expired,
+    /// Malformed bytes, or a broken transport.
+    Failed(hyper::Error),
+}
+
+/// Serves one connection to its end. `activity` must be the one that `service` begins its
+/// requests with. After `stop` the connection ends with its last running request.
+pub async fn serve<T, S, B>(
+    io: T,
+    protocol: Protocol,
+    limits: &ListenerLimits,
+    activity: &Arc<Activity>,
+    stop: &CancellationToken,
+    service: S,
+) -> End
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let io = TokioIo::new(Observed::new(io, Arc::clone(activity)));
+    let closing = match protocol {
+        // The close of the socket is the whole goodbye.
+        Protocol::Http1 => Duration::ZERO,
+        Protocol::Http2 => CLOSING,
+    };
+    let watch = Watch { limits, activity, stop, closing };
+    match protocol {
+        Protocol::Http1 => {
+            let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
+            let mut connection = Box::pin(connection);
+            let end = watch.drive(connection.as_mut(), |connection| {
+                connection.graceful_shutdown();
+            });
+            let end = end.await;
+            // A stop finds connections at rest, with nothing to take in.
+            if !matches!(end, End::Expired)
+                && !activity.ended()
+                && !stop.is_cancelled()
+                && let Some(parts) = Pin::into_inner(connection).into_parts()
+            {
+                linger(parts.io.into_inner()).await;
+            }
+            end
+        }
+        Protocol::Http2 => {
+            let mut connection = Box::pin(http2_builder(limits).serve_connection(io, service));
+            watch.drive(connection.as_mut(), |connection| connection.graceful_shutdown()).await
+        }
+    }
+}
+
+fn http1_builder(limits: &ListenerLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_header_size(limits.max_header_bytes)
+        .max_buf_size(limits.max_header_bytes.max(64 * 1024));
+    if limits.max_headers != HYPER_MAX_HEADERS {
+        builder.max_headers(limits.max_headers);
+    }
+    builder
+}
+
+fn http2_builder(limits: &ListenerLimits) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(h2::STREAMS)
+        .initial_stream_window_size(h2::STREAM_WINDOW)
+        .initial_connection_window_size(h2::CONNECTION_WINDOW)
+        .max_send_buf_size(h2::SEND_BUFFER)
+        .max_pending_accept_reset_streams(h2::PENDING_RESETS)
+        .max_local_error_reset_streams(h2::LOCAL_RESETS)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(h2::PING_INTERVAL)
+        .keep_alive_timeout(h2::PING_TIMEOUT);
+    builder
+}
+
+/// Ends a connection that is at rest for too long, or when the worker stops.
+struct Watch<'a> {
+    limits: &'a ListenerLimits,
+    activity: &'a Activity,
+    stop: &'a CancellationToken,
+    /// How long the client may take to see the goodbye.
+    closing: Duration,
+}
+
+impl Watch<'_> {
+    async fn drive<C>(&self, mut connection: Pin<&mut C>, shut: impl Fn(Pin<&mut C>)) -> End
+    where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let mut stopped = std::pin::pin!(self.stop.cancelled());
+        let mut timer = std::pin::pin!(tokio::time::sleep(self.limits.idle_timeout));
+        let mut stopping = false;
+        let mut expired = false;
+        std::future::poll_fn(|cx| {
+            if !stopping && stopped.as_mut().poll(cx).is_ready() {
+                stopping = true;
+                shut(connection.as_mut());
+            }
+            loop {
+                if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(match result {
+                        _ if expired => End::Expired,
+                        Ok(()) => End::Closed,
+                        Err(error) => End::Failed(error),
+                    });
+                }
+                if !self.is_overdue(timer.as_mut(), cx, expired) {
+                    return Poll::Pending;
+                }
+                if expired {
+                    return Poll::Ready(End::Expired);
+                }
+                // Says goodbye where the protocol has a word for it, and waits no longer than
+                // `closing` for the client to hear it.
+                expired = true;
+                shut(connection.as_mut());
+                timer.as_mut().reset(Instant::now() + self.closing);
+            }
+        })
+        .await
+    }
+
+    /// Whether the time has come. Most calls only poll a timer that is far from firing.
+    fn is_overdue(
+        &self,
+        mut timer: Pin<&mut Sleep>,
+        cx: &mut std::task::Context<'_>,
+        expired: bool,
+    ) -> bool {
+        loop {
+            let deadline = if expired { None } else { self.activity.deadline(self.limits) };
+            if let Some(deadline) = deadline
+                && deadline < timer.deadline()
+            {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            if expired {
+                return true;
+            }
+            let now = Instant::now();
+            match deadline {
+                Some(deadline) if deadline <= now => return true,
+                Some(deadline) => timer.as_mut().reset(deadline),
+                None => timer.as_mut().reset(now + self.limits.idle_timeout),
+            }
+        }
+    }
+}
+
+/// Takes in what a client is still sending, for a moment: closing a socket with unread bytes
+/// resets it, and the reset can overtake the answer (RFC 9112, section 9.6).
+async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) {
+    let drain = async {
+        if io.shutdown().await.is_err() {
+            return;
+        }
+        let mut sink = vec![0; 4096];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match io.read(&mut sink).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+    };
+    // When the time is up the socket is closed all the same.
+    let _ = tokio::time::timeout(CLOSING, drain).await;
+}
+
+#[cfg(test)]
+mod framing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! Limits and deadlines of a connection, on a pipe and a clock of the test's own.
+
+use std::convert::Infallible;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use tokio::io::DuplexStream;
+
+use super::*;
+
+pub(super) fn limits() -> ListenerLimits {
+    ListenerLimits {
+        handshake_timeout: Duration::from_secs(10),
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(75),
+        max_header_bytes: 32 * 1024,
+        max_headers: 100,
+        max_connections: 10,
+    }
+}
+
+/// What was said on a connection.
+#[derive(Debug)]
+pub(super) struct Exchanges {
+    pub(super) answer: String,
+    pub(super) seen: Vec<http::request::Parts>,
+    read: Vec<Bytes>,
+    /// Whether reading a body failed.
+    pub(super) broken: bool,
+    pub(super) all_sent: bool,
+}
+
+impl Exchanges {
+    pub(super) fn targets(&self) -> Vec<String> {
+        self.seen.iter().map(|parts| parts.uri.to_string()).collect()
+    }
+
+    pub(super) fn bodies(&self) -> Vec<&[u8]> {
+        self.read.iter().map(AsRef::as_ref).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    seen: Vec<http::request::Parts>,
+    read: Vec<Bytes>,
+    broken: bool,
+}
+
+/// Answers `ok` once it has read the body; at once on `/early`, never on `/hang`.
+fn start(
+    io: DuplexStream,
+    limits: ListenerLimits,
+    stop: CancellationToken,
+    log: Arc<Mutex<Log>>,
+) -> tokio::task::JoinHandle<End> {
+    tokio::spawn(async move {
+        let activity = Activity::new(true);
+        let requests = Arc::clone(&activity);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (log, in_flight) = (Arc::clone(&log), requests.begin());
+            async move {
+                let (mut parts, body) = request.into_parts();
+                // It would hold the socket of an upgrade.
+                parts.extensions.clear();
+                let path = parts.uri.path().to_owned();
+                log.lock().unwrap().seen.push(parts);
+                if path == "/hang" {
+                    std::future::pending::<()>().await;
+                }
+                if path != "/early" {
+                    match body.collect().await {
+                        Ok(read) => log.lock().unwrap().read.push(read.to_bytes()),
+                        Err(_) => log.lock().unwrap().broken = true,
+                    }
+                }
+                drop(in_flight);
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+            }
+        });
+        serve(io, Protocol::Http1, &limits, &activity, &stop, service).await
+    })
+}
+
+/// Sends all of `input`, then reads to the end.
+pub(super) async fn converse(input: &[u8], limits: &ListenerLimits) -> Exchanges {
+    let (mut client, server) = tokio::io::duplex(16 * 1024);
+    let log = Arc::new(Mutex::new(Log::default()));
+    let task = start(server, limits.clone(), CancellationToken::new(), Arc::clone(&log));
+    let (mut reader, mut writer) = tokio::io::split(&mut client);
+    let mut answer = Vec::new();
+    // The writing side stays open: the idle timeout ends what nothing else does.
+    let (all_sent, _) = tokio::join!(
+        async { writer.write_all(input).await.is_ok() },
+        reader.read_to_end(&mut answer)
+    );
+    drop(client);
+    task.await.unwrap();
+    let log = std::mem::take(&mut *log.lock().unwrap());
+    Exchanges {
+        answer: String::from_utf8(answer).unwrap(),
+        seen: log.seen,
+        read: log.read,
+        broken: log.broken,
+        all_sent,
+    }
+}
+
+struct Client {
+    io: DuplexStream,
+    task: tokio::task::JoinHandle<End>,
+    stop: CancellationToken,
+    opened: Instant,
+}
+
+impl Client {
+    fn new() -> Self {
+        let (io, server) = tokio::io::duplex(1024);
+        let stop = CancellationToken::new();
+        let task = start(server, limits(), stop.clone(), Arc::default());
+        Self { io, task, stop, opened: Instant::now() }
+    }
+
+    async fn get(&mut self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        self.io.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1024];
+        let count = self.io.read(&mut answer).await.unwrap();
+        answer.truncate(count);
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// How the connection ended, and after how many seconds of the test's clock.
+    async fn end(self) -> (End, u64) {
+        let end = self.task.await.unwrap();
+        (end, self.opened.elapsed().as_secs())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_says_nothing_ends_after_the_idle_timeout() {
+    let (end, seconds) = Client::new().end().await;
+    assert!(matches!(end, End::Expired), "{end:?}");
+    assert_eq!(seconds, 75);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_header_ends_the_connection_however_the_bytes_trickle() {
+    let mut client = Client::new();
+    assert!(client.get("/").await.starts_with("HTTP/1.1 200"));
+    tokio::time::advance(Duration::from_secs(20)).await;
+    let mut sent = 0;
+    let head = "GET / HTTP/1.1\r\nhost: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    for byte in head.bytes() {
+        if client.io.write_all(&[byte]).await.is_err() {
+            break;
+        }
+        sent += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let (end, _) = client.end().await;
+    assert!(matches!(end, End::Expired), "{end:?}");
+    assert!((9..=12).contains(&sent), "{sent}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_answer_starts_the_idle_timeout_anew() {
+    let mut client = Client::new();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(client.get("/").await.starts_with("HTTP/1.1 200"));
+    }
+    let (end, seconds) = client.end().await;
+    assert!(matches!(end, End::Expired), "{end:?}");
+    assert_eq!(seconds, 180 + 75);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_request_is_not_idle() {
+    let mut client = Client::new();
+    client.io.write_all(b"GET /hang HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert!(!client.task.is_finished());
+    drop(client.io);
+    client.task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_answer_is_dropped() {
+    let mut client = Client::new();
+    // The pipe holds 1 KiB; the answers to these are more.
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(200);
+    let _ =
+        tokio::time::timeout(Duration::from_secs(1), client.io.write_all(request.as_bytes())).await;
+    let task = client.task;
+    let end = tokio::time::timeout(Duration::from_secs(200), task).await.unwrap().unwrap();
+    assert!(matches!(end, End::Expired), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_an_idle_connection_at_once() {
+    let mut client = Client::new();
+    assert!(client.get("/").await.starts_with("HTTP/1.1 200"));
+    client.stop.cancel();
+    let mut rest = Vec::new();
+    client.io.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+    drop(client.io);
+    assert!(matches!(client.task.await.unwrap(), End::Closed));
+}
+
+/// HTTP/2 over a pipe. Answers at once; on `/later` after 5 s, on `/hang` never.
+fn start_http2(io: DuplexStream, stop: CancellationToken) -> tokio::task::JoinHandle<End> {
+    tokio::spawn(async move {
+        let activity = Activity::new(false);
+        let requests = Arc::clone(&activity);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let in_flight = requests.begin();
+            async move {
+                if request.uri().path() == "/hang" {
+                    std::future::pending::<()>().await;
+                }
+                if request.uri().path() == "/later" {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+                drop(in_flight);
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+            }
+        });
+        serve(io, Protocol::Http2, &limits(), &activity, &stop, service).await
+    })
+}
+
+async fn connect_http2(
+    io: DuplexStream,
+) -> (::h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<Result<(), ::h2::Error>>) {
+    let (client, connection) = ::h2::client::handshake(io).await.unwrap();
+    (client, tokio::spawn(connection))
+}
+
+fn get(path: &str) -> Request<()> {
+    Request::get(format!("https://a{path}")).body(()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_connection_at_rest_is_told_goodbye_after_the_idle_timeout() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let task = start_http2(server, CancellationToken::new());
+    let (mut client, connection) = connect_http2(client).await;
+    let opened = Instant::now();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (answer, _) = client.send_request(get("/"), true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    let end = task.await.unwrap();
+    assert!(matches!(end, End::Expired), "{end:?}");
+    assert_eq!(opened.elapsed().as_secs(), 60 + 75);
+    // A goodbye without an error, not a lost connection.
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_http2_request_keeps_its_connection() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let task = start_http2(server, CancellationToken::new());
+    let (mut client, _connection) = connect_http2(client).await;
+    let (_answer, _) = client.send_request(get("/hang"), true).unwrap();
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    assert!(!task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_resets_ends_the_connection() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let task = start_http2(server, CancellationToken::new());
+    let (client, _connection) = connect_http2(client).await;
+    // CVE-2023-44487: a stream costs the server more than its reset costs the client.
+    for _ in 0..10_000 {
+        let Ok(mut ready) = client.clone().ready().await else { break };
+        let Ok((_, mut stream)) = ready.send_request(get("/hang"), true) else { break };
+        stream.send_reset(::h2::Reason::CANCEL);
+        if task.is_finished() {
+            break;
+        }
+    }
+    let end = tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+    assert!(matches!(end, End::Failed(_)), "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_lets_a_running_http2_request_end() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let stop = CancellationToken::new();
+    let task = start_http2(server, stop.clone());
+    let (mut client, connection) = connect_http2(client).await;
+    let (answer, _) = client.send_request(get("/later"), true).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stop.cancel();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    assert!(matches!(task.await.unwrap(), End::Closed));
+    connection.await.unwrap().unwrap();
+}

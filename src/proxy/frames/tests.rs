@@ -1,0 +1,241 @@
+//! Frames by hand, and streams of them cut anywhere.
+
+use super::*;
+use proptest::prelude::*;
+
+const FIN: u8 = 0x80;
+const TEXT: u8 = 0x1;
+const PING: u8 = 0x9;
+const CLOSE: u8 = 0x8;
+
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![first];
+    match payload.len() {
+        short @ 0..=125 => out.push(0x80 | short as u8),
+        medium @ 126..=0xffff => {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&(medium as u16).to_be_bytes());
+        }
+        long => {
+            out.push(0x80 | 127);
+            out.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&[1, 2, 3, 4]);
+    out.extend_from_slice(payload);
+    out
+}
+
+fn pass(input: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let mut out = Vec::new();
+    Scanner::new(false).scan(input, &mut out, || true).map(|_| out)
+}
+
+#[test]
+fn frames_pass_unchanged_while_sending_is_allowed() {
+    for length in [0, 1, 125, 126, 127, 0xffff, 0x1_0000] {
+        let input = frame(FIN | TEXT, &vec![7; length]);
+        assert_eq!(pass(&input).unwrap(), input, "{length}");
+    }
+}
+
+#[test]
+fn data_frames_are_dropped_whole_and_control_frames_pass_when_sending_is_not_allowed() {
+    let ping = frame(FIN | PING, b"hi");
+    let close = frame(FIN | CLOSE, &[3, 232]);
+    let input = [
+        frame(FIN | TEXT, b"open the valve"),
+        ping.clone(),
+        frame(TEXT, &[1; 300]),
+        ping.clone(),
+        frame(FIN, b"continued"),
+        frame(FIN | 0x2, &[0; 70_000]),
+        close.clone(),
+    ]
+    .concat();
+    let mut out = Vec::new();
+    let mut scanner = Scanner::new(false);
+    assert_eq!(scanner.scan(&input, &mut out, || false), Ok(4));
+    assert_eq!(out, [ping.clone(), ping, close].concat());
+    assert!(scanner.closed());
+}
+
+#[test]
+fn a_message_whose_beginning_was_dropped_is_dropped_to_its_end() {
+    let mut scanner = Scanner::new(false);
+    let mut out = Vec::new();
+    assert_eq!(scanner.scan(&frame(TEXT, b"a"), &mut out, || false), Ok(1));
+    assert_eq!(scanner.scan(&frame(FIN, b"b"), &mut out, || true), Ok(1));
+    assert!(out.is_empty());
+    let next = frame(FIN | TEXT, b"c");
+    assert_eq!(scanner.scan(&next, &mut out, || true), Ok(0));
+    assert_eq!(out, next);
+}
+
+#[test]
+fn permission_lost_inside_a_message_ends_the_connection() {
+    let mut scanner = Scanner::new(false);
+    let mut out = Vec::new();
+    scanner.scan(&frame(TEXT, b"a"), &mut out, || true).unwrap();
+    let before = out.clone();
+    let error = scanner.scan(&frame(FIN, b"b"), &mut out, || false).unwrap_err();
+    assert_eq!((error, error.close_code()), (FrameError::Interrupted, 1008));
+    assert_eq!(out, before);
+}
+
+#[test]
+fn malformed_frames_are_refused_with_the_code_that_says_why() {
+    use FrameError::{
+        BadControl, BadLength, BadSequence, ReservedBit, ReservedOpcode, TooLong, Unmasked,
+    };
+    let mask = [0; 4];
+    let cases: Vec<(&str, Vec<u8>, FrameError)> = vec![
+        ("unmasked", vec![FIN | TEXT, 0], Unmasked),
+        ("rsv1 without an extension", frame(FIN | 0x40 | TEXT, b""), ReservedBit),
+        ("rsv2", frame(FIN | 0x20 | TEXT, b""), ReservedBit),
+        ("rsv3", frame(FIN | 0x10 | TEXT, b""), ReservedBit),
+        ("opcode 3", frame(FIN | 0x3, b""), ReservedOpcode),
+        ("opcode 11", frame(FIN | 0xb, b""), ReservedOpcode),
+        ("fragmented ping", frame(PING, b""), BadControl),
+        ("long ping", frame(FIN | PING, &[0; 126]), BadControl),
+        ("close of one byte", frame(FIN | CLOSE, &[3]), BadControl),
+        ("continuation of nothing", frame(FIN, b""), BadSequence),
+        (
+            "message inside a message",
+            [frame(TEXT, b""), frame(FIN | TEXT, b"")].concat(),
+            BadSequence,
+        ),
+        (
+            "16 bits for a short length",
+            [&[FIN | TEXT, 0xfe, 0, 125][..], &mask].concat(),
+            BadLength,
+        ),
+        (
+            "64 bits for a medium length",
+            [&[FIN | TEXT, 0xff, 0, 0, 0, 0, 0, 0, 255, 255][..], &mask].concat(),
+            BadLength,
+        ),
+        (
+            "highest bit of the length",
+            [&[FIN | TEXT, 0xff, 128, 0, 0, 0, 0, 1, 0, 0][..], &mask].concat(),
+            BadLength,
+        ),
+        ("too long", [&[FIN | TEXT, 0xff, 0, 0, 0, 0, 1, 0, 0, 1][..], &mask].concat(), TooLong),
+    ];
+    for (name, input, expected) in cases {
+        assert_eq!(pass(&input), Err(expected), "{name}");
+    }
+    assert_eq!((TooLong.close_code(), ReservedBit.close_code()), (1009, 1002));
+}
+
+#[test]
+fn compression_allows_rsv1_on_the_first_frame_of_a_message_only() {
+    let scan = |input: &[u8]| Scanner::new(true).scan(input, &mut Vec::new(), || true);
+    assert_eq!(scan(&frame(FIN | 0x40 | TEXT, b"x")), Ok(0));
+    assert_eq!(scan(&frame(FIN | 0x40 | PING, b"x")), Err(FrameError::ReservedBit));
+    let continued = [frame(0x40 | TEXT, b"x"), frame(FIN | 0x40, b"y")].concat();
+    assert_eq!(scan(&continued), Err(FrameError::ReservedBit));
+}
+
+#[test]
+fn nothing_passes_after_a_close_frame() {
+    let close = frame(FIN | CLOSE, b"");
+    let input = [close.clone(), frame(FIN | TEXT, b"late")].concat();
+    assert_eq!(pass(&input).unwrap(), close);
+}
+
+#[test]
+fn the_gates_own_close_frames_are_valid() {
+    let long = "é".repeat(200);
+    for reason in ["", "signed out", &long] {
+        let client = client_close(1008, reason);
+        assert_eq!(pass(&client).unwrap(), client);
+        let mut boundary = Boundary::default();
+        boundary.follow(&server_close(1008, reason));
+        assert!(boundary.is_between_frames());
+    }
+}
+
+#[test]
+fn a_boundary_that_was_lost_stays_lost() {
+    let mut boundary = Boundary::default();
+    boundary.follow(&frame(FIN | TEXT, b"masked by a server"));
+    boundary.follow(&server_close(1000, ""));
+    assert!(!boundary.is_between_frames());
+}
+
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    (any::<u8>(), proptest::collection::vec(any::<u8>(), 0..300))
+        .prop_map(|(first, payload)| frame(first & 0x8f, &payload))
+}
+
+/// Streams of valid opcodes, so that scanning gets somewhere, with any bytes behind.
+fn stream() -> impl Strategy<Value = Vec<u8>> {
+    (
+        proptest::collection::vec(
+            prop_oneof![
+                Just(frame(FIN | TEXT, b"whole")),
+                Just(frame(FIN | PING, b"ping")),
+                Just([frame(TEXT, b"be"), frame(FIN | PING, b""), frame(FIN, b"gin")].concat()),
+                Just(frame(FIN | 0x2, &[9; 200])),
+                any_frame(),
+            ],
+            0..8,
+        ),
+        proptest::collection::vec(any::<u8>(), 0..20),
+    )
+        .prop_map(|(frames, tail)| [frames.concat(), tail].concat())
+}
+
+proptest! {
+    #[test]
+    fn any_chunking_gives_the_same_result(
+        input in stream(),
+        cuts in proptest::collection::vec(1_usize..40, 1..20),
+        allowed in proptest::collection::vec(any::<bool>(), 1..6),
+    ) {
+        let run = |pieces: &[&[u8]]| {
+            let mut scanner = Scanner::new(true);
+            let mut answers = allowed.iter().copied().cycle();
+            let (mut out, mut dropped) = (Vec::new(), 0);
+            for piece in pieces {
+                match scanner.scan(piece, &mut out, || answers.next().unwrap()) {
+                    Ok(count) => dropped += count,
+                    Err(error) => return (out, None, Some(error), scanner.at_boundary()),
+                }
+            }
+            (out, Some(dropped), None, scanner.at_boundary())
+        };
+        let mut pieces = Vec::new();
+        let mut rest = &input[..];
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() { break; }
+            let (piece, after) = rest.split_at((*cut).min(rest.len()));
+            pieces.push(piece);
+            rest = after;
+        }
+        prop_assert_eq!(run(&[&input]), run(&pieces));
+    }
+
+    #[test]
+    fn what_passes_is_what_came_when_all_is_allowed(input in stream()) {
+        let mut out = Vec::new();
+        let mut scanner = Scanner::new(true);
+        let result = scanner.scan(&input, &mut out, || true);
+        prop_assert!(input.starts_with(&out));
+        if result.is_ok() && !scanner.closed() {
+            prop_assert!(input.len() - out.len() < MAX_HEADER);
+        }
+    }
+
+    #[test]
+    fn no_data_byte_passes_when_nothing_is_allowed(input in stream()) {
+        let mut out = Vec::new();
+        let _ = Scanner::new(true).scan(&input, &mut out, || false);
+        // Scanned again with everything allowed, all that is left are control frames.
+        let mut data = 0;
+        let mut again = Vec::new();
+        let _ = Scanner::new(true).scan(&out, &mut again, || { data += 1; true });
+        prop_assert_eq!(data, 0);
+    }
+}

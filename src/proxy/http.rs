@@ -1,0 +1,183 @@
+//! A request between hyper and the pipeline.
+//!
+//! INVARIANT: an upstream is reached only with the head of an [`Exchange<Authorized>`], which the
+//! gate alone makes.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::SEC_WEBSOCKET_EXTENSIONS;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::activity::InFlight;
+use super::body::{Limited, Overrun, ResponseBody};
+use super::websocket::{self, Ending, Rights};
+use crate::domain::connection::Connection;
+use crate::pipeline::exchange::{Authorized, Exchange};
+use crate::pipeline::gate::{Gate, Outcome};
+use crate::pipeline::live::Watch;
+
+/// What serving a request needs, shared by the requests of one connection.
+#[derive(Debug)]
+pub struct Context {
+    pub gate: Arc<Gate>,
+    pub connection: Arc<Connection>,
+    /// Which of the upstreams' per-worker connections to use.
+    pub worker: usize,
+    /// Header fields that a request may have.
+    pub max_headers: usize,
+    /// Holds WebSockets, which outlive the HTTP connection they came from.
+    pub streams: TaskTracker,
+    pub stop: CancellationToken,
+    /// Keeps the client's place among the listener's connections.
+    pub place: super::accept::Place,
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// None: every failure before the response's head is an answer of the gate's.
+pub async fn answer(
+    context: Arc<Context>,
+    in_flight: InFlight,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let (mut head, body) = request.into_parts();
+    // HTTP/1 is held to it while it is parsed; HTTP/2 has only a limit of bytes there.
+    if head.headers.len() > context.max_headers {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Ok(own(response, false, in_flight));
+    }
+    let is_head = head.method == Method::HEAD;
+    let upgrade = head.extensions.remove::<OnUpgrade>();
+    let mut exchange = match context.gate.admit(&context.connection, head).await {
+        Outcome::Forward(exchange) => exchange,
+        Outcome::Reply(response) => return Ok(own(response, is_head, in_flight)),
+    };
+    let Some(head) = exchange.take_head() else {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return Ok(own(response, is_head, in_flight));
+    };
+    if exchange.is_websocket() {
+        let request = Request::from_parts(head, Empty::<Bytes>::new());
+        return Ok(match exchange.pool().send(context.worker, request).await {
+            Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let upstream = hyper::upgrade::on(&mut response);
+                let (mut head, _) = response.into_parts();
+                exchange.respond(&mut head, true);
+                exchange.finished(head.status);
+                if let Some(client) = upgrade {
+                    let compression = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
+                    let stream =
+                        hold(Arc::clone(&context), exchange, compression, client, upstream);
+                    context.streams.spawn(stream);
+                }
+                Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))
+            }
+            Ok(response) => streamed(exchange, response, in_flight),
+            Err(error) => own(failed(&exchange, error), false, in_flight),
+        });
+    }
+    let overrun = Overrun::default();
+    let body = Limited::new(body, exchange.max_body_bytes(), overrun.clone());
+    let sent = exchange.pool().send(context.worker, Request::from_parts(head, body)).await;
+    Ok(match sent {
+        Ok(response) => streamed(exchange, response, in_flight),
+        Err(_) if overrun.happened() => {
+            let response = exchange.too_large();
+            exchange.finished(response.status());
+            own(response, is_head, in_flight)
+        }
+        Err(error) => own(failed(&exchange, error), is_head, in_flight),
+    })
+}
+
+fn failed(
+    exchange: &Exchange<Authorized>,
+    error: crate::upstream::UpstreamError,
+) -> Response<Bytes> {
+    let response = exchange.failed(error);
+    exchange.finished(response.status());
+    response
+}
+
+/// The upstream's answer, its body streamed.
+fn streamed(
+    exchange: Box<Exchange<Authorized>>,
+    response: Response<crate::upstream::UpstreamBody>,
+    in_flight: InFlight,
+) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    exchange.respond(&mut head, false);
+    exchange.finished(head.status);
+    Response::from_parts(head, ResponseBody::upstream(body, exchange, in_flight))
+}
+
+/// An answer of the gate's. To HEAD it keeps its length and loses its body, which hyper would
+/// send over HTTP/2 (RFC 9110, section 9.3.2).
+fn own(response: Response<Bytes>, is_head: bool, in_flight: InFlight) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    let body = if is_head {
+        head.headers.insert(http::header::CONTENT_LENGTH, body.len().into());
+        Bytes::new()
+    } else {
+        body
+    };
+    Response::from_parts(head, ResponseBody::own(body, in_flight))
+}
+
+impl Rights for Watch {
+    fn may_send(&self) -> bool {
+        Watch::may_send(self)
+    }
+
+    fn frame_dropped(&self) {
+        Watch::frame_dropped(self);
+    }
+
+    fn active(&self) {
+        self.client_active();
+    }
+}
+
+/// Holds an upgraded connection until it ends, and keeps the client's place meanwhile.
+async fn hold(
+    context: Arc<Context>,
+    exchange: Box<Exchange<Authorized>>,
+    compression: bool,
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+) {
+    let watch = exchange.watch();
+    let idle = exchange.route().config.upstream.idle_timeout;
+    let decision = exchange.decision_id();
+    drop(exchange);
+    // The client's side is handed over once the 101 is written; a client that goes away before
+    // that is an error here.
+    let (client, upstream) = match tokio::try_join!(client, upstream) {
+        Ok((client, upstream)) => (TokioIo::new(client), TokioIo::new(upstream)),
+        Err(error) => {
+            tracing::debug!(%decision, %error, "a WebSocket ended before it began");
+            return;
+        }
+    };
+    let end = async {
+        tokio::select! {
+            reason = watch.cut() => Ending::new(1008, reason.to_string()),
+            () = context.stop.cancelled() => Ending::new(1001, "the gate is stopping"),
+        }
+    };
+    let ending = websocket::relay(client, upstream, compression, idle, &watch, end).await;
+    if let Some(Ending { code, reason }) = ending {
+        tracing::info!(%decision, code, reason, "closed a WebSocket");
+    }
+}

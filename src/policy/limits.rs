@@ -45,6 +45,12 @@ pub(super) fn check_schema(text: &str) -> Result<(), Excess> {
     Scan::default().run(text, true)
 }
 
+/// What Cedar's lexer skips. Outside texts and comments, a character past ASCII is a space to it,
+/// or an error.
+fn is_space(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == 0x0b || !byte.is_ascii()
+}
+
 #[derive(Default)]
 struct Scan {
     line: u32,
@@ -100,7 +106,7 @@ impl Scan {
     }
 
     fn step(&mut self, byte: u8, angles: bool) -> Result<(), Excess> {
-        let is_word = byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii();
+        let is_word = byte.is_ascii_alphanumeric() || byte == b'_';
         if !is_word && std::mem::take(&mut self.word) == Word::If {
             self.operators += 1;
         }
@@ -128,10 +134,10 @@ impl Scan {
             }
             _ => {}
         }
-        if !is_word && byte != b'.' && !byte.is_ascii_whitespace() {
+        if !is_word && byte != b'.' && !is_space(byte) {
             self.members = 0;
         }
-        if !byte.is_ascii_whitespace() {
+        if !is_space(byte) {
             self.previous = byte;
         }
         let line = self.line;
@@ -174,12 +180,14 @@ mod tests {
 
     #[test]
     fn every_way_to_go_deep_is_seen() {
-        let deep: [(&str, &str); 9] = [
+        let deep: [(&str, &str); 11] = [
             ("a || ", "operators"),
             ("1 + ", "operators"),
             ("!", "operators"),
             ("if a then b else ", "operators"),
             ("f(x).", "operators"),
+            ("f(x)\u{a0}.", "operators"),
+            ("f(x)\u{b} // so\n.", "operators"),
             ("a[\"b\"][\"c\"]", "operators"),
             ("[", "nested"),
             ("{a: ", "nested"),
@@ -188,7 +196,7 @@ mod tests {
         for (part, said) in deep {
             let excess = check_policies(&format!("\n{}", part.repeat(1000))).unwrap_err();
             assert!(excess.to_string().contains(said), "{part}: {excess}");
-            assert_eq!(excess.line(), 2);
+            assert!(excess.line() >= 2);
         }
         assert!(check_schema(&"Set<".repeat(100)).is_err());
     }

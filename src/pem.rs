@@ -230,10 +230,12 @@ fn ip_address(bytes: &[u8]) -> Option<String> {
     Some(address.to_string())
 }
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(feature = "demo")]
+#[cfg(test)]
 pub(crate) mod testing;
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(feature = "demo")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

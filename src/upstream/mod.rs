@@ -25,5 +25,6 @@ pub use body::UpstreamBody;
 pub use error::UpstreamError;
 pub use pool::Pool;
 
-#[cfg(all(test, feature = "demo"))]
+#[cfg(feature = "demo")]
+#[cfg(test)]
 mod tests;

@@ -50,7 +50,7 @@ async fn signing_out_closes_the_users_websockets_idle_or_busy() {
     assert_eq!(echo.next().await, Heard::Text("work".to_owned()));
 
     let start = Instant::now();
-    browser.post("/.wicketgate/logout", "").await;
+    browser.sign_out().await;
     let idle_took = ended(&mut idle).await;
     ended(&mut busy).await;
     assert!(start.elapsed() < PROMISE, "{idle_took:?}, {:?}", start.elapsed());
@@ -73,7 +73,7 @@ async fn signing_out_ends_an_event_stream() {
     let mut browser = gate.login("vera").await;
     let mut stream = browser.open(Method::GET, "/events", &[], Bytes::new()).await;
     within("the first event", stream.body_mut().frame()).await.unwrap().unwrap();
-    browser.post("/.wicketgate/logout", "").await;
+    browser.sign_out().await;
     let start = Instant::now();
     within("the end of the stream", async {
         while let Some(Ok(_)) = stream.body_mut().frame().await {}

@@ -110,6 +110,14 @@ impl Browser {
         self.send(Method::POST, target, &headers, Bytes::copy_from_slice(form.as_bytes())).await
     }
 
+    /// Signs out at the gate as a person does: the page's button, then what follows.
+    pub async fn sign_out(&mut self) -> Answer {
+        let page = self.get("/.wicketgate/logout").await.expect(200).text();
+        let action = page.split("action=\"").nth(1).and_then(|rest| rest.split('"').next());
+        let action = action.expect("the page has a button").replace("&amp;", "&");
+        self.post(&action, "").await
+    }
+
     pub async fn send(
         &mut self,
         method: Method,

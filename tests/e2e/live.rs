@@ -92,13 +92,13 @@ async fn a_policy_that_no_longer_allows_cuts_what_is_open() {
     assert_eq!(echo.next().await, Heard::Opened);
     let (mut kept, _) = websocket::open(&otto, "/ws").await.unwrap();
     assert_eq!(echo.next().await, Heard::Opened);
-    let before = gate.metric("wicketgate_config_generation", "").await;
+    let before = gate.metric("wicketgate_configuration_generation", "").await;
     gate.rewrite_policies(
         r#"@id("engineers") permit (
             principal in Wicketgate::Group::"ot-engineers", action, resource);"#,
     );
     crate::harness::eventually("the new policies", async || {
-        (gate.metric("wicketgate_config_generation", "").await > before).then_some(())
+        (gate.metric("wicketgate_configuration_generation", "").await > before).then_some(())
     })
     .await;
     let took = ended(&mut cut).await;

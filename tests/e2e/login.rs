@@ -232,6 +232,6 @@ async fn without_the_provider_sessions_go_on_and_logins_get_503() {
     gate.process.kill();
     gate.restart().await;
     browser.get("/").await.expect(200);
-    let answer = gate.browser().get("/.wicketgate/login?return_to=/").await.expect(503);
+    let answer = gate.browser().get("/.wicketgate/login?start&return_to=/").await.expect(503);
     assert!(answer.header("x-wicketgate-decision").is_some());
 }

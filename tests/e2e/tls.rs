@@ -109,8 +109,8 @@ async fn a_device_is_known_by_its_certificate_and_its_posture_decides() {
 fn device(id: &str, identity: &crate::harness::pki::Identity, encrypted: bool) -> String {
     let fingerprint = identity.fingerprint();
     format!(
-        "  - id: {id}\n    certificate_sha256: {fingerprint}\n    owner: test/vera\n    posture:\n      \
-         checked_at: 2026-01-01T00:00:00Z\n      disk_encrypted: {encrypted}\n"
+        "  - id: {id}\n    owner: test/vera\n    certificate:\n      sha256: [{fingerprint}]\n    \
+         posture:\n      observed_at: 2026-01-01T00:00:00Z\n      disk_encrypted: {encrypted}\n"
     )
 }
 

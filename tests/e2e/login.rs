@@ -141,6 +141,7 @@ async fn a_new_login_replaces_the_old_session() {
     let gate = Gate::with_upstream(&Recorder::start().await).start().await;
     let mut browser = gate.login("vera").await;
     let old = browser.session_cookie().unwrap();
+    browser.forget("127.0.0.1");
     gate.sign_in(&mut browser, "vera", "/").await.expect(200);
     assert_ne!(browser.session_cookie().unwrap(), old, "a session id is never fixed");
     let mut stale = gate.browser().as_program();

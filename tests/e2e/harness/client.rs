@@ -227,6 +227,11 @@ impl Browser {
         self.store(host, "/".to_owned(), "__Host-wicketgate", value);
     }
 
+    /// Drops the cookies of a host, as if its session had ended.
+    pub fn forget(&mut self, host: &str) {
+        self.cookies.retain(|cookie| cookie.host != host);
+    }
+
     /// The `cookie` header's value for an address.
     pub fn cookies_for(&self, url: &Url) -> String {
         let host = url.host_str().unwrap_or_default();

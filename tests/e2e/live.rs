@@ -50,7 +50,7 @@ async fn signing_out_closes_the_users_websockets_idle_or_busy() {
     assert_eq!(echo.next().await, Heard::Text("work".to_owned()));
 
     let start = Instant::now();
-    browser.post("/.wicketgate/logout", "").await;
+    browser.sign_out().await;
     let idle_took = ended(&mut idle).await;
     ended(&mut busy).await;
     assert!(start.elapsed() < PROMISE, "{idle_took:?}, {:?}", start.elapsed());
@@ -73,7 +73,7 @@ async fn signing_out_ends_an_event_stream() {
     let mut browser = gate.login("vera").await;
     let mut stream = browser.open(Method::GET, "/events", &[], Bytes::new()).await;
     within("the first event", stream.body_mut().frame()).await.unwrap().unwrap();
-    browser.post("/.wicketgate/logout", "").await;
+    browser.sign_out().await;
     let start = Instant::now();
     within("the end of the stream", async {
         while let Some(Ok(_)) = stream.body_mut().frame().await {}
@@ -92,13 +92,13 @@ async fn a_policy_that_no_longer_allows_cuts_what_is_open() {
     assert_eq!(echo.next().await, Heard::Opened);
     let (mut kept, _) = websocket::open(&otto, "/ws").await.unwrap();
     assert_eq!(echo.next().await, Heard::Opened);
-    let before = gate.metric("wicketgate_config_generation", "").await;
+    let before = gate.metric("wicketgate_configuration_generation", "").await;
     gate.rewrite_policies(
         r#"@id("engineers") permit (
             principal in Wicketgate::Group::"ot-engineers", action, resource);"#,
     );
     crate::harness::eventually("the new policies", async || {
-        (gate.metric("wicketgate_config_generation", "").await > before).then_some(())
+        (gate.metric("wicketgate_configuration_generation", "").await > before).then_some(())
     })
     .await;
     let took = ended(&mut cut).await;

@@ -141,6 +141,7 @@ async fn a_new_login_replaces_the_old_session() {
     let gate = Gate::with_upstream(&Recorder::start().await).start().await;
     let mut browser = gate.login("vera").await;
     let old = browser.session_cookie().unwrap();
+    browser.forget("127.0.0.1");
     gate.sign_in(&mut browser, "vera", "/").await.expect(200);
     assert_ne!(browser.session_cookie().unwrap(), old, "a session id is never fixed");
     let mut stale = gate.browser().as_program();
@@ -156,7 +157,7 @@ async fn after_signing_out_the_session_is_dead_at_once() {
     let mut copy = browser.clone().as_program();
     copy.get("/").await.expect(200);
 
-    let answer = browser.post("/.wicketgate/logout", "").await;
+    let answer = browser.sign_out().await;
     let answer = browser.follow(answer).await.expect(200);
     assert_eq!(browser.session_cookie(), None, "{answer:?}");
     copy.get("/").await.expect(401);
@@ -180,6 +181,10 @@ async fn a_link_or_another_site_cannot_sign_anybody_out() {
     let mut program = browser.clone().as_program();
     browser.get("/.wicketgate/logout").await;
     program.get("/").await.expect(200);
+    let unasked = browser.post("/.wicketgate/logout", "").await;
+    assert!((400..500).contains(&unasked.status), "without the page's token: {unasked:?}");
+    let forged = browser.post("/.wicketgate/logout?csrf=forged", "").await;
+    assert!((400..500).contains(&forged.status), "{forged:?}");
     let foreign = [("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")];
     let answer = program.send(Method::POST, "/.wicketgate/logout", &foreign, "".into()).await;
     assert!((400..500).contains(&answer.status), "{answer:?}");
@@ -212,7 +217,7 @@ async fn a_session_outlives_the_gate_but_not_its_logout() {
     let mut gate = Gate::with_upstream(&gate_upstream).start().await;
     let mut kept = gate.login("vera").await.as_program();
     let mut ended = gate.login("otto").await;
-    ended.post("/.wicketgate/logout", "").await;
+    ended.sign_out().await;
     gate.process.kill();
     gate.restart().await;
     kept.get("/").await.expect(200);
@@ -228,6 +233,6 @@ async fn without_the_provider_sessions_go_on_and_logins_get_503() {
     gate.process.kill();
     gate.restart().await;
     browser.get("/").await.expect(200);
-    let answer = gate.browser().get("/.wicketgate/login?return_to=/").await.expect(503);
+    let answer = gate.browser().get("/.wicketgate/login?start&return_to=/").await.expect(503);
     assert!(answer.header("x-wicketgate-decision").is_some());
 }

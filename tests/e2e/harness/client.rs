@@ -110,6 +110,14 @@ impl Browser {
         self.send(Method::POST, target, &headers, Bytes::copy_from_slice(form.as_bytes())).await
     }
 
+    /// Signs out at the gate as a person does: the page's button, then what follows.
+    pub async fn sign_out(&mut self) -> Answer {
+        let page = self.get("/.wicketgate/logout").await.expect(200).text();
+        let action = page.split("action=\"").nth(1).and_then(|rest| rest.split('"').next());
+        let action = action.expect("the page has a button").replace("&amp;", "&");
+        self.post(&action, "").await
+    }
+
     pub async fn send(
         &mut self,
         method: Method,
@@ -217,6 +225,11 @@ impl Browser {
     pub fn set_session_cookie(&mut self, value: &str) {
         let host = self.base.host_str().unwrap().to_owned();
         self.store(host, "/".to_owned(), "__Host-wicketgate", value);
+    }
+
+    /// Drops the cookies of a host, as if its session had ended.
+    pub fn forget(&mut self, host: &str) {
+        self.cookies.retain(|cookie| cookie.host != host);
     }
 
     /// The `cookie` header's value for an address.

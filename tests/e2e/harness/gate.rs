@@ -236,7 +236,7 @@ impl Gate {
         user: &str,
         return_to: &str,
     ) -> String {
-        let start = format!("/.wicketgate/login?return_to={return_to}");
+        let start = format!("/.wicketgate/login?start&return_to={return_to}");
         let answer = browser.get(&start).await;
         let form = browser.follow(answer).await.expect(200);
         assert!(form.url.as_str().starts_with(&self.provider.issuer), "not the provider: {form:?}");

@@ -134,7 +134,7 @@ async fn open(
         Sessions::open(Arc::clone(&store), &config.session, clock.clone(), Arc::clone(&metrics))
             .await?;
     let logins = Arc::new(LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await?);
-    let signer = Signer::load_or_create(store.as_ref(), &clock).await?;
+    let signer = Signer::load_or_create(Arc::clone(&store), clock.clone()).await?;
     let provider = assembly.provider(&logins, &clock).map_err(StartError::Findings)?;
     let snapshot = assembly.snapshot(1, provider);
     let gate = Arc::new(Gate {

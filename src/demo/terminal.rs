@@ -25,10 +25,6 @@ impl Style {
         Self { colour: wanted && std::io::stdout().is_terminal() }
     }
 
-    pub const fn plain() -> Self {
-        Self { colour: false }
-    }
-
     fn paint(self, code: &str, text: &str) -> String {
         if self.colour { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }

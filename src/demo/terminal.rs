@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 use super::DemoError;
+use super::authority::Authority;
+use super::config::Addresses;
 use super::users::USERS;
 use crate::domain::decision::Verdict;
 use crate::domain::event::{Event, Occasion};
@@ -57,7 +58,9 @@ pub fn show(text: &str) -> Result<(), DemoError> {
 }
 
 /// What to open, who there is, and what to try.
-pub fn banner(style: Style, port: u16, admin: std::net::SocketAddr, ca: &Path) -> String {
+pub fn banner(style: Style, at: &Addresses, authority: &Authority) -> String {
+    let port = at.gate.port();
+    let (admin, ca) = (at.admin, authority.ca_file.display());
     let at = |host: &str, path: &str| format!("https://{host}.localhost:{port}{path}");
     let mut text = String::new();
     let mut line = |parts: std::fmt::Arguments<'_>| {
@@ -102,8 +105,13 @@ pub fn banner(style: Style, port: u16, admin: std::net::SocketAddr, ca: &Path) -
     line(format_args!("\n{}", style.strong("By hand")));
     line(format_args!(
         "  curl --cacert {} --resolve portal.localhost:{port}:127.0.0.1 -i {}",
-        ca.display(),
+        ca,
         at("portal", "/acme/orders")
+    ));
+    line(format_args!(
+        "  ... --cert {} --key {}   comes from a known device",
+        authority.device_certificate_file.display(),
+        authority.device_key_file.display()
     ));
     line(format_args!("  curl http://{admin}/metrics"));
     line(format_args!("\n{}", style.strong("Decisions, as they are made (Ctrl-C ends the demo)")));

@@ -77,7 +77,7 @@ pub fn banner(style: Style, at: &Addresses, authority: &Authority) -> String {
     ] {
         line(format_args!("  {:<28}{}", what, at(host, "/")));
     }
-    let warning = "The browser warns once: the certificate is from the demo's own CA (path below).";
+    let warning = "The browser warns once for each name: the certificate is from the demo's own CA (path below).";
     line(format_args!("  {}\n", style.faint(warning)));
     line(format_args!("{}", style.strong("Sign in as (one click, no password)")));
     for user in &USERS {

@@ -221,3 +221,41 @@ fn why_clean(text: &str) -> String {
         None => clean(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(path: &str) -> String {
+        let record = serde_json::json!({
+            "seq": 7, "at": "2026-11-21T22:06:10.123Z", "event": "refused",
+            "id": "01KB5Q8GJ3ZC4S9T2XW7VY6MHD", "reason": "bad-request", "detail": "",
+            "status": 400, "source": "127.0.0.1", "host": "portal.localhost", "path": path,
+            "method": "GET",
+        });
+        line(Style { colour: false }, &record.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_record_says_when_what_and_why_in_one_line() {
+        let line = refused("/acme/orders");
+        assert!(line.starts_with("22:06:10  refuse "), "{line}");
+        assert!(line.contains("GET portal.localhost/acme/orders"), "{line}");
+        assert!(line.contains("400 bad-request  01KB5Q8GJ3ZC4S9T2XW7VY6MHD"), "{line}");
+    }
+
+    #[test]
+    fn what_a_client_sent_can_neither_colour_nor_break_the_line() {
+        let line = refused("/a\r\n22:06:11  permit\u{1b}[2K\u{9b}1m\u{202e}x");
+        let text = line.strip_suffix('\n').unwrap();
+        assert!(!text.chars().any(char::is_control) && !text.contains('\u{202e}'), "{text:?}");
+        assert!(text.contains("\\u{1b}[2K"), "{text}");
+    }
+
+    #[test]
+    fn a_plain_style_adds_no_escapes() {
+        let plain = Style { colour: false };
+        assert_eq!(plain.good("yes") + &plain.bad("no"), "yesno");
+        assert_eq!(Style { colour: true }.good("yes"), "\u{1b}[32myes\u{1b}[0m");
+    }
+}

@@ -88,7 +88,7 @@
 
   function answer(text, refused, decision) {
     const place = $('answer');
-    place.textContent = text;
+    place.textContent = text.replace(/\.\.+$/, '.');
     place.className = refused ? 'answer refused' : 'answer';
     if (decision) {
       const code = document.createElement('code');
@@ -96,6 +96,7 @@
       place.append(' Decision ', code, '.');
     }
     place.hidden = false;
+    place.scrollIntoView({ block: 'nearest' });
   }
 
   $('wanted').addEventListener('input', () => { $('shown').textContent = $('wanted').value; });

@@ -21,6 +21,9 @@ use crate::domain::clock::Timestamp;
 pub const HOSTS: [&str; 5] =
     ["portal.localhost", "ics.localhost", "legacy.localhost", "gate.localhost", "login.localhost"];
 
+/// The one device that is registered: its common name and id.
+pub const DEVICE: &str = "demo-laptop";
+
 /// The certificates and keys of the demo, in memory and as files.
 #[derive(Debug)]
 pub struct Authority {
@@ -29,7 +32,6 @@ pub struct Authority {
     pub certificate_file: PathBuf,
     pub key_file: PathBuf,
     pub device_ca_file: PathBuf,
-    pub device: Leaf,
     pub device_certificate_file: PathBuf,
     pub device_key_file: PathBuf,
     server: Leaf,
@@ -37,13 +39,13 @@ pub struct Authority {
 
 /// A certificate with its key.
 #[derive(Debug)]
-pub struct Leaf {
-    pub certificate: CertificateDer<'static>,
+struct Leaf {
+    certificate: CertificateDer<'static>,
     key: Vec<u8>,
 }
 
 impl Leaf {
-    pub fn key(&self) -> PrivateKeyDer<'static> {
+    fn key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.clone()).into()
     }
 }
@@ -56,13 +58,8 @@ impl Authority {
         let (server, server_key) =
             leaf(names, "portal.localhost", ExtendedKeyUsagePurpose::ServerAuth, &issuer, now)?;
         let (device_ca, device_issuer) = root("Wicketgate demo device CA", now)?;
-        let (device, device_key) = leaf(
-            Vec::new(),
-            "demo-laptop",
-            ExtendedKeyUsagePurpose::ClientAuth,
-            &device_issuer,
-            now,
-        )?;
+        let (device, device_key) =
+            leaf(Vec::new(), DEVICE, ExtendedKeyUsagePurpose::ClientAuth, &device_issuer, now)?;
         let file = |name: &str, text: String| -> Result<PathBuf, DemoError> {
             let path = folder.join(name);
             write_private(&path, text.as_bytes())?;
@@ -77,7 +74,6 @@ impl Authority {
             device_key_file: file("device.key", device_key.serialize_pem())?,
             ca: ca.der().clone(),
             server: Leaf { certificate: server.der().clone(), key: server_key.serialize_der() },
-            device: Leaf { certificate: device.der().clone(), key: device_key.serialize_der() },
         })
     }
 

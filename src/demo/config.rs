@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::DemoError;
-use super::authority::{Authority, write_private};
+use super::authority::{Authority, DEVICE, write_private};
 use super::legacy;
+use crate::domain::clock::Timestamp;
 
 /// The policies that are shipped, as they are.
 const POLICIES: [(&str, &str); 5] = [
@@ -51,6 +52,7 @@ pub fn write(
     authority: &Authority,
     at: &Addresses,
     secrets: &Secrets,
+    now: Timestamp,
 ) -> Result<PathBuf, DemoError> {
     let policies = folder.join("policies");
     std::fs::create_dir(&policies)
@@ -60,6 +62,23 @@ pub fn write(
     }
     write_private(&folder.join("client-secret"), secrets.client.as_bytes())?;
     write_private(&folder.join("legacy-password"), secrets.legacy.as_bytes())?;
+    let registry = format!(
+        "devices:
+  - id: {DEVICE}
+    certificate:
+      common_name: {DEVICE}
+    posture:
+      observed_at: {now}
+      managed: true
+      disk_encrypted: true
+      firewall: true
+      endpoint_protection: true
+      screen_lock: true
+      os: linux
+      patch_age_days: 3
+"
+    );
+    write_private(&folder.join("devices.yaml"), registry.as_bytes())?;
     let path = folder.join("wicketgate.yaml");
     write_private(&path, yaml(authority, at).as_bytes())?;
     Ok(path)
@@ -90,6 +109,9 @@ identity_providers:
     client_secret: file:client-secret
     ca: {ca}
     scopes: [openid, profile, email, groups, tenant]
+
+devices:
+  registry: devices.yaml
 
 session:
   idle_timeout: 30m

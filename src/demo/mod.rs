@@ -81,16 +81,14 @@ async fn demonstrate(options: &DemoOptions) -> Result<ExitCode, DemoError> {
         visitors(style, &gate, &world).await.map(|()| true)
     };
     gate.stop().await;
-    let ended = result?;
-    Ok(if ended { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let as_told = result?;
+    Ok(if as_told { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Shows what there is to see until somebody ends it.
 async fn visitors(style: Style, gate: &Gate, world: &World) -> Result<(), DemoError> {
     let records = gate.records();
-    let at = &world.addresses;
-    let ca = &world.authority.ca_file;
-    terminal::show(&terminal::banner(style, at.gate.port(), at.admin, ca))?;
+    terminal::show(&terminal::banner(style, &world.addresses, &world.authority))?;
     let stop = CancellationToken::new();
     let ends = stop.clone();
     let tail = tokio::spawn(terminal::tail(style, records, stop));

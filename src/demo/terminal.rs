@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 use super::DemoError;
+use super::authority::Authority;
+use super::config::Addresses;
 use super::users::USERS;
 use crate::domain::decision::Verdict;
 use crate::domain::event::{Event, Occasion};
@@ -23,10 +24,6 @@ impl Style {
     pub fn detect() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { colour: wanted && std::io::stdout().is_terminal() }
-    }
-
-    pub const fn plain() -> Self {
-        Self { colour: false }
     }
 
     fn paint(self, code: &str, text: &str) -> String {
@@ -61,7 +58,9 @@ pub fn show(text: &str) -> Result<(), DemoError> {
 }
 
 /// What to open, who there is, and what to try.
-pub fn banner(style: Style, port: u16, admin: std::net::SocketAddr, ca: &Path) -> String {
+pub fn banner(style: Style, at: &Addresses, authority: &Authority) -> String {
+    let port = at.gate.port();
+    let (admin, ca) = (at.admin, authority.ca_file.display());
     let at = |host: &str, path: &str| format!("https://{host}.localhost:{port}{path}");
     let mut text = String::new();
     let mut line = |parts: std::fmt::Arguments<'_>| {
@@ -78,7 +77,7 @@ pub fn banner(style: Style, port: u16, admin: std::net::SocketAddr, ca: &Path) -
     ] {
         line(format_args!("  {:<28}{}", what, at(host, "/")));
     }
-    let warning = "The browser warns once: the certificate is from the demo's own CA (path below).";
+    let warning = "The browser warns once for each name: the certificate is from the demo's own CA (path below).";
     line(format_args!("  {}\n", style.faint(warning)));
     line(format_args!("{}", style.strong("Sign in as (one click, no password)")));
     for user in &USERS {
@@ -106,8 +105,13 @@ pub fn banner(style: Style, port: u16, admin: std::net::SocketAddr, ca: &Path) -
     line(format_args!("\n{}", style.strong("By hand")));
     line(format_args!(
         "  curl --cacert {} --resolve portal.localhost:{port}:127.0.0.1 -i {}",
-        ca.display(),
+        ca,
         at("portal", "/acme/orders")
+    ));
+    line(format_args!(
+        "  ... --cert {} --key {}   comes from a known device",
+        authority.device_certificate_file.display(),
+        authority.device_key_file.display()
     ));
     line(format_args!("  curl http://{admin}/metrics"));
     line(format_args!("\n{}", style.strong("Decisions, as they are made (Ctrl-C ends the demo)")));
@@ -215,5 +219,43 @@ fn why_clean(text: &str) -> String {
     match text.strip_prefix("\u{1b}[2m").and_then(|rest| rest.strip_suffix("\u{1b}[0m")) {
         Some(inside) => format!("\u{1b}[2m{}\u{1b}[0m", clean(inside)),
         None => clean(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(path: &str) -> String {
+        let record = serde_json::json!({
+            "seq": 7, "at": "2026-11-21T22:06:10.123Z", "event": "refused",
+            "id": "01KB5Q8GJ3ZC4S9T2XW7VY6MHD", "reason": "bad-request", "detail": "",
+            "status": 400, "source": "127.0.0.1", "host": "portal.localhost", "path": path,
+            "method": "GET",
+        });
+        line(Style { colour: false }, &record.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_record_says_when_what_and_why_in_one_line() {
+        let line = refused("/acme/orders");
+        assert!(line.starts_with("22:06:10  refuse "), "{line}");
+        assert!(line.contains("GET portal.localhost/acme/orders"), "{line}");
+        assert!(line.contains("400 bad-request  01KB5Q8GJ3ZC4S9T2XW7VY6MHD"), "{line}");
+    }
+
+    #[test]
+    fn what_a_client_sent_can_neither_colour_nor_break_the_line() {
+        let line = refused("/a\r\n22:06:11  permit\u{1b}[2K\u{9b}1m\u{202e}x");
+        let text = line.strip_suffix('\n').unwrap();
+        assert!(!text.chars().any(char::is_control) && !text.contains('\u{202e}'), "{text:?}");
+        assert!(text.contains("\\u{1b}[2K"), "{text}");
+    }
+
+    #[test]
+    fn a_plain_style_adds_no_escapes() {
+        let plain = Style { colour: false };
+        assert_eq!(plain.good("yes") + &plain.bad("no"), "yesno");
+        assert_eq!(Style { colour: true }.good("yes"), "\u{1b}[32myes\u{1b}[0m");
     }
 }

@@ -10,7 +10,9 @@ use futures_util::SinkExt as _;
 use http::{Method, StatusCode};
 use tokio_tungstenite::tungstenite::Message;
 
-use self::check::{Checked, denied, says, status, wait_for_end, wait_for_setpoint};
+use self::check::{
+    Checked, denied, says, status, wait_for_end, wait_for_record, wait_for_setpoint,
+};
 use self::transcript::Transcript;
 use super::DemoError;
 use super::client::Browser;
@@ -86,12 +88,16 @@ impl Tour<'_> {
         });
         self.transcript.step("signs in with one click and sees Acme's orders", result)?;
 
+        let mut records = self.gate.records();
         let foreign = self.at("portal", "/globex/orders");
         let answer = ada.open(&foreign).await;
         let result = answer
             .map_err(|error| error.to_string())
             .and_then(|answer| denied(&answer, "Globex Chemicals"));
         let decision = result.as_ref().ok().cloned();
+        if let Some(id) = &decision {
+            wait_for_record(&mut records, id).await;
+        }
         let told = result.map(|id| format!("403 with the reason, decision {id}"));
         self.transcript.step("is refused the orders of Globex", told)?;
 

@@ -48,6 +48,7 @@ impl World {
             legacy: serve::random_token().ok_or(DemoError::Random)?,
         };
         let client = client(gate.port(), secrets.client.clone());
+        let now = clock.now();
         let provider = Provider::new(issuer.clone(), client, clock)?;
         tasks.spawn(provider.run(login, authority.server_config()?, stop.clone()));
 
@@ -63,7 +64,7 @@ impl World {
         tasks.spawn(serve::plain(listener, stop.clone(), GateHost));
 
         let addresses = Addresses { gate, admin, issuer, portal, ics, legacy: archive, gate_host };
-        let config = config::write(folder, &authority, &addresses, &secrets)?;
+        let config = config::write(folder, &authority, &addresses, &secrets, now)?;
         let ports = [gate_port, admin_port];
         Ok(Self { addresses, authority, config, stop, _tasks: tasks, _ports: ports })
     }

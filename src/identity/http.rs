@@ -9,10 +9,12 @@
 //! redirect is followed (RFC 9700, section 4.12), and TLS is always verified.
 
 use std::future::Future;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 use tokio::sync::{mpsc, oneshot};
 
@@ -141,6 +143,7 @@ fn client(
         // Where tokens go is configured, not inherited from the environment.
         .no_proxy()
         .referer(false)
+        .dns_resolver(Names)
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_max_idle_per_host(4)
         .user_agent(concat!("wicketgate/", env!("CARGO_PKG_VERSION")));
@@ -155,6 +158,30 @@ fn client(
         builder = builder.tls_certs_only(certificates);
     }
     builder.build().map_err(|error| HttpSetupError::Client(innermost(&error)))
+}
+
+/// The system's names, except that `localhost` and what ends in `.localhost` is this machine, as
+/// browsers see it too (RFC 6761, section 6.3): not every system's resolver does as it should.
+#[derive(Debug)]
+struct Names;
+
+impl Resolve for Names {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let host = name.as_str();
+            let addresses: Addrs = if host == "localhost" || host.ends_with(".localhost") {
+                let loopback = [
+                    SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+                    SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+                ];
+                Box::new(loopback.into_iter())
+            } else {
+                let found: Vec<_> = tokio::net::lookup_host((host, 0)).await?.collect();
+                Box::new(found.into_iter())
+            };
+            Ok(addresses)
+        })
+    }
 }
 
 async fn exchange(

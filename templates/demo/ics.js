@@ -12,9 +12,14 @@
   }
 
   function connect() {
-    socket = new WebSocket('wss://' + location.host + '/live');
+    socket = new WebSocket(location.origin.replace('http', 'ws') + '/live');
     socket.onopen = () => { wait = 1000; link('Live', 'on'); };
-    socket.onmessage = (message) => show(JSON.parse(message.data));
+    socket.onmessage = (message) => {
+      const data = JSON.parse(message.data);
+      if (!Array.isArray(data)) return show(data);
+      readings.length = 0;
+      data.forEach(show);
+    };
     socket.onclose = (event) => {
       link(event.reason ? 'Cut by the gate: ' + event.reason : 'Connection closed', 'off');
       setTimeout(connect, wait);
@@ -83,7 +88,7 @@
 
   function answer(text, refused, decision) {
     const place = $('answer');
-    place.textContent = text;
+    place.textContent = text.replace(/\.\.+$/, '.');
     place.className = refused ? 'answer refused' : 'answer';
     if (decision) {
       const code = document.createElement('code');
@@ -91,6 +96,7 @@
       place.append(' Decision ', code, '.');
     }
     place.hidden = false;
+    place.scrollIntoView({ block: 'nearest' });
   }
 
   $('wanted').addEventListener('input', () => { $('shown').textContent = $('wanted').value; });

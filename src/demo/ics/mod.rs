@@ -5,6 +5,7 @@
 
 mod process;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,19 +32,44 @@ use super::serve::{self, Handler, Reply};
 
 const STEP: Duration = Duration::from_millis(200);
 
+/// How many readings a new viewer gets at once: the last 60 seconds.
+const HISTORY: usize = 300;
+
+#[derive(Debug, Default)]
+struct Plant {
+    process: Process,
+    history: VecDeque<Reading>,
+}
+
+impl Plant {
+    fn step(&mut self) -> Reading {
+        self.process.step(STEP.as_secs_f64());
+        if self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        let reading = self.process.reading();
+        self.history.push_back(reading);
+        reading
+    }
+}
+
 /// The dashboard, with the plant behind it.
 #[derive(Clone, Debug)]
 pub struct Ics {
-    process: Arc<Mutex<Process>>,
+    plant: Arc<Mutex<Plant>>,
     readings: watch::Sender<Reading>,
     stop: CancellationToken,
 }
 
 impl Ics {
     pub fn new(stop: CancellationToken) -> Self {
-        let process = Process::default();
-        let (readings, _) = watch::channel(process.reading());
-        Self { process: Arc::new(Mutex::new(process)), readings, stop }
+        // The plant has been running for a while when the first visitor comes.
+        let mut plant = Plant::default();
+        for _ in 0..HISTORY {
+            plant.step();
+        }
+        let (readings, _) = watch::channel(plant.process.reading());
+        Self { plant: Arc::new(Mutex::new(plant)), readings, stop }
     }
 
     /// Runs the plant until the demo stops.
@@ -53,11 +79,7 @@ impl Ics {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 _ = ticks.tick() => {
-                    let reading = {
-                        let mut process = self.process.lock();
-                        process.step(STEP.as_secs_f64());
-                        process.reading()
-                    };
+                    let reading = self.plant.lock().step();
                     self.readings.send_replace(reading);
                 }
             }
@@ -80,11 +102,11 @@ impl Ics {
             .and_then(|message| message.get("setpoint")?.as_f64());
         let Some(wanted) = wanted else { return false };
         let reading = {
-            let mut process = self.process.lock();
-            if !process.set(wanted) {
+            let mut plant = self.plant.lock();
+            if !plant.process.set(wanted) {
                 return false;
             }
-            process.reading()
+            plant.process.reading()
         };
         self.readings.send_replace(reading);
         true
@@ -119,7 +141,10 @@ impl Ics {
         let mut socket =
             WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
         let mut readings = self.readings.subscribe();
-        readings.mark_changed();
+        let history = serde_json::to_string(&self.plant.lock().history).unwrap_or_default();
+        if socket.send(Message::text(history)).await.is_err() {
+            return;
+        }
         loop {
             let sent = tokio::select! {
                 () = self.stop.cancelled() => {

@@ -55,7 +55,7 @@ pub(super) fn problem(status: StatusCode, why: &str) -> Reply {
 fn show(status: StatusCode, page: &Page<'_>, form_action: &str) -> Reply {
     let mut reply = serve::html(status, page.render().unwrap_or_default());
     let policy = format!(
-        "default-src 'none'; style-src 'unsafe-inline'; form-action {form_action}; \
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action {form_action}; \
          base-uri 'none'; frame-ancestors 'none'"
     );
     if let Ok(policy) = HeaderValue::try_from(policy) {

@@ -1,9 +1,11 @@
 //! What a step expects, and what it says when it got something else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use http::StatusCode;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::demo::client::{Answer, Socket};
@@ -64,6 +66,22 @@ pub(super) async fn wait_for_setpoint(
         Ok(found) => found,
         Err(_) => Err("the set-point did not change".to_owned()),
     }
+}
+
+/// Reads records until the one of this decision: the gate answers before it is written, and who
+/// reads the log at once could be too early.
+pub(super) async fn wait_for_record(records: &mut broadcast::Receiver<Arc<str>>, decision: &str) {
+    let found = async {
+        loop {
+            match records.recv().await {
+                Ok(record) if record.contains(decision) => return,
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            }
+        }
+    };
+    // When it never comes, the step that reads the log says so.
+    let _ = tokio::time::timeout(Duration::from_secs(5), found).await;
 }
 
 /// Reads until the connection ends.

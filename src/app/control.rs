@@ -10,7 +10,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Reload, Readiness};
+use crate::admin::{Readiness, Reload};
 use crate::audit;
 use crate::config::finding::Finding;
 use crate::config::model::{Config, ListenerRole};
@@ -189,11 +189,7 @@ impl Control {
                 let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
                 let text = text.join("\n");
                 tracing::error!("reload refused, the old configuration stays:\n{text}");
-                record::note(
-                    &self.gate,
-                    now,
-                    Event::ConfigurationRefused { reason: text.clone() },
-                );
+                record::note(&self.gate, now, Event::ConfigurationRefused { reason: text.clone() });
                 Some(text)
             }
         };
@@ -202,8 +198,7 @@ impl Control {
 
     async fn try_reload(&mut self) -> Result<(), Vec<Finding>> {
         let (path, workers) = (self.path.clone(), self.workers);
-        let (metrics, former) =
-            (Arc::clone(&self.gate.metrics), self.gate.snapshot.load_full());
+        let (metrics, former) = (Arc::clone(&self.gate.metrics), self.gate.snapshot.load_full());
         let built = tokio::task::spawn_blocking({
             let former = Arc::clone(&former);
             move || assemble(&path, &metrics, workers, Some(&former))

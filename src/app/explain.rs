@@ -32,11 +32,23 @@ pub enum ExplainError {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Explained {
-    Decision { id: DecisionId, at: String, explanation: Box<Explanation> },
+    Decision {
+        id: DecisionId,
+        at: String,
+        explanation: Box<Explanation>,
+    },
     /// The gate refused before the policies were asked.
-    Refused { id: DecisionId, at: String, status: u16, reason: String, detail: String },
+    Refused {
+        id: DecisionId,
+        at: String,
+        status: u16,
+        reason: String,
+        detail: String,
+    },
     /// The id of something else: the record itself.
-    Other { record: String },
+    Other {
+        record: String,
+    },
 }
 
 impl fmt::Display for Explained {

@@ -127,9 +127,12 @@ async fn open(
     let archive = serde_json::to_vec(assembly.policies.archive()).map_err(std::io::Error::other)?;
     audit::archive_policy_set(&config.audit.directory, assembly.policies.hash(), &archive)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    audit
-        .append(clock.now(), Event::Started { version })
-        .map_err(|error| StartError::Unrecorded(error.to_string()))?;
+    let started = audit.append(clock.now(), Event::Started { version });
+    let started = match started {
+        Ok(ticket) => ticket.durable().await,
+        Err(error) => Err(error),
+    };
+    started.map_err(|error| StartError::Unrecorded(error.to_string()))?;
     let sessions =
         Sessions::open(Arc::clone(&store), &config.session, clock.clone(), Arc::clone(&metrics))
             .await?;

@@ -21,8 +21,7 @@ pub struct Options {
 
 pub fn run(options: Options) -> ExitCode {
     app::logging::start(app::logging::Format::Quiet);
-    let options =
-        demo::DemoOptions { tour: options.tour, port: options.port, keep: options.keep };
+    let options = demo::DemoOptions { tour: options.tour, port: options.port, keep: options.keep };
     match demo::run(&options) {
         Ok(code) => code,
         Err(error) => {

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::{mpsc, oneshot};
 
 /// Largest answer of a provider that is read, in bytes.

@@ -1,11 +1,10 @@
 //! A request that was permitted, from the permit to the end of its answer.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::domain::clock::Timestamp;
 use crate::domain::connection::Connection;
 use crate::domain::id::DecisionId;
 use crate::identity::session::Session;
@@ -37,7 +36,6 @@ pub struct Authorized {
 pub struct Exchange<S> {
     pub(super) gate: Arc<Gate>,
     pub(super) id: DecisionId,
-    pub(super) at: Timestamp,
     pub(super) begun: Instant,
     pub(super) connection: Arc<Connection>,
     pub(super) asked: Arc<Normalised>,
@@ -58,7 +56,6 @@ impl Exchange<Authorized> {
         Self {
             gate,
             id: arrival.id,
-            at: arrival.at,
             begun: arrival.begun,
             connection: Arc::clone(&arrival.connection),
             asked,
@@ -106,7 +103,6 @@ impl Exchange<Authorized> {
 
     /// The answer in the place of an upstream that failed.
     pub fn failed(&self, error: UpstreamError) -> http::Response<Bytes> {
-        self.route.metrics.upstream_error(error.kind());
         tracing::warn!(
             decision = %self.id,
             route = %self.route.name(),
@@ -130,10 +126,6 @@ impl Exchange<Authorized> {
             RequestOutcome::Permitted
         };
         self.route.metrics.observe(outcome, self.begun.elapsed());
-    }
-
-    pub fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
     }
 
     /// Registers the exchange as a live connection, to be held to policy, session and device for

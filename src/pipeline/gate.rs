@@ -14,8 +14,8 @@ use crate::identity::session::Sessions;
 use crate::metrics::{Metrics, RequestOutcome, Stage};
 
 use super::authenticate::authenticate;
-use super::gather::gather;
 use super::exchange::{Authorized, Exchange};
+use super::gather::gather;
 use super::guard;
 use super::live::Live;
 use super::normalise::{Upgrade, normalise};
@@ -76,7 +76,10 @@ impl Gate {
     }
 
     /// The order of the stages. Each takes what the ones before it established.
-    async fn stages(self: &Arc<Self>, arrival: &mut Arrival) -> Result<Exchange<Authorized>, Ended> {
+    async fn stages(
+        self: &Arc<Self>,
+        arrival: &mut Arrival,
+    ) -> Result<Exchange<Authorized>, Ended> {
         let at = arrival.at;
         // One reading of the request, or none: before anything is decided on it.
         let asked = normalise(arrival)?;

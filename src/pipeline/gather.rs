@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::domain::connection::Connection;
 use crate::domain::clock::Timestamp;
+use crate::domain::connection::Connection;
 use crate::domain::query::{AccessQuery, Action, RequestContext};
 use crate::identity::session::Session;
 

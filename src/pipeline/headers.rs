@@ -59,7 +59,8 @@ pub fn is_ours_alone(name: &str) -> bool {
 
 /// Compares byte by byte, where any byte that is no letter or digit counts as `-`.
 fn spells(name: &str, pattern: &str, prefix: bool) -> bool {
-    let long_enough = if prefix { name.len() >= pattern.len() } else { name.len() == pattern.len() };
+    let long_enough =
+        if prefix { name.len() >= pattern.len() } else { name.len() == pattern.len() };
     long_enough
         && name.bytes().zip(pattern.bytes()).all(|(byte, wanted)| {
             let byte = if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
@@ -86,7 +87,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in &FIXED {
         headers.remove(name);
     }
-    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "http2-settings"] {
+    for name in [
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "http2-settings",
+    ] {
         headers.remove(name);
     }
 }
@@ -125,9 +132,19 @@ mod tests {
     #[test]
     fn identity_headers_are_recognised_in_every_spelling() {
         for name in [
-            "x-wicketgate-user", "x_wicketgate_user", "x.wicketgate.user", "x-wicketgate_groups",
-            "x~wicketgate~user", "x-wicketgate-anything-new", "x_forwarded_for", "x-forwarded-uri",
-            "forwarded", "x_real_ip", "x_http_method_override", "proxy", "x-original-url",
+            "x-wicketgate-user",
+            "x_wicketgate_user",
+            "x.wicketgate.user",
+            "x-wicketgate_groups",
+            "x~wicketgate~user",
+            "x-wicketgate-anything-new",
+            "x_forwarded_for",
+            "x-forwarded-uri",
+            "forwarded",
+            "x_real_ip",
+            "x_http_method_override",
+            "proxy",
+            "x-original-url",
         ] {
             assert!(is_ours_alone(name), "{name}");
         }
@@ -135,7 +152,16 @@ mod tests {
 
     #[test]
     fn other_headers_are_left_alone() {
-        for name in ["x-requested-with", "cookie", "content-type", "x-wicket", "forward", "pragma", "te", "x-real-ipx"] {
+        for name in [
+            "x-requested-with",
+            "cookie",
+            "content-type",
+            "x-wicket",
+            "forward",
+            "pragma",
+            "te",
+            "x-real-ipx",
+        ] {
             assert!(!is_ours_alone(name), "{name}");
         }
     }

@@ -18,9 +18,9 @@ use crate::domain::query::{AccessQuery, Action};
 use crate::identity::session::Session;
 use crate::policy::Denial;
 
-use super::gather::gather;
 use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
+use super::gather::gather;
 use super::receive::random_u128;
 use super::record;
 use super::route::Destination;

@@ -5,9 +5,9 @@
 //! [`Gate::admit`](gate::Gate::admit) is the only way to one.
 
 pub mod authenticate;
-pub mod gather;
 pub mod exchange;
 pub mod gate;
+pub mod gather;
 pub mod guard;
 pub mod headers;
 pub mod live;

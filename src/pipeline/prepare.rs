@@ -78,10 +78,8 @@ fn forwarded(
         std::net::IpAddr::V4(address) => address.to_string(),
         std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
     };
-    head.headers.insert(
-        http::header::FORWARDED,
-        value(format!("for={node};host=\"{host}\";proto=https"))?,
-    );
+    head.headers
+        .insert(http::header::FORWARDED, value(format!("for={node};host=\"{host}\";proto=https"))?);
     head.headers.insert(headers::FORWARDED_FOR, value(client.to_string())?);
     head.headers.insert(headers::FORWARDED_HOST, value(host)?);
     head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("https"));

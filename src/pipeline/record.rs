@@ -25,7 +25,8 @@ pub async fn permit(
     session: &Session,
     durability: AuditDurability,
 ) -> Result<(), Refusal> {
-    let event = decision_event(permit.id(), Occasion::Request, permit.query(), permit.decision(), session);
+    let event =
+        decision_event(permit.id(), Occasion::Request, permit.query(), permit.decision(), session);
     let ticket = gate.audit.append(at, event).map_err(|error| {
         tracing::error!(%error, "access refused because it can't be recorded");
         Refusal::AuditUnavailable

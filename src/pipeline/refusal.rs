@@ -61,8 +61,9 @@ impl Refusal {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoWebSocket | Self::CrossSite | Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::Login(error) => StatusCode::from_u16(error.status())
-                .unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+            Self::Login(error) => {
+                StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
+            }
             Self::SessionsUnavailable | Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(error) => error.status(),
         }

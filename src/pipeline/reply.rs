@@ -45,9 +45,8 @@ impl Asker {
             Some(mode) => mode == "navigate",
             None => accepts_html && !headers.contains_key("x-requested-with"),
         };
-        let framed = headers
-            .get("sec-fetch-dest")
-            .is_some_and(|destination| destination != "document");
+        let framed =
+            headers.get("sec-fetch-dest").is_some_and(|destination| destination != "document");
         Self { page, navigation: page && safe && !framed }
     }
 }
@@ -203,10 +202,9 @@ fn why(decision: &Decision) -> &'static str {
 
 pub fn html(status: StatusCode, id: DecisionId, page: String) -> Response<Bytes> {
     let mut response = answer(status, id, "text/html; charset=utf-8", page.into());
-    response.headers_mut().insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(pages::CONTENT_SECURITY_POLICY),
-    );
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(pages::CONTENT_SECURITY_POLICY));
     response
 }
 

@@ -111,8 +111,7 @@ async fn login(
     if start {
         return Ok(reply::begin_login(gate, arrival, &return_to, false).await);
     }
-    let continue_to: String =
-        url::form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
+    let continue_to: String = url::form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
     let page = pages::SignIn {
         host: &request.authority.to_string(),
         provider: arrival.snapshot.provider.display_name(),
@@ -278,7 +277,8 @@ fn name(session: &Session) -> &str {
 
 fn with_sign_out_form(arrival: &Arrival, page: String) -> Response<Bytes> {
     let mut response = reply::html(StatusCode::OK, arrival.id, page);
-    let policy = pages::sign_out_policy(arrival.snapshot.provider.end_session_endpoint().as_deref());
+    let policy =
+        pages::sign_out_policy(arrival.snapshot.provider.end_session_endpoint().as_deref());
     if let Ok(policy) = HeaderValue::try_from(policy) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     }

@@ -68,7 +68,8 @@ impl Gate {
     /// # Errors
     /// The first bad record.
     pub fn verify(&self) -> Result<u64, DemoError> {
-        let report = audit::verify(&self.audit).map_err(|error| DemoError::Gate(error.to_string()))?;
+        let report =
+            audit::verify(&self.audit).map_err(|error| DemoError::Gate(error.to_string()))?;
         match report.bad {
             None => Ok(report.records),
             Some(bad) => Err(DemoError::Gate(bad.to_string())),

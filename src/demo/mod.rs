@@ -98,18 +98,20 @@ async fn visitors(style: Style, gate: &Gate, world: &World) -> Result<(), DemoEr
     tail.await.unwrap_or(Ok(()))
 }
 
-/// Ctrl-C, or what a service manager sends.
+/// Ctrl-C, what a service manager sends, or the terminal's end: each leaves nothing behind.
 async fn asked_to_end() {
-    let mut terminate = signal(SignalKind::terminate()).ok();
-    let terminated = async {
-        match &mut terminate {
-            Some(signal) => signal.recv().await,
-            None => std::future::pending().await,
+    let listen = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
         }
     };
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated => {}
+        () = listen(SignalKind::interrupt()) => {}
+        () = listen(SignalKind::terminate()) => {}
+        () = listen(SignalKind::hangup()) => {}
     }
 }
 

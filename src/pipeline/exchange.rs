@@ -1,7 +1,7 @@
 //! A request that was permitted, from the permit to the end of its answer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -126,6 +126,11 @@ impl Exchange<Authorized> {
             RequestOutcome::Permitted
         };
         self.route.metrics.observe(outcome, self.begun.elapsed());
+    }
+
+    /// Since its head arrived.
+    pub fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
     }
 
     /// Registers the exchange as a live connection, to be held to policy, session and device for

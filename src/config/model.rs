@@ -285,7 +285,8 @@ pub enum HealthCheckKind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditDurability {
-    /// The record is handed to the operating system; it survives a crash of the gate. The default.
+    /// The record is queued for the writer, which takes a few milliseconds; it is denied where
+    /// the queue is full. The default.
     Buffered,
     /// The request is forwarded only once the record is on the disk (fdatasync).
     Durable,

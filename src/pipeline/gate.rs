@@ -105,6 +105,9 @@ impl Gate {
         let query = gather(&arrival.snapshot, &arrival.connection, at, &asked, &route, &session);
         let permit = arrival.snapshot.policies.decide(arrival.id, query).map_err(|denial| {
             record::denial(self, at, &denial, &session, Occasion::Request);
+            if !denial.decision().errors.is_empty() {
+                self.metrics.decision_errors.inc();
+            }
             Refusal::Denied(Box::new(denial))
         })?;
         let authorised = arrival.begun.elapsed();

@@ -69,6 +69,27 @@ impl Refusal {
         }
     }
 
+    /// What the client is told. Names and addresses behind the gate stay behind it.
+    pub fn public_detail(&self) -> String {
+        let status = self.status();
+        match self {
+            Self::Upstream(_) if status == http::StatusCode::SERVICE_UNAVAILABLE => {
+                "no instance of the application is available".to_owned()
+            }
+            Self::Upstream(_) if status == http::StatusCode::GATEWAY_TIMEOUT => {
+                "the application did not answer in time".to_owned()
+            }
+            Self::Upstream(_) if status.is_server_error() => {
+                "the application could not be reached, or its answer could not be used".to_owned()
+            }
+            Self::Upstream(_) => "the request ended early".to_owned(),
+            Self::Login(_) if status.is_server_error() => {
+                "the identity provider can't be reached, so nobody can sign in right now".to_owned()
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// A stable word for the audit log, metrics and the problem type.
     pub fn reason(&self) -> &'static str {
         match self {

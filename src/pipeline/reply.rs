@@ -97,7 +97,7 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
             status: status.as_u16(),
             host: None,
             title: refusal.title(),
-            text: &format!("{}. {}", capitalised(&refusal.to_string()), refusal.advice()),
+            text: &format!("{}. {}", capitalised(&refusal.public_detail()), refusal.advice()),
             decision_id: Some(&id.to_string()),
             link: matches!(refusal, Refusal::Login(_))
                 .then_some(pages::Link { href: "/", label: "Start again" }),
@@ -108,7 +108,7 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
             "type": format!("urn:wicketgate:{}", refusal.reason()),
             "title": refusal.title(),
             "status": status.as_u16(),
-            "detail": refusal.to_string(),
+            "detail": refusal.public_detail(),
             "decision": id,
         });
         if let (Refusal::Unauthenticated { .. }, Some(members)) = (refusal, body.as_object_mut()) {

@@ -45,7 +45,7 @@ pub async fn answer(
         "/callback" => callback(gate, arrival, request).await,
         "/logout" if posts => sign_out(gate, arrival, request).await,
         "/logout" => confirm_sign_out(gate, arrival, request).await,
-        "/signed-out" => Ok(signed_out(arrival, request)),
+        "/signed-out" => came_back(gate, arrival, request).await,
         "/jwks.json" => Ok(reply::answer(
             StatusCode::OK,
             arrival.id,
@@ -257,6 +257,18 @@ async fn sign_out(
 fn unavailable(error: SessionError) -> Refusal {
     tracing::error!(%error, "sessions can't be kept");
     Refusal::SessionsUnavailable
+}
+
+/// The way back from the provider's sign-out. A link to here signs nobody out.
+async fn came_back(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+) -> Result<Response<Bytes>, Refusal> {
+    match authenticate(gate, &arrival.head.headers, arrival.at).await? {
+        Authenticated::Session(_) => Ok(reply::see_other(arrival.id, "/.wicketgate/me")),
+        Authenticated::NotAttempted | Authenticated::Failed => Ok(signed_out(arrival, request)),
+    }
 }
 
 fn signed_out(arrival: &Arrival, request: &CanonicalRequest) -> Response<Bytes> {

@@ -102,3 +102,123 @@ impl RouteTable {
         Ok(Destination::Route(Arc::clone(entry)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::model::{
+        Application, AuditDurability, Endpoint, ResponseRewrite, Route, Selection, Upstream,
+        UpstreamHost, UpstreamProtocol,
+    };
+    use crate::domain::canonical::Authority;
+    use crate::metrics::Metrics;
+
+    fn entry(name: &str, host: &str, path: &str, path_parameters: bool) -> Arc<RouteEntry> {
+        let metrics = Metrics::new();
+        let application = Arc::new(Application {
+            name: "app".into(),
+            display_name: "App".into(),
+            zone: None,
+            tenant: None,
+        });
+        let endpoint = Endpoint { host: Host::parse("127.0.0.1").unwrap(), port: 8080, weight: 1 };
+        let route = Arc::new(Route {
+            name: name.into(),
+            host: Host::parse(host).unwrap(),
+            path: path.into(),
+            application,
+            tenant: None,
+            upstream: Upstream {
+                endpoints: vec![endpoint],
+                selection: Selection::RoundRobin,
+                protocol: UpstreamProtocol::Http1,
+                tls: None,
+                credential: None,
+                host: UpstreamHost::Preserve,
+                health: None,
+                connect_timeout: Duration::from_secs(1),
+                response_timeout: Duration::from_secs(1),
+                idle_timeout: Duration::from_secs(1),
+                max_idle: 1,
+            },
+            max_body_bytes: 1,
+            websocket: true,
+            path_parameters,
+            audit: AuditDurability::Buffered,
+            refuse_cross_site: true,
+            response: ResponseRewrite { location: true, cookie_domain: true },
+        });
+        Arc::new(RouteEntry {
+            resource: Arc::new(Resource {
+                route: name.into(),
+                application: "app".into(),
+                zone: None,
+                tenant: None,
+            }),
+            pool: Pool::new(&route, 1, &metrics).unwrap(),
+            metrics: metrics.route(name),
+            config: route,
+        })
+    }
+
+    fn found(table: &RouteTable, host: &str, target: &str) -> String {
+        let authority = Authority::parse(host).unwrap();
+        let request = CanonicalRequest::parse("GET".into(), authority, target).unwrap();
+        match table.find(&request) {
+            Ok(Destination::Route(entry)) => entry.name().to_string(),
+            Ok(Destination::Reserved(rest)) => format!("reserved {rest}"),
+            Err(refusal) => refusal.reason().to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_of_whole_segments_wins() {
+        let table = RouteTable::new([
+            entry("root", "a.example", "/", false),
+            entry("acme", "a.example", "/acme", false),
+            entry("secret", "a.example", "/acme/secret/", false),
+            entry("only", "b.example", "/only", false),
+        ]);
+        for (host, target, expected) in [
+            ("a.example", "/", "root"),
+            ("a.example", "/acmex", "root"),
+            ("a.example", "/ACME", "root"),
+            ("a.example", "/acme", "acme"),
+            ("a.example", "/acme/", "acme"),
+            ("a.example", "/%61cme/x", "acme"),
+            ("a.example", "/acme?x=/acme/secret", "acme"),
+            ("a.example", "/acme/secret", "secret"),
+            ("a.example", "/acme/secret/x/y", "secret"),
+            ("a.example", "/acme/secrets", "acme"),
+            ("A.EXAMPLE.:8443", "/acme", "acme"),
+            ("b.example", "/only/x", "only"),
+            ("b.example", "/", "no-route"),
+            ("c.example", "/", "unknown-host"),
+        ] {
+            assert_eq!(found(&table, host, target), expected, "{host}{target}");
+        }
+    }
+
+    #[test]
+    fn the_gates_own_paths_are_no_routes() {
+        let table = RouteTable::new([entry("root", "a.example", "/", true)]);
+        assert_eq!(found(&table, "a.example", "/.wicketgate"), "reserved ");
+        assert_eq!(found(&table, "a.example", "/.wicketgate/me"), "reserved /me");
+        assert_eq!(found(&table, "a.example", "/%2Ewicketgate/me"), "reserved /me");
+        assert_eq!(found(&table, "a.example", "/.wicketgates"), "root");
+        assert_eq!(found(&table, "a.example", "/.wicketgate;x/me"), "path-parameters");
+    }
+
+    #[test]
+    fn path_parameters_need_the_routes_consent() {
+        let table = RouteTable::new([
+            entry("strict", "a.example", "/", false),
+            entry("old", "a.example", "/old", true),
+        ]);
+        assert_eq!(found(&table, "a.example", "/x;y=1"), "path-parameters");
+        assert_eq!(found(&table, "a.example", "/old/page;jsessionid=1"), "old");
+        assert_eq!(found(&table, "a.example", "/old;x/page"), "old");
+    }
+}

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use http::HeaderValue;
 use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use parking_lot::Mutex;
@@ -46,7 +47,7 @@ pub enum SignerError {
     Sign,
 }
 
-type Kept = HashMap<(SessionId, Arc<str>), (Arc<str>, Timestamp)>;
+type Kept = HashMap<(SessionId, Arc<str>), (HeaderValue, Timestamp)>;
 
 /// Signs assertions. One for the process.
 pub struct Signer {
@@ -110,13 +111,13 @@ impl Signer {
         Arc::clone(&self.jwks)
     }
 
-    /// The assertion about a session's principal for one audience.
+    /// The assertion about a session's principal for one audience, as a header field's value.
     pub fn assertion(
         &self,
         session: &Session,
         audience: &Arc<str>,
         now: Timestamp,
-    ) -> Result<Arc<str>, SignerError> {
+    ) -> Result<HeaderValue, SignerError> {
         let stripe = session.id.0.first().map_or(0, |byte| usize::from(*byte) % STRIPES);
         let kept = self.kept.get(stripe).ok_or(SignerError::Sign)?;
         let key = (session.id, Arc::clone(audience));
@@ -124,7 +125,7 @@ impl Signer {
         if let Some((token, at)) = kept.lock().get(&key)
             && usable(*at)
         {
-            return Ok(Arc::clone(token));
+            return Ok(token.clone());
         }
         let token = self.sign(session, audience, now)?;
         let mut kept = kept.lock();
@@ -134,7 +135,7 @@ impl Signer {
                 kept.clear();
             }
         }
-        kept.insert(key, (Arc::clone(&token), now));
+        kept.insert(key, (token.clone(), now));
         Ok(token)
     }
 
@@ -143,7 +144,7 @@ impl Signer {
         session: &Session,
         audience: &str,
         now: Timestamp,
-    ) -> Result<Arc<str>, SignerError> {
+    ) -> Result<HeaderValue, SignerError> {
         let principal = &session.principal;
         let claims = Claims {
             iss: ISSUER,
@@ -157,9 +158,11 @@ impl Signer {
             groups: &principal.groups,
             tenant: principal.tenant.as_deref(),
         };
-        jsonwebtoken::encode(&self.header, &claims, &self.key)
-            .map(Arc::from)
-            .map_err(|_| SignerError::Sign)
+        let token = jsonwebtoken::encode(&self.header, &claims, &self.key)
+            .map_err(|_| SignerError::Sign)?;
+        let mut value = HeaderValue::try_from(token).map_err(|_| SignerError::Sign)?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 }
 
@@ -217,12 +220,12 @@ mod tests {
         let session = session(&store, &clock, "idp/ada").await;
         let audience: Arc<str> = "https://portal.example".into();
         let token = signer.assertion(&session, &audience, clock.now()).unwrap();
-        let claims = read(&signer.jwks(), &token, &audience).unwrap();
+        let claims = read(&signer.jwks(), token.to_str().unwrap(), &audience).unwrap();
         assert_eq!(claims["sub"], "idp/ada");
         assert_eq!(claims["tenant"], "acme");
         assert_eq!(claims["groups"][0], "x");
         assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 60);
-        assert!(read(&signer.jwks(), &token, "https://other.example").is_none());
+        assert!(read(&signer.jwks(), token.to_str().unwrap(), "https://other.example").is_none());
         assert!(!signer.jwks().contains("\"d\""));
         // The next start has the same key.
         let again = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();

@@ -5,6 +5,7 @@ use http::{HeaderMap, Method};
 
 use crate::domain::canonical::{Authority, CanonicalRequest};
 
+use super::headers;
 use super::normalise::{Normalised, Upgrade};
 use super::receive::Arrival;
 use super::refusal::Refusal;
@@ -46,7 +47,7 @@ fn changes_state(method: &Method, upgrade: Upgrade) -> bool {
 /// Refuses what a browser says comes from another origin. Clients that say nothing are no
 /// browsers: nobody can make them send a cookie that they don't hold.
 pub fn same_origin(headers: &HeaderMap, authority: &Authority) -> Result<(), Refusal> {
-    if let Some(site) = headers.get("sec-fetch-site")
+    if let Some(site) = headers.get(headers::FETCH_SITE)
         && site != "same-origin"
         && site != "none"
     {

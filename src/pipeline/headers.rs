@@ -1,6 +1,9 @@
 //! Header names that must not simply pass through.
 
-use http::header::{CONNECTION, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue};
 
 pub const DECISION: HeaderName = HeaderName::from_static("x-wicketgate-decision");
@@ -14,7 +17,9 @@ pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host
 pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// W3C Fetch Metadata.
-pub const FETCH_METADATA: [&str; 3] = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"];
+pub const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+pub const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+pub const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// Names that tell an upstream who asks, from where, for what or how. Only the gate sets them;
 /// those of the last two groups it never sets, because with them a client would have another
@@ -71,7 +76,17 @@ fn spells(name: &str, pattern: &str, prefix: bool) -> bool {
 /// Removes every field that belongs to this connection and not to the message (RFC 9110,
 /// section 7.6.1), those that `Connection` names among them.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const FIXED: [HeaderName; 4] = [TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+    const FIXED: [HeaderName; 9] = [
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        HeaderName::from_static("http2-settings"),
+    ];
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -85,15 +100,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(CONNECTION);
     }
     for name in &FIXED {
-        headers.remove(name);
-    }
-    for name in [
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "http2-settings",
-    ] {
         headers.remove(name);
     }
 }

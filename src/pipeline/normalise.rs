@@ -82,7 +82,7 @@ fn check_singletons(headers: &HeaderMap) -> Result<(), Refusal> {
             return Err(Refusal::Malformed("a header field that may come once came twice"));
         }
     }
-    for name in headers::FETCH_METADATA {
+    for name in [headers::FETCH_SITE, headers::FETCH_MODE, headers::FETCH_DEST] {
         if headers.get_all(name).iter().nth(1).is_some() {
             return Err(Refusal::Malformed("a Sec-Fetch field came twice"));
         }

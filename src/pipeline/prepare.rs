@@ -8,6 +8,7 @@ use crate::config::model::{UpstreamHost, UpstreamProtocol};
 use crate::domain::clock::Timestamp;
 use crate::domain::connection::Connection;
 use crate::domain::id::DecisionId;
+use crate::domain::principal::Principal;
 use crate::identity::cookie;
 use crate::identity::session::Session;
 
@@ -38,12 +39,13 @@ pub fn prepare(
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
+    let public = value(asked.request.authority.to_string())?;
     let host = match &route.config.upstream.host {
-        UpstreamHost::Preserve => asked.request.authority.to_string(),
-        UpstreamHost::Fixed(authority) => authority.to_string(),
+        UpstreamHost::Preserve => public.clone(),
+        UpstreamHost::Fixed(authority) => value(authority.to_string())?,
     };
-    head.headers.insert(HOST, value(host)?);
-    forwarded(&mut head, connection, asked)?;
+    head.headers.insert(HOST, host);
+    forwarded(&mut head, connection, public)?;
     identity(&mut head.headers, gate, at, id, route, session)?;
     if let Some((name, credential)) = route.pool.credential() {
         head.headers.insert(name, credential);
@@ -70,18 +72,22 @@ fn strip(headers: &mut HeaderMap) {
 fn forwarded(
     head: &mut http::request::Parts,
     connection: &Connection,
-    asked: &Normalised,
+    host: HeaderValue,
 ) -> Result<(), Refusal> {
-    let client = connection.client.0;
-    let host = asked.request.authority.to_string();
-    let node = match client {
-        std::net::IpAddr::V4(address) => address.to_string(),
-        std::net::IpAddr::V6(address) => format!("\"[{address}]\""),
-    };
-    head.headers
-        .insert(http::header::FORWARDED, value(format!("for={node};host=\"{host}\";proto=https"))?);
-    head.headers.insert(headers::FORWARDED_FOR, value(client.to_string())?);
-    head.headers.insert(headers::FORWARDED_HOST, value(host)?);
+    let client = connection.client.0.to_string();
+    let (open, close) = if connection.client.0.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
+    let parts: [&[u8]; 7] = [
+        b"for=",
+        open.as_bytes(),
+        client.as_bytes(),
+        close.as_bytes(),
+        b";host=\"",
+        host.as_bytes(),
+        b"\";proto=https",
+    ];
+    head.headers.insert(http::header::FORWARDED, value(parts.concat())?);
+    head.headers.insert(headers::FORWARDED_FOR, value(client)?);
+    head.headers.insert(headers::FORWARDED_HOST, host);
     head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("https"));
     let via = match head.version {
         Version::HTTP_2 => "2 wicketgate",
@@ -102,32 +108,37 @@ fn identity(
     route: &RouteEntry,
     session: &Session,
 ) -> Result<(), Refusal> {
-    let principal = &session.principal;
-    headers.insert(headers::USER, encode_value(&principal.id));
-    if let Some(email) = &principal.email {
-        headers.insert(headers::EMAIL, encode_value(email));
-    }
-    if !principal.groups.is_empty() {
-        let mut groups = Vec::new();
-        for group in &principal.groups {
-            if !groups.is_empty() {
-                groups.push(b',');
-            }
-            groups.extend_from_slice(encode_value(group).as_bytes());
-        }
-        headers.insert(headers::GROUPS, value(groups)?);
-    }
-    if let Some(tenant) = &principal.tenant {
-        headers.insert(headers::TENANT, encode_value(tenant));
+    for (name, value) in session.fields(|| identity_fields(&session.principal)) {
+        headers.insert(name, value.clone());
     }
     let audience = &route.config.application.name;
     let assertion = gate.signer.assertion(session, audience, at).map_err(|error| {
         tracing::error!(%error, "the identity assertion can't be signed");
         Refusal::SessionsUnavailable
     })?;
-    headers.insert(headers::ASSERTION, value(assertion.as_bytes().to_vec())?);
+    headers.insert(headers::ASSERTION, assertion);
     headers.insert(headers::DECISION, decision(id));
     Ok(())
+}
+
+fn identity_fields(principal: &Principal) -> Box<[(HeaderName, HeaderValue)]> {
+    let mut fields = vec![(headers::USER, encode_value(&principal.id))];
+    if let Some(email) = &principal.email {
+        fields.push((headers::EMAIL, encode_value(email)));
+    }
+    if !principal.groups.is_empty() {
+        let groups: Vec<HeaderValue> =
+            principal.groups.iter().map(|group| encode_value(group)).collect();
+        let groups: Vec<&[u8]> = groups.iter().map(HeaderValue::as_bytes).collect();
+        // Encoded values are visible ASCII, and so is the comma between them.
+        if let Ok(groups) = HeaderValue::try_from(groups.join(&b',')) {
+            fields.push((headers::GROUPS, groups));
+        }
+    }
+    if let Some(tenant) = &principal.tenant {
+        fields.push((headers::TENANT, encode_value(tenant)));
+    }
+    fields.into()
 }
 
 pub fn decision(id: DecisionId) -> HeaderValue {

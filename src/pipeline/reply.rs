@@ -18,7 +18,7 @@ use crate::identity::oidc::LoginStart;
 use crate::pages;
 
 use super::gate::Gate;
-use super::headers::DECISION;
+use super::headers::{DECISION, FETCH_DEST, FETCH_MODE};
 use super::prepare::decision;
 use super::receive::Arrival;
 use super::refusal::Refusal;
@@ -41,12 +41,11 @@ impl Asker {
         let accepts_html = headers.get_all(ACCEPT).iter().any(|accept| {
             accept.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"))
         });
-        let page = match headers.get("sec-fetch-mode") {
+        let page = match headers.get(&FETCH_MODE) {
             Some(mode) => mode == "navigate",
             None => accepts_html && !headers.contains_key("x-requested-with"),
         };
-        let framed =
-            headers.get("sec-fetch-dest").is_some_and(|destination| destination != "document");
+        let framed = headers.get(&FETCH_DEST).is_some_and(|destination| destination != "document");
         Self { page, navigation: page && safe && !framed }
     }
 }

@@ -56,7 +56,7 @@ fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
 /// Whether a pair is ours. Browsers compare the prefix without regard to case where they enforce
 /// it (RFC 6265bis, section 5.7), so every spelling counts. So do leading `=` and blanks:
 /// `=__Host-wicketgate=x` is a nameless cookie to a browser and our name to a lenient server.
-fn is_ours(pair: &[u8]) -> bool {
+pub fn is_ours(pair: &[u8]) -> bool {
     let start = pair.iter().position(|byte| !matches!(byte, b'=') && !byte.is_ascii_whitespace());
     start
         .and_then(|at| pair.get(at..))

@@ -153,9 +153,10 @@ fn outcome(refusal: &Refusal) -> RequestOutcome {
     match refusal {
         Refusal::Denied(_) => RequestOutcome::Denied,
         Refusal::Unauthenticated { .. } => RequestOutcome::Unauthenticated,
-        Refusal::SessionsUnavailable | Refusal::AuditUnavailable | Refusal::Upstream(_) => {
-            RequestOutcome::Error
-        }
+        Refusal::SessionsUnavailable
+        | Refusal::AuditUnavailable
+        | Refusal::Overtaken
+        | Refusal::Upstream(_) => RequestOutcome::Error,
         _ => RequestOutcome::Refused,
     }
 }

@@ -62,6 +62,13 @@ pub fn is_ours_alone(name: &str) -> bool {
     })
 }
 
+/// Whether servers that take `-`, `_` and `.` for one another take one name for the other.
+pub fn spell_alike(name: &str, other: &str) -> bool {
+    let letter =
+        |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    name.len() == other.len() && name.bytes().map(letter).eq(other.bytes().map(letter))
+}
+
 /// Compares byte by byte, where any byte that is no letter or digit counts as `-`.
 fn spells(name: &str, pattern: &str, prefix: bool) -> bool {
     let long_enough =

@@ -23,7 +23,7 @@ use super::gate::Gate;
 use super::gather::gather;
 use super::receive::random_u128;
 use super::record;
-use super::route::Destination;
+use super::route::{Destination, RouteEntry};
 
 /// How often a live connection is asked about again.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ pub struct Watch {
     session: Arc<Session>,
     connection: Arc<crate::domain::connection::Connection>,
     asked: Arc<super::normalise::Normalised>,
-    route: Arc<super::route::RouteEntry>,
+    route: Arc<RouteEntry>,
     may_send: AtomicBool,
     drop_noted: AtomicBool,
 }
@@ -220,7 +220,7 @@ impl Watch {
     fn decide(&self, action: Action) -> Result<(), NoLonger> {
         let snapshot = self.gate.snapshot.load();
         let route = match snapshot.routes.find(&self.asked.request) {
-            Ok(Destination::Route(route)) if route.name() == self.route.name() => route,
+            Ok(Destination::Route(route)) if self.still_leads_to(&route) => route,
             _ => return Err(NoLonger::RouteGone),
         };
         let now = self.gate.clock.now();
@@ -231,6 +231,15 @@ impl Watch {
             .decide(DecisionId::new(now, random_u128()), query)
             .map(drop)
             .map_err(|denial| NoLonger::Denied(Box::new(denial)))
+    }
+
+    /// The same route, and nothing about it has changed that was settled at the opening.
+    fn still_leads_to(&self, route: &RouteEntry) -> bool {
+        let (now, then) = (&route.config, &self.route.config);
+        Arc::ptr_eq(now, then)
+            || (now.name == then.name
+                && now.upstream == then.upstream
+                && (now.websocket || self.opening_action() != Action::WebSocketReceive))
     }
 
     fn record_cut(&self, reason: CutReason) {

@@ -169,6 +169,14 @@ fn upgrade(head: &http::request::Parts) -> Result<Upgrade, Refusal> {
     if !offered || !wanted {
         return Ok(Upgrade::None);
     }
+    let named = head.headers.get_all(CONNECTION).iter();
+    let mut named = named.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    if !named.all(|name| {
+        let name = name.trim_ascii();
+        name.eq_ignore_ascii_case(b"upgrade") || name.eq_ignore_ascii_case(b"keep-alive")
+    }) {
+        return Err(Refusal::Malformed("the Connection of a WebSocket handshake names a field"));
+    }
     if head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING) {
         return Err(Refusal::Malformed("a WebSocket handshake has no body"));
     }

@@ -48,6 +48,7 @@ pub fn prepare(
     forwarded(&mut head, connection, public)?;
     identity(&mut head.headers, gate, at, id, route, session)?;
     if let Some((name, credential)) = route.pool.credential() {
+        remove_spellings(&mut head.headers, &name);
         head.headers.insert(name, credential);
     }
     head.uri = Uri::try_from(asked.request.target())
@@ -65,6 +66,30 @@ fn strip(headers: &mut HeaderMap) {
     }
     if headers.contains_key(COOKIE) {
         cookie::strip_own_cookies(headers);
+        join_cookies(headers);
+    }
+}
+
+/// HTTP/2 may split cookies over several fields, which servers of HTTP/1.1 read as one each
+/// (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let fields: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if fields.len() > 1
+        && let Ok(joined) = HeaderValue::try_from(fields.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Nothing that an upstream could take for the gate's own credential passes, in any spelling.
+fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
+    let alike: Vec<HeaderName> = headers
+        .keys()
+        .filter(|key| headers::spell_alike(key.as_str(), name.as_str()))
+        .cloned()
+        .collect();
+    for name in alike {
+        headers.remove(name);
     }
 }
 
@@ -148,4 +173,67 @@ pub fn decision(id: DecisionId) -> HeaderValue {
 fn value(bytes: impl Into<Vec<u8>>) -> Result<HeaderValue, Refusal> {
     HeaderValue::try_from(bytes.into())
         .map_err(|_| Refusal::Malformed("the request can't be written as header fields"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn split_cookies_become_one_field_without_the_gates_own() {
+        let mut headers =
+            fields(&[("cookie", "a=1"), ("cookie", "__Host-wicketgate=x"), ("cookie", "b=2")]);
+        strip(&mut headers);
+        let cookies: Vec<_> = headers.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn no_spelling_of_the_gates_credential_passes() {
+        let mut headers = fields(&[
+            ("x-api-key", "evil"),
+            ("x_api_key", "evil"),
+            ("x.api-key", "evil"),
+            ("x-api-keys", "fine"),
+        ]);
+        remove_spellings(&mut headers, &HeaderName::from_static("x-api-key"));
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-api-keys"]);
+    }
+
+    #[test]
+    fn a_principal_without_a_claim_gets_no_field_for_it() {
+        let mut principal = Principal {
+            kind: crate::domain::principal::PrincipalKind::User,
+            id: "idp/ada,x".into(),
+            email: None,
+            name: None,
+            groups: ["b c".into(), "a".into()].into(),
+            tenant: Some("acme".into()),
+        };
+        let named = |principal: &Principal| -> Vec<String> {
+            identity_fields(principal)
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+                .collect()
+        };
+        assert_eq!(
+            named(&principal),
+            [
+                "x-wicketgate-user: idp/ada%2Cx",
+                "x-wicketgate-groups: a,b%20c",
+                "x-wicketgate-tenant: acme"
+            ]
+        );
+        principal.groups.clear();
+        principal.tenant = None;
+        assert_eq!(named(&principal), ["x-wicketgate-user: idp/ada%2Cx"]);
+    }
 }

@@ -3,7 +3,9 @@
 //! INVARIANT: access that can't be recorded is denied.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
+use crate::audit::Ticket;
 use crate::config::model::AuditDurability;
 use crate::domain::clock::Timestamp;
 use crate::domain::decision::Decision;
@@ -16,6 +18,9 @@ use crate::policy::{Denial, Permit};
 use super::gate::Gate;
 use super::receive::Arrival;
 use super::refusal::Refusal;
+
+/// How long a request waits for its record to be on the disk.
+const DISK: Duration = Duration::from_secs(5);
 
 /// Keeps the record of a permit, on the disk where the route asks for that.
 pub async fn permit(
@@ -33,10 +38,31 @@ pub async fn permit(
     })?;
     match durability {
         AuditDurability::Buffered => Ok(()),
-        AuditDurability::Durable => ticket.durable().await.map_err(|error| {
+        AuditDurability::Durable => {
+            on_disk(ticket).await?;
+            // The disk may have taken long: what was true before the wait has to be true after.
+            if !gate.sessions.is_alive(&session.id, gate.clock.now()) {
+                return Err(Refusal::Unauthenticated { stale: true });
+            }
+            if gate.snapshot.load().policies.hash() != &permit.decision().policy_set {
+                return Err(Refusal::Overtaken);
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn on_disk(ticket: Ticket) -> Result<(), Refusal> {
+    match tokio::time::timeout(DISK, ticket.durable()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
             tracing::error!(%error, "access refused because its record is not on the disk");
-            Refusal::AuditUnavailable
-        }),
+            Err(Refusal::AuditUnavailable)
+        }
+        Err(_) => {
+            tracing::error!("access refused because the disk takes too long to keep its record");
+            Err(Refusal::AuditUnavailable)
+        }
     }
 }
 
@@ -79,9 +105,9 @@ pub fn refusal(gate: &Gate, arrival: &Arrival, refusal: &Refusal) {
             detail: refusal.to_string(),
             status: refusal.status().as_u16(),
             source: source(arrival),
-            host: host.map(shortened),
-            path: Some(shortened(head.uri.path().to_owned())),
-            method: Some(shortened(head.method.as_str().to_owned())),
+            host: host.map(|host| shortened(host, 255)),
+            path: Some(shortened(head.uri.path().to_owned(), 512)),
+            method: Some(shortened(head.method.as_str().to_owned(), 32)),
             principal: arrival.principal.clone(),
         },
     );
@@ -98,10 +124,9 @@ pub fn source(arrival: &Arrival) -> IpAddr {
 }
 
 /// What a client made up is kept to a bounded length.
-fn shortened(mut text: String) -> String {
-    const LONGEST: usize = 512;
-    if text.len() > LONGEST {
-        let mut end = LONGEST;
+fn shortened(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        let mut end = longest;
         while !text.is_char_boundary(end) {
             end -= 1;
         }

@@ -17,6 +17,8 @@ pub enum Refusal {
     Target(#[from] TargetError),
     #[error("the path carries `;parameters`, which this route does not allow")]
     PathParameters,
+    #[error("but for upper and lower case the path belongs to another route")]
+    AmbiguousCase,
     #[error("this method is not forwarded")]
     Method,
     #[error("this server does not serve the host that was asked for")]
@@ -44,6 +46,8 @@ pub enum Refusal {
     SessionsUnavailable,
     #[error("the access can't be recorded, so it is refused")]
     AuditUnavailable,
+    #[error("the configuration changed while the request waited to be recorded")]
+    Overtaken,
     #[error("{0}")]
     Upstream(UpstreamError),
 }
@@ -52,9 +56,11 @@ impl Refusal {
     pub fn status(&self) -> http::StatusCode {
         use http::StatusCode;
         match self {
-            Self::Malformed(_) | Self::Host(_) | Self::Target(_) | Self::PathParameters => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Malformed(_)
+            | Self::Host(_)
+            | Self::Target(_)
+            | Self::PathParameters
+            | Self::AmbiguousCase => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected | Self::ServerNameMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
@@ -64,7 +70,9 @@ impl Refusal {
             Self::Login(error) => {
                 StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
-            Self::SessionsUnavailable | Self::AuditUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::SessionsUnavailable | Self::AuditUnavailable | Self::Overtaken => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Upstream(error) => error.status(),
         }
     }
@@ -97,6 +105,8 @@ impl Refusal {
             Self::Host(_) => "bad-host",
             Self::Target(_) => "bad-target",
             Self::PathParameters => "path-parameters",
+            Self::AmbiguousCase => "ambiguous-case",
+            Self::Overtaken => "overtaken",
             Self::Method => "method-not-allowed",
             Self::Misdirected => "unknown-host",
             Self::ServerNameMismatch => "server-name-mismatch",
@@ -115,9 +125,11 @@ impl Refusal {
 
     pub fn title(&self) -> &'static str {
         match self {
-            Self::Malformed(_) | Self::Host(_) | Self::Target(_) | Self::PathParameters => {
-                "The request could not be understood"
-            }
+            Self::Malformed(_)
+            | Self::Host(_)
+            | Self::Target(_)
+            | Self::PathParameters
+            | Self::AmbiguousCase => "The request could not be understood",
             Self::Method => "Method not allowed",
             Self::Misdirected | Self::ServerNameMismatch => "Wrong address",
             Self::NoRoute => "Nothing here",
@@ -125,7 +137,9 @@ impl Refusal {
             Self::NoWebSocket | Self::CrossSite | Self::Denied(_) => "Access denied",
             Self::Unauthenticated { .. } => "Sign-in required",
             Self::Login(_) => "Sign-in failed",
-            Self::SessionsUnavailable | Self::AuditUnavailable => "Not available at the moment",
+            Self::SessionsUnavailable | Self::AuditUnavailable | Self::Overtaken => {
+                "Not available at the moment"
+            }
             Self::Upstream(_) => "The application did not answer",
         }
     }
@@ -133,7 +147,11 @@ impl Refusal {
     /// What the person in front of the page can do.
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::Malformed(_) | Self::Host(_) | Self::Target(_) | Self::PathParameters => {
+            Self::Malformed(_)
+            | Self::Host(_)
+            | Self::Target(_)
+            | Self::PathParameters
+            | Self::AmbiguousCase => {
                 "Check the address. If a link led here, its owner has to correct it."
             }
             Self::Method | Self::NoWebSocket => {
@@ -154,7 +172,10 @@ impl Refusal {
                  exactly what was decided and why."
             }
             Self::Login(_) => "Start again. If it fails again, give the id to your administrator.",
-            Self::SessionsUnavailable | Self::AuditUnavailable | Self::Upstream(_) => {
+            Self::SessionsUnavailable
+            | Self::AuditUnavailable
+            | Self::Overtaken
+            | Self::Upstream(_) => {
                 "Try again in a moment. If it stays, give the id to your administrator."
             }
         }

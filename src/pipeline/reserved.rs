@@ -12,6 +12,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use crate::domain::canonical::CanonicalRequest;
 use crate::domain::event::{EndReason, Event};
 use crate::identity::cookie::{self, CookieState};
+use crate::identity::login;
 use crate::identity::oidc::{Callback, LoginError};
 use crate::identity::session::{NewSession, Session, SessionError};
 use crate::pages;
@@ -41,7 +42,7 @@ pub async fn answer(
     }
     match path {
         "" | "/" | "/me" => me(gate, arrival, request).await,
-        "/login" => login(gate, arrival, request).await,
+        "/login" => login_page(gate, arrival, request).await,
         "/callback" => callback(gate, arrival, request).await,
         "/logout" if posts => sign_out(gate, arrival, request).await,
         "/logout" => confirm_sign_out(gate, arrival, request).await,
@@ -93,7 +94,7 @@ async fn me(
 }
 
 /// A page before the provider's, for those who come on their own. `?start` goes there at once.
-async fn login(
+async fn login_page(
     gate: &Gate,
     arrival: &Arrival,
     request: &CanonicalRequest,
@@ -111,6 +112,7 @@ async fn login(
     if start {
         return Ok(reply::begin_login(gate, arrival, &return_to, false).await);
     }
+    let return_to = login::return_to(&return_to);
     let continue_to: String = url::form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
     let page = pages::SignIn {
         host: &request.authority.to_string(),

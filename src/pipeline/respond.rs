@@ -7,6 +7,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue};
 
 use crate::domain::canonical::Authority;
+use crate::identity::cookie;
 
 use super::headers;
 use super::route::RouteEntry;
@@ -83,9 +84,8 @@ fn rewrite_cookies(headers: &mut HeaderMap, drop_domain: bool) {
     headers.remove(SET_COOKIE);
     for cookie in cookies {
         let bytes = cookie.as_bytes();
-        let name = bytes.split(|byte| *byte == b'=').next().unwrap_or(bytes).trim_ascii();
-        let reserved = b"__host-wicketgate";
-        if name.get(..reserved.len()).is_some_and(|start| start.eq_ignore_ascii_case(reserved)) {
+        let pair = bytes.split(|byte| *byte == b';').next().unwrap_or(bytes);
+        if cookie::is_ours(pair) {
             tracing::warn!("an upstream tried to set a cookie of the gate's; it was dropped");
             continue;
         }
@@ -128,7 +128,12 @@ mod tests {
     #[test]
     fn an_upstream_can_not_set_the_gates_cookies() {
         let mut headers = HeaderMap::new();
-        for cookie in ["__Host-wicketgate=x; Path=/", "__host-WICKETGATE-login-1=x", "fine=1"] {
+        for cookie in [
+            "__Host-wicketgate=x; Path=/",
+            "__host-WICKETGATE-login-1=x",
+            "=__Host-wicketgate=x; Path=/",
+            "fine=1",
+        ] {
             headers.append(SET_COOKIE, HeaderValue::from_static(cookie));
         }
         rewrite_cookies(&mut headers, true);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::config::model;
-use crate::domain::canonical::{CanonicalRequest, Host};
+use crate::domain::canonical::{CanonicalRequest, Host, path_segments};
 use crate::domain::query::Resource;
 use crate::metrics::RouteMetrics;
 use crate::upstream::Pool;
@@ -31,8 +31,63 @@ impl RouteEntry {
 
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    hosts: HashMap<Host, HashMap<Arc<str>, Arc<RouteEntry>>>,
+    hosts: HashMap<Host, HostRoutes>,
     by_name: BTreeMap<Arc<str>, Arc<RouteEntry>>,
+}
+
+#[derive(Debug, Default)]
+struct HostRoutes {
+    exact: HashMap<Arc<str>, Arc<RouteEntry>>,
+    /// The same by prefix in lower case; `None` where two routes differ in case alone.
+    folded: HashMap<Arc<str>, Option<Arc<RouteEntry>>>,
+    /// Segments of the longest prefix: a longer path is not looked at further, so that its length
+    /// costs nothing.
+    deepest: usize,
+}
+
+impl HostRoutes {
+    fn insert(&mut self, prefix: Arc<str>, entry: Arc<RouteEntry>) {
+        self.deepest = self.deepest.max(path_segments(&prefix).count());
+        self.folded
+            .entry(prefix.to_lowercase().into())
+            .and_modify(|other| *other = None)
+            .or_insert_with(|| Some(Arc::clone(&entry)));
+        self.exact.insert(prefix, entry);
+    }
+
+    fn find(&self, path: &str) -> Option<&Arc<RouteEntry>> {
+        longest(path, self.deepest, |prefix| self.exact.get(prefix))
+    }
+
+    /// Whether an upstream that takes upper and lower case for the same would be reached past the
+    /// route that this path then belongs to.
+    fn hides_another(&self, path: &str, found: Option<&Arc<RouteEntry>>) -> bool {
+        if !path.bytes().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii()) {
+            return false;
+        }
+        let folded = path.to_lowercase();
+        match longest(&folded, self.deepest, |prefix| self.folded.get(prefix)) {
+            Some(Some(other)) => found.is_none_or(|found| found.name() != other.name()),
+            Some(None) | None => false,
+        }
+    }
+}
+
+/// What belongs to the longest prefix of whole segments, of at most `deepest` of them.
+fn longest<'a, T>(
+    path: &str,
+    deepest: usize,
+    get: impl Fn(&str) -> Option<&'a T>,
+) -> Option<&'a T> {
+    let cut = path.match_indices('/').nth(deepest).map_or(path.len(), |(at, _)| at);
+    let mut prefix = path.get(..cut).unwrap_or(path).trim_end_matches('/');
+    while !prefix.is_empty() {
+        if let Some(found) = get(prefix) {
+            return Some(found);
+        }
+        prefix = prefix.rsplit_once('/').map_or("", |(parent, _)| parent);
+    }
+    get("/")
 }
 
 /// Where a canonical request leads.
@@ -65,12 +120,13 @@ impl RouteTable {
         self.hosts.contains_key(host)
     }
 
-    /// The one place where a request meets a route. The cost is that of the path's depth, however
-    /// many routes there are.
+    /// The one place where a request meets a route. The cost is that of the deepest route's depth,
+    /// however many routes there are and however long the path is.
     ///
     /// # Errors
-    /// `Misdirected` for a host without routes, `NoRoute` for a path without one, and
-    /// `PathParameters` where the route does not allow them.
+    /// `Misdirected` for a host without routes, `NoRoute` for a path without one, `AmbiguousCase`
+    /// for one that is another route's but for upper and lower case, and `PathParameters` where
+    /// the route does not allow them.
     pub fn find(&self, request: &CanonicalRequest) -> Result<Destination, Refusal> {
         let routes = self.hosts.get(&request.authority.host).ok_or(Refusal::Misdirected)?;
         let path: &str = request.path.decoded();
@@ -82,19 +138,10 @@ impl RouteTable {
             }
             return Ok(Destination::Reserved(rest.into()));
         }
-        let mut prefix = path.trim_end_matches('/');
-        let entry = loop {
-            if prefix.is_empty() {
-                break routes.get("/");
-            }
-            if let Some(entry) = routes.get(prefix) {
-                break Some(entry);
-            }
-            prefix = match prefix.rsplit_once('/') {
-                Some((parent, _)) => parent,
-                None => "",
-            };
-        };
+        let entry = routes.find(path);
+        if routes.hides_another(path, entry) {
+            return Err(Refusal::AmbiguousCase);
+        }
         let entry = entry.ok_or(Refusal::NoRoute)?;
         if request.path.has_parameters() && !entry.config.path_parameters {
             return Err(Refusal::PathParameters);
@@ -184,7 +231,11 @@ mod tests {
         for (host, target, expected) in [
             ("a.example", "/", "root"),
             ("a.example", "/acmex", "root"),
-            ("a.example", "/ACME", "root"),
+            ("a.example", "/ACME", "ambiguous-case"),
+            ("a.example", "/Acme/secret", "ambiguous-case"),
+            ("a.example", "/acme/Secret/x", "ambiguous-case"),
+            ("a.example", "/Other/Path", "root"),
+            ("a.example", "/acme/Orders", "acme"),
             ("a.example", "/acme", "acme"),
             ("a.example", "/acme/", "acme"),
             ("a.example", "/%61cme/x", "acme"),
@@ -199,6 +250,28 @@ mod tests {
         ] {
             assert_eq!(found(&table, host, target), expected, "{host}{target}");
         }
+    }
+
+    #[test]
+    fn a_long_path_costs_no_more_look_ups_than_the_deepest_route_has_segments() {
+        let looked_up = std::cell::Cell::new(0);
+        let path = "/a".repeat(4000);
+        let found: Option<&()> = longest(&path, 2, |_| {
+            looked_up.set(looked_up.get() + 1);
+            None
+        });
+        assert!(found.is_none());
+        assert_eq!(looked_up.get(), 3);
+    }
+
+    #[test]
+    fn routes_that_differ_in_case_alone_are_both_reached() {
+        let table = RouteTable::new([
+            entry("small", "a.example", "/x", false),
+            entry("large", "a.example", "/X", false),
+        ]);
+        assert_eq!(found(&table, "a.example", "/x/1"), "small");
+        assert_eq!(found(&table, "a.example", "/X/1"), "large");
     }
 
     #[test]

@@ -2,17 +2,17 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::activity::InFlight;
 use crate::pipeline::exchange::{Authorized, Exchange};
+use crate::pipeline::headers;
 use crate::pipeline::live::CutReason;
 use crate::upstream::{UpstreamBody, UpstreamError};
 
@@ -21,33 +21,44 @@ const LIVE_AFTER: Duration = Duration::from_secs(1);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-#[derive(Debug, thiserror::Error)]
-#[error("the request body is larger than the route allows")]
-struct TooLarge;
+/// Why a request's body was not let through to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("the request body is larger than the route allows")]
+    TooLarge,
+    #[error("the request body stopped coming")]
+    Stalled,
+}
 
 /// Remembers what became of a request's body after hyper's client has taken it away.
 #[derive(Clone, Debug, Default)]
-pub struct Overrun(Arc<AtomicBool>);
+pub struct Fate(Arc<OnceLock<Fault>>);
 
-impl Overrun {
-    pub fn happened(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl Fate {
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.get().copied()
     }
 }
 
-/// A request's body that fails once it exceeds its limit: the upstream then sees a broken request,
-/// never a shortened one.
+/// A request's body that fails once it exceeds its limit or stops coming: the upstream then sees a
+/// broken request, never a shortened one. Its trailers are those that may be trailers.
 #[derive(Debug)]
 pub struct Limited<B> {
     inner: B,
     left: u64,
-    overrun: Overrun,
+    patience: Patience,
+    fate: Fate,
 }
 
 impl<B> Limited<B> {
-    /// `limit` in bytes.
-    pub fn new(inner: B, limit: u64, overrun: Overrun) -> Self {
-        Self { inner, left: limit, overrun }
+    /// `limit` in bytes; `idle` is how long may pass without one.
+    pub fn new(inner: B, limit: u64, idle: Duration, fate: Fate) -> Self {
+        Self { inner, left: limit, patience: Patience::new(idle), fate }
+    }
+
+    fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let _ = self.fate.0.set(fault);
+        Poll::Ready(Some(Err(Box::new(fault))))
     }
 }
 
@@ -63,19 +74,21 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else {
-            return Poll::Ready(None);
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            ready!(self.patience.poll_spent(cx));
+            return self.fail(Fault::Stalled);
         };
+        self.patience.renew();
+        let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(Into::into)?;
         if let Some(data) = frame.data_ref() {
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
             let Some(left) = self.left.checked_sub(length) else {
-                self.overrun.0.store(true, Ordering::Relaxed);
-                return Poll::Ready(Some(Err(Box::new(TooLarge))));
+                return self.fail(Fault::TooLarge);
             };
             self.left = left;
         }
-        Poll::Ready(Some(Ok(frame)))
+        Poll::Ready(Some(Ok(without_foreign_trailers(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -84,6 +97,47 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+fn without_foreign_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            headers::strip_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    }
+}
+
+/// How long may be waited at a stretch. The timer is set with the first wait, and moved only when
+/// it fires, not for every frame.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: None, timer: None }
+    }
+
+    fn renew(&mut self) {
+        self.since = None;
+    }
+
+    fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if deadline <= timer.deadline() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
     }
 }
 
@@ -160,7 +214,7 @@ impl Streamed {
             self.hold = Hold::Ended;
             return Poll::Ready(Some(Err(ResponseError::Cut(reason))));
         }
-        frame.map_err(ResponseError::from)
+        frame.map_ok(without_foreign_trailers).map_err(ResponseError::from)
     }
 }
 
@@ -239,14 +293,58 @@ mod tests {
     use super::*;
     use http_body_util::{BodyExt, Full};
 
+    const IDLE: Duration = Duration::from_secs(75);
+
     #[tokio::test]
     async fn a_body_over_its_limit_fails_and_is_remembered() {
-        let overrun = Overrun::default();
+        let fate = Fate::default();
         let body = Full::new(Bytes::from_static(b"12345"));
-        let whole = Limited::new(body.clone(), 5, overrun.clone()).collect().await.unwrap();
+        let whole = Limited::new(body.clone(), 5, IDLE, fate.clone()).collect().await.unwrap();
         assert_eq!(whole.to_bytes(), "12345");
-        assert!(!overrun.happened());
-        assert!(Limited::new(body, 4, overrun.clone()).collect().await.is_err());
-        assert!(overrun.happened());
+        assert_eq!(fate.fault(), None);
+        assert!(Limited::new(body, 4, IDLE, fate.clone()).collect().await.is_err());
+        assert_eq!(fate.fault(), Some(Fault::TooLarge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_coming_fails_and_one_that_trickles_does_not() {
+        let (sender, frames) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let stream = futures_util::stream::unfold(frames, |mut frames| async {
+            let data = frames.recv().await?;
+            Some((Ok::<_, BoxError>(Frame::data(data)), frames))
+        });
+        let fate = Fate::default();
+        let body = http_body_util::StreamBody::new(Box::pin(stream));
+        let mut body = Limited::new(body, 100, IDLE, fate.clone());
+        for _ in 0..5 {
+            let later = async {
+                tokio::time::sleep(Duration::from_secs(70)).await;
+                sender.send(Bytes::from_static(b"x")).await.unwrap();
+            };
+            let (frame, ()) = tokio::join!(body.frame(), later);
+            assert!(frame.unwrap().is_ok());
+        }
+        let begun = Instant::now();
+        assert!(body.frame().await.unwrap().is_err());
+        assert_eq!(begun.elapsed().as_secs(), 75);
+        assert_eq!(fate.fault(), Some(Fault::Stalled));
+    }
+
+    #[tokio::test]
+    async fn only_what_may_be_a_trailer_passes() {
+        let trailers: http::HeaderMap = [
+            (http::HeaderName::from_static("x-wicketgate-user"), "sam"),
+            (http::HeaderName::from_static("content-length"), "7"),
+            (http::HeaderName::from_static("x-sum"), "1"),
+        ]
+        .map(|(name, value)| (name, http::HeaderValue::from_static(value)))
+        .into_iter()
+        .collect();
+        let body = Full::new(Bytes::from_static(b"x"))
+            .with_trailers(std::future::ready(Some(Ok(trailers))));
+        let limited = Limited::new(Box::pin(body), 5, IDLE, Fate::default());
+        let whole = limited.collect().await.unwrap();
+        let left: Vec<_> = whole.trailers().unwrap().keys().map(|name| name.as_str()).collect();
+        assert_eq!(left, ["x-sum"]);
     }
 }

@@ -11,13 +11,11 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::activity::InFlight;
+use super::streamed::{Guarded, Streamed};
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::headers;
 use crate::pipeline::live::CutReason;
 use crate::upstream::{UpstreamBody, UpstreamError};
-
-/// A response that lasts longer than this is held to session and policies until it ends.
-const LIVE_AFTER: Duration = Duration::from_secs(1);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -147,32 +145,18 @@ pub enum ResponseError {
     Upstream(#[from] UpstreamError),
     #[error("cut: {0}")]
     Cut(CutReason),
+    #[error("the client takes no more of it")]
+    NotTaken,
 }
 
 /// What a client is answered with. It keeps its request in flight until it ends.
-pub struct ResponseBody {
-    source: Source,
-    in_flight: Option<InFlight>,
-}
+pub struct ResponseBody(Source);
 
 enum Source {
     /// The gate's own words.
-    Own(Option<Bytes>),
-    Upstream(Box<Streamed>),
-}
-
-struct Streamed {
-    body: UpstreamBody,
-    hold: Hold,
-}
-
-/// INVARIANT: a response that outlives [`LIVE_AFTER`] is cut like a WebSocket when its session
-/// ends or the policies no longer allow it. A short one costs nothing: no timer before the first
-/// wait, no registration before it is old.
-enum Hold {
-    Young { exchange: Box<Exchange<Authorized>>, timer: Option<Pin<Box<Sleep>>> },
-    Live(Pin<Box<dyn Future<Output = CutReason> + Send>>),
-    Ended,
+    Own(Option<Bytes>, Option<InFlight>),
+    Http1(Box<Streamed>),
+    Http2(Guarded),
 }
 
 impl std::fmt::Debug for ResponseBody {
@@ -183,67 +167,28 @@ impl std::fmt::Debug for ResponseBody {
 
 impl ResponseBody {
     pub fn own(text: Bytes, in_flight: InFlight) -> Self {
-        let text = (!text.is_empty()).then_some(text);
-        Self { source: Source::Own(text), in_flight: Some(in_flight) }
+        Self(Source::Own((!text.is_empty()).then_some(text), Some(in_flight)))
     }
 
-    pub fn upstream(
+    pub fn http1(
         body: UpstreamBody,
         exchange: Box<Exchange<Authorized>>,
         in_flight: InFlight,
     ) -> Self {
-        let hold = Hold::Young { exchange, timer: None };
-        let source = Source::Upstream(Box::new(Streamed { body, hold }));
-        Self { source, in_flight: Some(in_flight) }
-    }
-}
-
-impl Streamed {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        if let Poll::Ready(reason) = self.hold.poll_cut(cx) {
-            self.hold = Hold::Ended;
-            return Poll::Ready(Some(Err(ResponseError::Cut(reason))));
-        }
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if frame.is_pending()
-            && let Poll::Ready(reason) = self.hold.poll_age(cx)
-        {
-            self.hold = Hold::Ended;
-            return Poll::Ready(Some(Err(ResponseError::Cut(reason))));
-        }
-        frame.map_ok(without_foreign_trailers).map_err(ResponseError::from)
-    }
-}
-
-impl Hold {
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        match self {
-            Self::Young { exchange, .. } if exchange.elapsed() >= LIVE_AFTER => self.grow_up(cx),
-            Self::Live(cut) => cut.as_mut().poll(cx),
-            Self::Young { .. } | Self::Ended => Poll::Pending,
-        }
+        Self(Source::Http1(Box::new(Streamed::new(body, exchange, in_flight))))
     }
 
-    /// Only called when there is nothing to send: makes sure that a silent stream is held as well.
-    fn poll_age(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        let Self::Young { timer, .. } = self else { return Poll::Pending };
-        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LIVE_AFTER)));
-        ready!(timer.as_mut().poll(cx));
-        self.grow_up(cx)
-    }
-
-    fn grow_up(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        if let Self::Young { exchange, .. } = self {
-            let watch = exchange.watch();
-            *self = Self::Live(Box::pin(async move { watch.cut().await }));
+    /// `idle` is how long the client may take nothing of it.
+    pub fn http2(
+        body: UpstreamBody,
+        exchange: Box<Exchange<Authorized>>,
+        in_flight: InFlight,
+        idle: Duration,
+    ) -> Self {
+        if body.is_end_stream() {
+            return Self::http1(body, exchange, in_flight);
         }
-        match self {
-            Self::Live(cut) => cut.as_mut().poll(cx),
-            Self::Young { .. } | Self::Ended => Poll::Pending,
-        }
+        Self(Source::Http2(Guarded::new(body, exchange, in_flight, idle)))
     }
 }
 
@@ -255,35 +200,35 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        let frame = match &mut self.source {
-            Source::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Source::Upstream(streamed) => ready!(streamed.poll_frame(cx)),
+        let frame = match &mut self.0 {
+            Source::Own(text, _) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Http1(streamed) => ready!(streamed.poll_frame(cx)),
+            Source::Http2(guarded) => ready!(guarded.poll_frame(cx)),
         };
         if !matches!(frame, Some(Ok(_))) {
             // Nothing more comes: the upstream's connection and the watch end here, whenever
             // hyper lets go of the body.
-            self.source = Source::Own(None);
-            self.in_flight = None;
+            self.0 = Source::Own(None, None);
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(without_foreign_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(text) => text.is_none(),
-            Source::Upstream(streamed) => {
-                !matches!(streamed.hold, Hold::Ended) && streamed.body.is_end_stream()
-            }
+        match &self.0 {
+            Source::Own(text, _) => text.is_none(),
+            Source::Http1(streamed) => streamed.is_end_stream(),
+            Source::Http2(guarded) => guarded.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(text) => {
+        match &self.0 {
+            Source::Own(text, _) => {
                 let length = text.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Source::Upstream(streamed) => streamed.body.size_hint(),
+            Source::Http1(streamed) => streamed.size_hint(),
+            Source::Http2(guarded) => guarded.size_hint(),
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct Context {
     pub worker: usize,
     /// Header fields that a request may have.
     pub max_headers: usize,
-    /// How long a client may send nothing of a body that it has begun.
+    /// How long a client may send nothing of a body, or take nothing of an answer.
     pub idle_timeout: Duration,
     /// Holds WebSockets, which outlive the HTTP connection they came from.
     pub streams: TaskTracker,
@@ -94,7 +94,7 @@ pub async fn answer(
                 }
                 Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))
             }
-            Ok(response) => streamed(exchange, response, in_flight),
+            Ok(response) => streamed(&context, exchange, response, in_flight, false),
             Err(error) => own(failed(&exchange, error), false, in_flight),
         });
     }
@@ -103,7 +103,9 @@ pub async fn answer(
     let body = Limited::new(body, exchange.max_body_bytes(), idle, fate.clone());
     let sent = exchange.pool().send(context.worker, Request::from_parts(head, body)).await;
     let response = match (sent, fate.fault()) {
-        (Ok(response), _) => return Ok(streamed(exchange, response, in_flight)),
+        (Ok(response), _) => {
+            return Ok(streamed(&context, exchange, response, in_flight, is_http2));
+        }
         (Err(_), Some(Fault::TooLarge)) => {
             exchange.refused(&Refusal::TooLarge { limit: exchange.max_body_bytes() })
         }
@@ -131,14 +133,21 @@ fn failed(
 
 /// The upstream's answer, its body streamed.
 fn streamed(
+    context: &Context,
     exchange: Box<Exchange<Authorized>>,
     response: Response<crate::upstream::UpstreamBody>,
     in_flight: InFlight,
+    is_http2: bool,
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
     exchange.respond(&mut head, false);
     exchange.finished(head.status);
-    Response::from_parts(head, ResponseBody::upstream(body, exchange, in_flight))
+    let body = if is_http2 {
+        ResponseBody::http2(body, exchange, in_flight, context.idle_timeout)
+    } else {
+        ResponseBody::http1(body, exchange, in_flight)
+    };
+    Response::from_parts(head, body)
 }
 
 /// An answer of the gate's. To HEAD it keeps its length and loses its body, which hyper would

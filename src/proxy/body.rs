@@ -154,7 +154,10 @@ pub struct ResponseBody(Source);
 
 enum Source {
     /// The gate's own words.
-    Own(Option<Bytes>, Option<InFlight>),
+    Own {
+        text: Option<Bytes>,
+        _in_flight: Option<InFlight>,
+    },
     Http1(Box<Streamed>),
     Http2(Guarded),
 }
@@ -167,7 +170,8 @@ impl std::fmt::Debug for ResponseBody {
 
 impl ResponseBody {
     pub fn own(text: Bytes, in_flight: InFlight) -> Self {
-        Self(Source::Own((!text.is_empty()).then_some(text), Some(in_flight)))
+        let text = (!text.is_empty()).then_some(text);
+        Self(Source::Own { text, _in_flight: Some(in_flight) })
     }
 
     pub fn http1(
@@ -201,21 +205,21 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let frame = match &mut self.0 {
-            Source::Own(text, _) => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Own { text, .. } => text.take().map(|text| Ok(Frame::data(text))),
             Source::Http1(streamed) => ready!(streamed.poll_frame(cx)),
             Source::Http2(guarded) => ready!(guarded.poll_frame(cx)),
         };
         if !matches!(frame, Some(Ok(_))) {
             // Nothing more comes: the upstream's connection and the watch end here, whenever
             // hyper lets go of the body.
-            self.0 = Source::Own(None, None);
+            self.0 = Source::Own { text: None, _in_flight: None };
         }
         Poll::Ready(frame.map(|frame| frame.map(without_foreign_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Own(text, _) => text.is_none(),
+            Source::Own { text, .. } => text.is_none(),
             Source::Http1(streamed) => streamed.is_end_stream(),
             Source::Http2(guarded) => guarded.is_end_stream(),
         }
@@ -223,7 +227,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Own(text, _) => {
+            Source::Own { text, .. } => {
                 let length = text.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }

@@ -8,6 +8,7 @@
 //! ends. Over HTTP/2 a client can leave one stream's window closed on a socket that flows, and
 //! hyper then asks for nothing; so there a [guard](Guarded) of its own watches the answer.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,6 +45,18 @@ enum Hold {
     Young { exchange: Box<Exchange<Authorized>>, timer: Option<Pin<Box<Sleep>>> },
     Live(Pin<Box<dyn Future<Output = CutReason> + Send>>),
     Ended,
+}
+
+impl fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streamed").field("body", &self.body).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded").finish_non_exhaustive()
+    }
 }
 
 impl Streamed {
@@ -123,7 +136,11 @@ struct Shared {
 }
 
 enum Flow {
-    Open(UpstreamBody, InFlight),
+    Open {
+        body: UpstreamBody,
+        /// Lets go of the client's connection together with the body.
+        _in_flight: InFlight,
+    },
     /// What hyper is told when it next asks.
     Ended(Option<ResponseError>),
 }
@@ -137,7 +154,7 @@ impl Guarded {
         idle: Duration,
     ) -> Self {
         let shared = Arc::new(Mutex::new(Shared {
-            flow: Flow::Open(body, in_flight),
+            flow: Flow::Open { body, _in_flight: in_flight },
             offered: Some(Instant::now()),
             waker: None,
         }));
@@ -148,7 +165,7 @@ impl Guarded {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let mut shared = self.shared.lock();
         let frame = match &mut shared.flow {
-            Flow::Open(body, _) => Pin::new(body).poll_frame(cx).map_err(ResponseError::from),
+            Flow::Open { body, .. } => Pin::new(body).poll_frame(cx).map_err(ResponseError::from),
             Flow::Ended(error) => return Poll::Ready(error.take().map(Err)),
         };
         if frame.is_pending() {
@@ -162,14 +179,14 @@ impl Guarded {
 
     pub fn is_end_stream(&self) -> bool {
         match &self.shared.lock().flow {
-            Flow::Open(body, _) => body.is_end_stream(),
+            Flow::Open { body, .. } => body.is_end_stream(),
             Flow::Ended(error) => error.is_none(),
         }
     }
 
     pub fn size_hint(&self) -> SizeHint {
         match &self.shared.lock().flow {
-            Flow::Open(body, _) => body.size_hint(),
+            Flow::Open { body, .. } => body.size_hint(),
             Flow::Ended(_) => SizeHint::default(),
         }
     }

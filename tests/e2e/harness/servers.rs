@@ -287,7 +287,8 @@ impl Early {
                             kept[index].extend_from_slice(&buffer[..count]);
                             find(&kept[index], b"\r\n\r\n").is_some()
                         };
-                        if whole && !answered {
+                        // A request without a body is whole, and its connection used again.
+                        if whole && (!answered || buffer.starts_with(b"GET ")) {
                             answered = true;
                             let _ = stream.write_all(super::recorder::OK.as_bytes()).await;
                         }

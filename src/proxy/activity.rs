@@ -213,3 +213,30 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    /// What is noticed while these bytes are read, the second ones after an upgrade.
+    async fn noticed(is_http1: bool, before: &[u8], after: &[u8]) -> Option<Ambiguity> {
+        let activity = Activity::new(is_http1);
+        let mut io = Observed::new(before.chain(after), Arc::clone(&activity));
+        let mut read = vec![0; before.len()];
+        io.read_exact(&mut read).await.unwrap();
+        let request = activity.begin();
+        request.upgraded();
+        io.read_to_end(&mut read).await.unwrap();
+        request.ambiguity()
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_observed_until_it_is_no_longer_http_1() {
+        let (legal, ambiguous) = (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"GET /#a HTTP/1.1\r\n");
+        assert_eq!(noticed(true, legal, b"").await, None);
+        assert_eq!(noticed(true, ambiguous, b"").await, Some(Ambiguity::Fragment));
+        assert_eq!(noticed(true, legal, ambiguous).await, None, "after an upgrade");
+        assert_eq!(noticed(false, ambiguous, b"").await, None, "HTTP/2");
+    }
+}

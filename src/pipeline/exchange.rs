@@ -12,7 +12,7 @@ use crate::metrics::RequestOutcome;
 use crate::policy::Permit;
 use crate::upstream::{Pool, UpstreamError};
 
-use super::gate::Gate;
+use super::gate::{Gate, outcome};
 use super::live::Watch;
 use super::normalise::Normalised;
 use super::receive::Arrival;
@@ -112,10 +112,11 @@ impl Exchange<Authorized> {
         reply::short(&self.asker, self.id, &Refusal::Upstream(error))
     }
 
-    /// The answer to a body that turned out larger than the route allows.
-    pub fn too_large(&self) -> http::Response<Bytes> {
-        let limit = self.route.config.max_body_bytes;
-        reply::short(&self.asker, self.id, &Refusal::TooLarge { limit })
+    /// The answer, counted as such, when something about the request turned out wrong after it
+    /// was permitted.
+    pub fn refused(&self, refusal: &Refusal) -> http::Response<Bytes> {
+        self.route.metrics.observe(outcome(refusal), self.begun.elapsed());
+        reply::short(&self.asker, self.id, refusal)
     }
 
     /// Counts the exchange once its answer's head is known.

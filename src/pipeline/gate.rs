@@ -135,6 +135,16 @@ impl Gate {
         ))
     }
 
+    /// Refuses what the listener itself found wrong, before any stage: with an id, on record.
+    pub async fn refuse_early(
+        &self,
+        connection: &Arc<Connection>,
+        head: http::request::Parts,
+        refusal: &Refusal,
+    ) -> http::Response<Bytes> {
+        self.refuse(&receive(self, connection, head), refusal).await
+    }
+
     /// Answers for a refusal: recorded, counted, in the form that the client understands.
     async fn refuse(&self, arrival: &Arrival, refusal: &Refusal) -> http::Response<Bytes> {
         if !matches!(refusal, Refusal::Denied(_)) {
@@ -149,13 +159,14 @@ impl Gate {
     }
 }
 
-fn outcome(refusal: &Refusal) -> RequestOutcome {
+pub(super) fn outcome(refusal: &Refusal) -> RequestOutcome {
     match refusal {
         Refusal::Denied(_) => RequestOutcome::Denied,
         Refusal::Unauthenticated { .. } => RequestOutcome::Unauthenticated,
         Refusal::SessionsUnavailable
         | Refusal::AuditUnavailable
         | Refusal::Overtaken
+        | Refusal::Internal
         | Refusal::Upstream(_) => RequestOutcome::Error,
         _ => RequestOutcome::Refused,
     }

@@ -111,6 +111,70 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Fields that a trailer section must not carry: they frame, route, authenticate, condition or
+/// describe the message, and whoever merges trailers into the header would act on them too late
+/// or in another way than the gate did (RFC 9110, section 6.5.1).
+const NOT_IN_TRAILERS: [&str; 42] = [
+    "accept-encoding",
+    "age",
+    "alt-svc",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-security-policy",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "expires",
+    "host",
+    "http2-settings",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "location",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "retry-after",
+    "set-cookie",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "via",
+    "www-authenticate",
+];
+
+/// Leaves of a trailer section what may stand in one. The gate adds no field there, so that none
+/// of those that are its own alone can be true.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    let dropped: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            NOT_IN_TRAILERS.contains(&name) || is_ours_alone(name)
+        })
+        .cloned()
+        .collect();
+    for name in dropped {
+        trailers.remove(name);
+    }
+}
+
 /// Whether a comma-separated list field holds a token, in any case.
 pub fn lists_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     headers.get_all(name).iter().any(|value| {
@@ -193,6 +257,31 @@ mod tests {
         }
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn a_trailer_speaks_for_nobody_and_frames_nothing() {
+        let mut trailers = HeaderMap::new();
+        for name in [
+            "x-wicketgate-user",
+            "x_forwarded_for",
+            "content-length",
+            "transfer-encoding",
+            "host",
+            "authorization",
+            "cookie",
+            "set-cookie",
+            "connection",
+            "grpc-status",
+            "grpc-message",
+            "digest",
+            "server-timing",
+        ] {
+            trailers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        strip_trailers(&mut trailers);
+        let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["grpc-status", "grpc-message", "digest", "server-timing"]);
     }
 
     #[test]

@@ -31,6 +31,12 @@ pub enum Refusal {
     NoWebSocket,
     #[error("the request body is larger than the route's limit of {limit} bytes")]
     TooLarge { limit: u64 },
+    #[error("the request has more header fields than the {limit} that are taken")]
+    TooManyFields { limit: usize },
+    #[error("the request's body stopped coming")]
+    Stalled,
+    #[error("the gate lost the request")]
+    Internal,
     #[error("the request comes from another site")]
     CrossSite,
     #[error("sign-in is required")]
@@ -65,6 +71,9 @@ impl Refusal {
             Self::Misdirected | Self::ServerNameMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooManyFields { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Stalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoWebSocket | Self::CrossSite | Self::Denied(_) => StatusCode::FORBIDDEN,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::Login(error) => {
@@ -113,6 +122,9 @@ impl Refusal {
             Self::NoRoute => "no-route",
             Self::NoWebSocket => "websocket-not-allowed",
             Self::TooLarge { .. } => "body-too-large",
+            Self::TooManyFields { .. } => "too-many-fields",
+            Self::Stalled => "body-stalled",
+            Self::Internal => "internal",
             Self::CrossSite => "cross-site",
             Self::Unauthenticated { .. } => "unauthenticated",
             Self::Denied(_) => "denied",
@@ -133,7 +145,9 @@ impl Refusal {
             Self::Method => "Method not allowed",
             Self::Misdirected | Self::ServerNameMismatch => "Wrong address",
             Self::NoRoute => "Nothing here",
-            Self::TooLarge { .. } => "Too large",
+            Self::TooLarge { .. } | Self::TooManyFields { .. } => "Too large",
+            Self::Stalled => "Too slow",
+            Self::Internal => "Something went wrong here",
             Self::NoWebSocket | Self::CrossSite | Self::Denied(_) => "Access denied",
             Self::Unauthenticated { .. } => "Sign-in required",
             Self::Login(_) => "Sign-in failed",
@@ -162,6 +176,8 @@ impl Refusal {
             }
             Self::NoRoute => "Check the address.",
             Self::TooLarge { .. } => "Send less at once.",
+            Self::TooManyFields { .. } => "Deleting this site's cookies may help.",
+            Self::Stalled => "Check the connection and send it again.",
             Self::CrossSite => {
                 "If you followed a link or submitted a form on another site, open the application \
                  itself and try there."
@@ -175,6 +191,7 @@ impl Refusal {
             Self::SessionsUnavailable
             | Self::AuditUnavailable
             | Self::Overtaken
+            | Self::Internal
             | Self::Upstream(_) => {
                 "Try again in a moment. If it stays, give the id to your administrator."
             }

@@ -7,14 +7,15 @@
 //! its one coarse timer fires.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::head::{Ambiguity, Observer};
 use crate::config::model::ListenerLimits;
 
 /// What a client's connection is doing. Relaxed atomics suffice: all that touches it runs on the
@@ -32,6 +33,9 @@ pub struct Activity {
     /// Since when the client takes no bytes; zero when it does.
     blocked: AtomicU64,
     ended: AtomicBool,
+    /// What read in two ways. It stays: a connection has no next request after that.
+    ambiguity: OnceLock<Ambiguity>,
+    upgraded: AtomicBool,
 }
 
 impl Activity {
@@ -44,6 +48,8 @@ impl Activity {
             since: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            ambiguity: OnceLock::new(),
+            upgraded: AtomicBool::new(false),
         })
     }
 
@@ -110,6 +116,18 @@ impl Activity {
 #[derive(Debug)]
 pub struct InFlight(Arc<Activity>);
 
+impl InFlight {
+    /// Whether something that the client sent on this connection up to now reads in two ways.
+    pub fn ambiguity(&self) -> Option<Ambiguity> {
+        self.0.ambiguity.get().copied()
+    }
+
+    /// From here on the connection carries something else than HTTP.
+    pub fn upgraded(&self) {
+        self.0.upgraded.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -123,11 +141,25 @@ impl Drop for InFlight {
 pub struct Observed<T> {
     inner: T,
     activity: Arc<Activity>,
+    /// HTTP/1 only: HTTP/2 has no lines to disagree about.
+    observer: Option<Observer>,
 }
 
 impl<T> Observed<T> {
     pub fn new(inner: T, activity: Arc<Activity>) -> Self {
-        Self { inner, activity }
+        let observer = activity.reads_begin_header.then(Observer::default);
+        Self { inner, activity, observer }
+    }
+
+    fn observe(&mut self, bytes: &[u8]) {
+        self.activity.read(bytes.len());
+        let Some(observer) = &mut self.observer else { return };
+        if self.activity.upgraded.load(Ordering::Relaxed) {
+            self.observer = None;
+        } else if let Some(ambiguity) = observer.observe(bytes) {
+            let _ = self.activity.ambiguity.set(ambiguity);
+            self.observer = None;
+        }
     }
 }
 
@@ -140,7 +172,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = result {
-            self.activity.read(buf.filled().len() - before);
+            self.observe(buf.filled().get(before..).unwrap_or_default());
         }
         result
     }
@@ -179,5 +211,32 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    /// What is noticed while these bytes are read, the second ones after an upgrade.
+    async fn noticed(is_http1: bool, before: &[u8], after: &[u8]) -> Option<Ambiguity> {
+        let activity = Activity::new(is_http1);
+        let mut io = Observed::new(before.chain(after), Arc::clone(&activity));
+        let mut read = vec![0; before.len()];
+        io.read_exact(&mut read).await.unwrap();
+        let request = activity.begin();
+        request.upgraded();
+        io.read_to_end(&mut read).await.unwrap();
+        request.ambiguity()
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_observed_until_it_is_no_longer_http_1() {
+        let (legal, ambiguous) = (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"GET /#a HTTP/1.1\r\n");
+        assert_eq!(noticed(true, legal, b"").await, None);
+        assert_eq!(noticed(true, ambiguous, b"").await, Some(Ambiguity::Fragment));
+        assert_eq!(noticed(true, legal, ambiguous).await, None, "after an upgrade");
+        assert_eq!(noticed(false, ambiguous, b"").await, None, "HTTP/2");
     }
 }

@@ -2,52 +2,61 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::activity::InFlight;
+use super::streamed::{Guarded, Streamed};
 use crate::pipeline::exchange::{Authorized, Exchange};
+use crate::pipeline::headers;
 use crate::pipeline::live::CutReason;
 use crate::upstream::{UpstreamBody, UpstreamError};
 
-/// A response that lasts longer than this is held to session and policies until it ends.
-const LIVE_AFTER: Duration = Duration::from_secs(1);
-
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-#[derive(Debug, thiserror::Error)]
-#[error("the request body is larger than the route allows")]
-struct TooLarge;
+/// Why a request's body was not let through to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("the request body is larger than the route allows")]
+    TooLarge,
+    #[error("the request body stopped coming")]
+    Stalled,
+}
 
 /// Remembers what became of a request's body after hyper's client has taken it away.
 #[derive(Clone, Debug, Default)]
-pub struct Overrun(Arc<AtomicBool>);
+pub struct Fate(Arc<OnceLock<Fault>>);
 
-impl Overrun {
-    pub fn happened(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl Fate {
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.get().copied()
     }
 }
 
-/// A request's body that fails once it exceeds its limit: the upstream then sees a broken request,
-/// never a shortened one.
+/// A request's body that fails once it exceeds its limit or stops coming: the upstream then sees a
+/// broken request, never a shortened one. Its trailers are those that may be trailers.
 #[derive(Debug)]
 pub struct Limited<B> {
     inner: B,
     left: u64,
-    overrun: Overrun,
+    patience: Patience,
+    fate: Fate,
 }
 
 impl<B> Limited<B> {
-    /// `limit` in bytes.
-    pub fn new(inner: B, limit: u64, overrun: Overrun) -> Self {
-        Self { inner, left: limit, overrun }
+    /// `limit` in bytes; `idle` is how long may pass without one.
+    pub fn new(inner: B, limit: u64, idle: Duration, fate: Fate) -> Self {
+        Self { inner, left: limit, patience: Patience::new(idle), fate }
+    }
+
+    fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let _ = self.fate.0.set(fault);
+        Poll::Ready(Some(Err(Box::new(fault))))
     }
 }
 
@@ -63,19 +72,21 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else {
-            return Poll::Ready(None);
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            ready!(self.patience.poll_spent(cx));
+            return self.fail(Fault::Stalled);
         };
+        self.patience.renew();
+        let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(Into::into)?;
         if let Some(data) = frame.data_ref() {
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
             let Some(left) = self.left.checked_sub(length) else {
-                self.overrun.0.store(true, Ordering::Relaxed);
-                return Poll::Ready(Some(Err(Box::new(TooLarge))));
+                return self.fail(Fault::TooLarge);
             };
             self.left = left;
         }
-        Poll::Ready(Some(Ok(frame)))
+        Poll::Ready(Some(Ok(without_foreign_trailers(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -87,38 +98,68 @@ where
     }
 }
 
+fn without_foreign_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            headers::strip_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    }
+}
+
+/// How long may be waited at a stretch. The timer is set with the first wait, and moved only when
+/// it fires, not for every frame.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: None, timer: None }
+    }
+
+    fn renew(&mut self) {
+        self.since = None;
+    }
+
+    fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if deadline <= timer.deadline() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error("cut: {0}")]
     Cut(CutReason),
+    #[error("the client takes no more of it")]
+    NotTaken,
 }
 
 /// What a client is answered with. It keeps its request in flight until it ends.
-pub struct ResponseBody {
-    source: Source,
-    in_flight: Option<InFlight>,
-}
+pub struct ResponseBody(Source);
 
 enum Source {
     /// The gate's own words.
-    Own(Option<Bytes>),
-    Upstream(Box<Streamed>),
-}
-
-struct Streamed {
-    body: UpstreamBody,
-    hold: Hold,
-}
-
-/// INVARIANT: a response that outlives [`LIVE_AFTER`] is cut like a WebSocket when its session
-/// ends or the policies no longer allow it. A short one costs nothing: no timer before the first
-/// wait, no registration before it is old.
-enum Hold {
-    Young { exchange: Box<Exchange<Authorized>>, timer: Option<Pin<Box<Sleep>>> },
-    Live(Pin<Box<dyn Future<Output = CutReason> + Send>>),
-    Ended,
+    Own {
+        text: Option<Bytes>,
+        _in_flight: Option<InFlight>,
+    },
+    Http1(Box<Streamed>),
+    Http2(Guarded),
 }
 
 impl std::fmt::Debug for ResponseBody {
@@ -130,66 +171,28 @@ impl std::fmt::Debug for ResponseBody {
 impl ResponseBody {
     pub fn own(text: Bytes, in_flight: InFlight) -> Self {
         let text = (!text.is_empty()).then_some(text);
-        Self { source: Source::Own(text), in_flight: Some(in_flight) }
+        Self(Source::Own { text, _in_flight: Some(in_flight) })
     }
 
-    pub fn upstream(
+    pub fn http1(
         body: UpstreamBody,
         exchange: Box<Exchange<Authorized>>,
         in_flight: InFlight,
     ) -> Self {
-        let hold = Hold::Young { exchange, timer: None };
-        let source = Source::Upstream(Box::new(Streamed { body, hold }));
-        Self { source, in_flight: Some(in_flight) }
-    }
-}
-
-impl Streamed {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        if let Poll::Ready(reason) = self.hold.poll_cut(cx) {
-            self.hold = Hold::Ended;
-            return Poll::Ready(Some(Err(ResponseError::Cut(reason))));
-        }
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if frame.is_pending()
-            && let Poll::Ready(reason) = self.hold.poll_age(cx)
-        {
-            self.hold = Hold::Ended;
-            return Poll::Ready(Some(Err(ResponseError::Cut(reason))));
-        }
-        frame.map_err(ResponseError::from)
-    }
-}
-
-impl Hold {
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        match self {
-            Self::Young { exchange, .. } if exchange.elapsed() >= LIVE_AFTER => self.grow_up(cx),
-            Self::Live(cut) => cut.as_mut().poll(cx),
-            Self::Young { .. } | Self::Ended => Poll::Pending,
-        }
+        Self(Source::Http1(Box::new(Streamed::new(body, exchange, in_flight))))
     }
 
-    /// Only called when there is nothing to send: makes sure that a silent stream is held as well.
-    fn poll_age(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        let Self::Young { timer, .. } = self else { return Poll::Pending };
-        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LIVE_AFTER)));
-        ready!(timer.as_mut().poll(cx));
-        self.grow_up(cx)
-    }
-
-    fn grow_up(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        if let Self::Young { exchange, .. } = self {
-            let watch = exchange.watch();
-            *self = Self::Live(Box::pin(async move { watch.cut().await }));
+    /// `idle` is how long the client may take nothing of it.
+    pub fn http2(
+        body: UpstreamBody,
+        exchange: Box<Exchange<Authorized>>,
+        in_flight: InFlight,
+        idle: Duration,
+    ) -> Self {
+        if body.is_end_stream() {
+            return Self::http1(body, exchange, in_flight);
         }
-        match self {
-            Self::Live(cut) => cut.as_mut().poll(cx),
-            Self::Young { .. } | Self::Ended => Poll::Pending,
-        }
+        Self(Source::Http2(Guarded::new(body, exchange, in_flight, idle)))
     }
 }
 
@@ -201,35 +204,35 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        let frame = match &mut self.source {
-            Source::Own(text) => text.take().map(|text| Ok(Frame::data(text))),
-            Source::Upstream(streamed) => ready!(streamed.poll_frame(cx)),
+        let frame = match &mut self.0 {
+            Source::Own { text, .. } => text.take().map(|text| Ok(Frame::data(text))),
+            Source::Http1(streamed) => ready!(streamed.poll_frame(cx)),
+            Source::Http2(guarded) => ready!(guarded.poll_frame(cx)),
         };
         if !matches!(frame, Some(Ok(_))) {
             // Nothing more comes: the upstream's connection and the watch end here, whenever
             // hyper lets go of the body.
-            self.source = Source::Own(None);
-            self.in_flight = None;
+            self.0 = Source::Own { text: None, _in_flight: None };
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(without_foreign_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(text) => text.is_none(),
-            Source::Upstream(streamed) => {
-                !matches!(streamed.hold, Hold::Ended) && streamed.body.is_end_stream()
-            }
+        match &self.0 {
+            Source::Own { text, .. } => text.is_none(),
+            Source::Http1(streamed) => streamed.is_end_stream(),
+            Source::Http2(guarded) => guarded.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(text) => {
+        match &self.0 {
+            Source::Own { text, .. } => {
                 let length = text.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Source::Upstream(streamed) => streamed.body.size_hint(),
+            Source::Http1(streamed) => streamed.size_hint(),
+            Source::Http2(guarded) => guarded.size_hint(),
         }
     }
 }
@@ -239,14 +242,58 @@ mod tests {
     use super::*;
     use http_body_util::{BodyExt, Full};
 
+    const IDLE: Duration = Duration::from_secs(75);
+
     #[tokio::test]
     async fn a_body_over_its_limit_fails_and_is_remembered() {
-        let overrun = Overrun::default();
+        let fate = Fate::default();
         let body = Full::new(Bytes::from_static(b"12345"));
-        let whole = Limited::new(body.clone(), 5, overrun.clone()).collect().await.unwrap();
+        let whole = Limited::new(body.clone(), 5, IDLE, fate.clone()).collect().await.unwrap();
         assert_eq!(whole.to_bytes(), "12345");
-        assert!(!overrun.happened());
-        assert!(Limited::new(body, 4, overrun.clone()).collect().await.is_err());
-        assert!(overrun.happened());
+        assert_eq!(fate.fault(), None);
+        assert!(Limited::new(body, 4, IDLE, fate.clone()).collect().await.is_err());
+        assert_eq!(fate.fault(), Some(Fault::TooLarge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_coming_fails_and_one_that_trickles_does_not() {
+        let (sender, frames) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let stream = futures_util::stream::unfold(frames, |mut frames| async {
+            let data = frames.recv().await?;
+            Some((Ok::<_, BoxError>(Frame::data(data)), frames))
+        });
+        let fate = Fate::default();
+        let body = http_body_util::StreamBody::new(Box::pin(stream));
+        let mut body = Limited::new(body, 100, IDLE, fate.clone());
+        for _ in 0..5 {
+            let later = async {
+                tokio::time::sleep(Duration::from_secs(70)).await;
+                sender.send(Bytes::from_static(b"x")).await.unwrap();
+            };
+            let (frame, ()) = tokio::join!(body.frame(), later);
+            assert!(frame.unwrap().is_ok());
+        }
+        let begun = Instant::now();
+        assert!(body.frame().await.unwrap().is_err());
+        assert_eq!(begun.elapsed().as_secs(), 75);
+        assert_eq!(fate.fault(), Some(Fault::Stalled));
+    }
+
+    #[tokio::test]
+    async fn only_what_may_be_a_trailer_passes() {
+        let trailers: http::HeaderMap = [
+            (http::HeaderName::from_static("x-wicketgate-user"), "sam"),
+            (http::HeaderName::from_static("content-length"), "7"),
+            (http::HeaderName::from_static("x-sum"), "1"),
+        ]
+        .map(|(name, value)| (name, http::HeaderValue::from_static(value)))
+        .into_iter()
+        .collect();
+        let body = Full::new(Bytes::from_static(b"x"))
+            .with_trailers(std::future::ready(Some(Ok(trailers))));
+        let limited = Limited::new(Box::pin(body), 5, IDLE, Fate::default());
+        let whole = limited.collect().await.unwrap();
+        let left: Vec<_> = whole.trailers().unwrap().keys().map(|name| name.as_str()).collect();
+        assert_eq!(left, ["x-sum"]);
     }
 }

@@ -32,8 +32,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// are taken in after an early answer.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// What is read and thrown away after an early answer, in bytes.
-const LINGER_BYTES: usize = 256 * 1024;
+/// What is read and thrown away after an early answer, in bytes: more than a route takes by
+/// default, so that whoever sends a file that is a little too large still reads why.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// hyper allocates for another number of headers than this, its own default.
 const HYPER_MAX_HEADERS: usize = 100;

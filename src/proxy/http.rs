@@ -5,10 +5,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::SEC_WEBSOCKET_EXTENSIONS;
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, SEC_WEBSOCKET_EXTENSIONS};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -17,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::InFlight;
-use super::body::{Limited, Overrun, ResponseBody};
+use super::body::{Fate, Fault, Limited, ResponseBody};
 use super::websocket::{self, Ending, Rights};
 use crate::domain::connection::Connection;
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::gate::{Gate, Outcome};
 use crate::pipeline::live::Watch;
+use crate::pipeline::refusal::Refusal;
 
 /// What serving a request needs, shared by the requests of one connection.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Context {
     pub worker: usize,
     /// Header fields that a request may have.
     pub max_headers: usize,
+    /// How long a client may send nothing of a body, or take nothing of an answer.
+    pub idle_timeout: Duration,
     /// Holds WebSockets, which outlive the HTTP connection they came from.
     pub streams: TaskTracker,
     pub stop: CancellationToken,
@@ -50,22 +54,28 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (mut head, body) = request.into_parts();
+    let is_head = head.method == Method::HEAD;
+    if let Some(ambiguity) = in_flight.ambiguity() {
+        let refusal = Refusal::Malformed(ambiguity.text());
+        let mut response = context.gate.refuse_early(&context.connection, head, &refusal).await;
+        // Where this request ends is not agreed on: nothing after it is read.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return Ok(own(response, is_head, in_flight));
+    }
     // HTTP/1 is held to it while it is parsed; HTTP/2 has only a limit of bytes there.
     if head.headers.len() > context.max_headers {
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Ok(own(response, false, in_flight));
+        let refusal = Refusal::TooManyFields { limit: context.max_headers };
+        let response = context.gate.refuse_early(&context.connection, head, &refusal).await;
+        return Ok(own(response, is_head, in_flight));
     }
-    let is_head = head.method == Method::HEAD;
+    let is_http2 = head.version == Version::HTTP_2;
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let mut exchange = match context.gate.admit(&context.connection, head).await {
         Outcome::Forward(exchange) => exchange,
         Outcome::Reply(response) => return Ok(own(response, is_head, in_flight)),
     };
     let Some(head) = exchange.take_head() else {
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        return Ok(own(response, is_head, in_flight));
+        return Ok(own(exchange.refused(&Refusal::Internal), is_head, in_flight));
     };
     if exchange.is_websocket() {
         let request = Request::from_parts(head, Empty::<Bytes>::new());
@@ -75,6 +85,7 @@ pub async fn answer(
                 let (mut head, _) = response.into_parts();
                 exchange.respond(&mut head, true);
                 exchange.finished(head.status);
+                in_flight.upgraded();
                 if let Some(client) = upgrade {
                     let compression = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
                     let stream =
@@ -83,22 +94,32 @@ pub async fn answer(
                 }
                 Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))
             }
-            Ok(response) => streamed(exchange, response, in_flight),
+            Ok(response) => streamed(&context, exchange, response, in_flight, false),
             Err(error) => own(failed(&exchange, error), false, in_flight),
         });
     }
-    let overrun = Overrun::default();
-    let body = Limited::new(body, exchange.max_body_bytes(), overrun.clone());
+    let fate = Fate::default();
+    let idle = context.idle_timeout.min(exchange.route().config.upstream.idle_timeout);
+    let body = Limited::new(body, exchange.max_body_bytes(), idle, fate.clone());
     let sent = exchange.pool().send(context.worker, Request::from_parts(head, body)).await;
-    Ok(match sent {
-        Ok(response) => streamed(exchange, response, in_flight),
-        Err(_) if overrun.happened() => {
-            let response = exchange.too_large();
-            exchange.finished(response.status());
-            own(response, is_head, in_flight)
+    let response = match (sent, fate.fault()) {
+        (Ok(response), _) => {
+            return Ok(streamed(&context, exchange, response, in_flight, is_http2));
         }
-        Err(error) => own(failed(&exchange, error), is_head, in_flight),
-    })
+        (Err(_), Some(Fault::TooLarge)) => {
+            exchange.refused(&Refusal::TooLarge { limit: exchange.max_body_bytes() })
+        }
+        (Err(_), Some(Fault::Stalled)) => {
+            let mut response = exchange.refused(&Refusal::Stalled);
+            if !is_http2 {
+                // RFC 9110, section 15.5.9.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
+        (Err(error), None) => failed(&exchange, error),
+    };
+    Ok(own(response, is_head, in_flight))
 }
 
 fn failed(
@@ -112,14 +133,21 @@ fn failed(
 
 /// The upstream's answer, its body streamed.
 fn streamed(
+    context: &Context,
     exchange: Box<Exchange<Authorized>>,
     response: Response<crate::upstream::UpstreamBody>,
     in_flight: InFlight,
+    is_http2: bool,
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
     exchange.respond(&mut head, false);
     exchange.finished(head.status);
-    Response::from_parts(head, ResponseBody::upstream(body, exchange, in_flight))
+    let body = if is_http2 {
+        ResponseBody::http2(body, exchange, in_flight, context.idle_timeout)
+    } else {
+        ResponseBody::http1(body, exchange, in_flight)
+    };
+    Response::from_parts(head, body)
 }
 
 /// An answer of the gate's. To HEAD it keeps its length and loses its body, which hyper would

@@ -1,8 +1,8 @@
 //! Adapters from sockets to the pipeline.
 //!
 //! `serve` starts the workers, `accept` takes connections, `connection` speaks HTTP/1.1 or HTTP/2
-//! on one of them within its limits (`activity`), `http` carries each request through the
-//! pipeline to an upstream and the answer back (`body`), `websocket` holds an upgraded connection
+//! on one of them within its limits (`activity`) while `head` looks for what reads in two ways, `http` carries each request through the
+//! pipeline to an upstream and the answer back (`body`, `streamed`), `websocket` holds an upgraded connection
 //! (`frames`). `redirect` is all that the plain listener does.
 
 pub mod accept;
@@ -10,7 +10,9 @@ pub mod activity;
 pub mod body;
 pub mod connection;
 pub mod frames;
+pub mod head;
 pub mod http;
 pub mod redirect;
 pub mod serve;
+pub mod streamed;
 pub mod websocket;

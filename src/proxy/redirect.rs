@@ -3,32 +3,59 @@
 //! INVARIANT: it names only hosts that are served here, so that it can't be made to redirect
 //! elsewhere, and it never looks at a session: what came in clear is not trusted.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, LOCATION};
-use http::{HeaderValue, Method, Response, StatusCode, request};
-use http_body_util::Empty;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, LOCATION, STRICT_TRANSPORT_SECURITY};
+use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http_body_util::Full;
+
+use super::activity::InFlight;
 use crate::domain::canonical::{Authority, CanonicalRequest, Host};
+use crate::domain::connection::Connection;
+use crate::pipeline::gate::Gate;
+use crate::pipeline::refusal::Refusal;
 
 /// 308 (RFC 9110, section 15.4.9) to the same target, 400 where it is ambiguous, 421 where the
-/// host is none of ours. `port` is the public one of the TLS listener.
-pub fn answer(
-    head: &request::Parts,
+/// host is none of ours; the refusals go through the gate. `port` is the public one of the TLS
+/// listener.
+pub async fn answer<B>(
+    gate: &Gate,
+    connection: &Arc<Connection>,
+    in_flight: &InFlight,
+    request: Request<B>,
     port: u16,
-    is_served: impl Fn(&Host) -> bool,
-) -> Response<Empty<bytes::Bytes>> {
-    let (status, location) = match location(head, port, is_served) {
-        Ok(location) => (StatusCode::PERMANENT_REDIRECT, Some(location)),
-        Err(status) => (status, None),
+) -> Response<Full<Bytes>> {
+    let (head, _) = request.into_parts();
+    let target = match in_flight.ambiguity() {
+        Some(ambiguity) => Err(Refusal::Malformed(ambiguity.text())),
+        None => {
+            let snapshot = gate.snapshot.load();
+            location(&head, port, |host| snapshot.routes.knows_host(host))
+        }
     };
-    let mut response = Response::new(Empty::new());
-    *response.status_mut() = status;
+    let is_head = head.method == Method::HEAD;
+    let mut response = match target {
+        Ok(location) => redirect(location),
+        Err(refusal) => gate.refuse_early(connection, head, &refusal).await,
+    };
     let headers = response.headers_mut();
-    headers.insert(CONTENT_LENGTH, 0.into());
+    // RFC 6797, section 7.2: not over a transport that anyone can write to.
+    headers.remove(STRICT_TRANSPORT_SECURITY);
     // One answer a connection: nothing else is to be had here.
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    if let Some(location) = location {
-        headers.insert(LOCATION, location);
+    if is_head {
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Bytes::new();
     }
+    response.map(Full::new)
+}
+
+fn redirect(location: HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(CONTENT_LENGTH, 0.into());
+    response.headers_mut().insert(LOCATION, location);
     response
 }
 
@@ -36,29 +63,25 @@ fn location(
     head: &request::Parts,
     port: u16,
     is_served: impl Fn(&Host) -> bool,
-) -> Result<HeaderValue, StatusCode> {
+) -> Result<HeaderValue, Refusal> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(StatusCode::BAD_REQUEST);
+        return Err(Refusal::Malformed("the request does not name one host"));
     };
     if head.uri.authority().is_some() || head.method == Method::CONNECT {
-        return Err(StatusCode::BAD_REQUEST);
+        return Err(Refusal::Malformed("the request target is not a path"));
     }
-    let authority = host
-        .to_str()
-        .ok()
-        .and_then(|host| Authority::parse(host).ok())
-        .ok_or(StatusCode::BAD_REQUEST)?;
+    let host = host.to_str().map_err(|_| Refusal::Malformed("the Host header is not ASCII"))?;
+    let authority = Authority::parse(host)?;
     if !is_served(&authority.host) {
-        return Err(StatusCode::MISDIRECTED_REQUEST);
+        return Err(Refusal::Misdirected);
     }
     let port = (port != 443).then_some(port);
     let authority = Authority { host: authority.host, port };
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    let request = CanonicalRequest::parse(head.method.as_str().into(), authority, target)
-        .map_err(|_| StatusCode::BAD_REQUEST)?;
+    let request = CanonicalRequest::parse(head.method.as_str().into(), authority, target)?;
     HeaderValue::try_from(format!("https://{}{}", request.authority, request.target()))
-        .map_err(|_| StatusCode::BAD_REQUEST)
+        .map_err(|_| Refusal::Malformed("the request target can't be a redirect's"))
 }
 
 #[cfg(test)]
@@ -71,9 +94,10 @@ mod tests {
             request = request.header(HOST, *host);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let response = answer(&head, port, |host| host.as_str() == "app.example");
-        let location = response.headers().get(LOCATION).map(|to| to.to_str().unwrap().to_owned());
-        (response.status().as_u16(), location)
+        match location(&head, port, |host| host.as_str() == "app.example") {
+            Ok(location) => (308, Some(location.to_str().unwrap().to_owned())),
+            Err(refusal) => (refusal.status().as_u16(), None),
+        }
     }
 
     #[test]

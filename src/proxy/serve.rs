@@ -21,6 +21,7 @@ use super::connection::{self, End, Protocol};
 use super::http::{self, Context};
 use super::redirect;
 use crate::config::model;
+use crate::domain::canonical::Host;
 use crate::domain::connection::{ClientAddr, Connection, PeerAddr};
 use crate::pipeline::gate::Gate;
 use crate::tls::{Acceptor, Alpn};
@@ -66,6 +67,24 @@ struct Door {
     listener: Listener,
     places: Places,
     port: u16,
+}
+
+impl Door {
+    fn connection(
+        &self,
+        peer: SocketAddr,
+        server_name: Option<Host>,
+        client_certificate: Option<Arc<[u8]>>,
+    ) -> Connection {
+        Connection {
+            listener: Arc::clone(&self.listener.name),
+            peer: PeerAddr(peer),
+            client: ClientAddr(peer.ip().to_canonical()),
+            local_port: self.port,
+            server_name,
+            client_certificate,
+        }
+    }
 }
 
 impl Workers {
@@ -221,7 +240,7 @@ impl Worker {
     ) {
         let end = match &door.listener.role {
             Role::Tls(acceptor) => self.tls(door, acceptor, stream, peer, place).await,
-            Role::RedirectToHttps { port } => self.plain(door, *port, stream).await,
+            Role::RedirectToHttps { port } => self.plain(door, *port, stream, peer).await,
         };
         match end {
             Some(End::Failed(error)) => {
@@ -259,19 +278,13 @@ impl Worker {
             Alpn::Http1 => Protocol::Http1,
             Alpn::Http2 => Protocol::Http2,
         };
-        let connection = Connection {
-            listener: Arc::clone(&door.listener.name),
-            peer: PeerAddr(peer),
-            client: ClientAddr(peer.ip().to_canonical()),
-            local_port: door.port,
-            server_name: facts.server_name,
-            client_certificate: facts.client_certificate,
-        };
+        let connection = door.connection(peer, facts.server_name, facts.client_certificate);
         let context = Arc::new(Context {
             gate: Arc::clone(&self.gate),
             connection: Arc::new(connection),
             worker: self.index,
             max_headers: limits.max_headers,
+            idle_timeout: limits.idle_timeout,
             streams: self.streams.clone(),
             stop: self.stop.clone(),
             place,
@@ -284,17 +297,25 @@ impl Worker {
         Some(connection::serve(stream, protocol, limits, &activity, &self.stop, service).await)
     }
 
-    async fn plain(&self, door: &Door, port: u16, stream: TcpStream) -> Option<End> {
+    async fn plain(
+        &self,
+        door: &Door,
+        port: u16,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Option<End> {
         let limits = &door.listener.limits;
         let activity = Activity::new(true);
         let requests = Arc::clone(&activity);
         let gate = Arc::clone(&self.gate);
+        let connection = Arc::new(door.connection(peer, None, None));
         let service = service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
-            let _in_flight = requests.begin();
-            let (head, _) = request.into_parts();
-            let snapshot = gate.snapshot.load();
-            let response = redirect::answer(&head, port, |host| snapshot.routes.knows_host(host));
-            std::future::ready(Ok::<_, std::convert::Infallible>(response))
+            let (gate, connection) = (Arc::clone(&gate), Arc::clone(&connection));
+            let in_flight = requests.begin();
+            async move {
+                let response = redirect::answer(&gate, &connection, &in_flight, request, port);
+                Ok::<_, std::convert::Infallible>(response.await)
+            }
         });
         let served =
             connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service);

@@ -61,9 +61,9 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Stream { inner, progress } => {
-                let frame = ready!(Pin::new(inner).poll_frame(cx));
-                progress.moved();
-                Poll::Ready(frame)
+                let frame = Pin::new(inner).poll_frame(cx);
+                progress.moved(frame.is_pending());
+                frame
             }
         }
     }
@@ -102,32 +102,40 @@ pub(super) struct Progress {
 #[derive(Clone, Copy, Debug)]
 struct Moved {
     last: Instant,
+    /// For the client: the upstream would take more. How long that may be is the body's own
+    /// affair; it fails when it is too long.
+    waiting: bool,
     finished: bool,
 }
 
 impl Progress {
     fn begin() -> Self {
-        let state = Mutex::new(Moved { last: Instant::now(), finished: false });
+        let state = Mutex::new(Moved { last: Instant::now(), waiting: false, finished: false });
         Self { state, finished: Notify::new() }
     }
 
-    fn moved(&self) {
-        self.state.lock().last = Instant::now();
+    fn moved(&self, waiting: bool) {
+        let mut state = self.state.lock();
+        if !(waiting && state.waiting) {
+            state.last = Instant::now();
+        }
+        state.waiting = waiting;
     }
 
     fn finish(&self) {
-        *self.state.lock() = Moved { last: Instant::now(), finished: true };
+        *self.state.lock() = Moved { last: Instant::now(), waiting: false, finished: true };
         self.finished.notify_one();
     }
 
     fn deadline(&self, response: Duration, idle: Duration) -> (Instant, bool) {
         let moved = *self.state.lock();
-        (moved.last + if moved.finished { response } else { idle }, moved.finished)
+        let last = if moved.waiting { Instant::now() } else { moved.last };
+        (last + if moved.finished { response } else { idle }, moved.finished)
     }
 }
 
 /// Waits for the response's header: `response` from the end of the request, and before that
-/// `idle` from its last frame.
+/// `idle` from its last frame, not counting the time in which the client sends none.
 pub(super) async fn within<F: Future>(
     sending: F,
     progress: Option<Arc<Progress>>,

@@ -1,6 +1,9 @@
 //! Where a request ends is never a guess: raw bytes in, and what reached the upstream.
 
-use crate::harness::gate::HOST;
+use bytes::Bytes;
+use http::Method;
+
+use crate::harness::gate::{HOST, mentions};
 use crate::harness::raw::find;
 use crate::harness::{Gate, Recorder};
 
@@ -163,6 +166,19 @@ async fn oversized_heads_are_refused() {
     world.case(format!("GET /{long} HTTP/1.1\r\n{WHO}\r\n").as_bytes(), REFUSED, 0).await;
     world.case(format!("GET /a HTTP/1.1\r\n{WHO}x: {long}\r\n\r\n").as_bytes(), REFUSED, 0).await;
     world.case(format!("GET /a HTTP/1.1\r\n{WHO}{many}\r\n").as_bytes(), REFUSED, 0).await;
+}
+
+#[tokio::test]
+async fn too_many_fields_over_http_2_are_refused_on_record() {
+    let world = World::start().await;
+    let mut h2 = world.gate.browser_h2();
+    let before = world.upstream.requests().len();
+    let names: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
+    let fields: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "y")).collect();
+    let answer = h2.send(Method::GET, "/a", &fields, Bytes::new()).await.expect(431);
+    let id = answer.header("x-wicketgate-decision").unwrap().to_owned();
+    world.gate.audited("the refusal", |record| mentions(record, &["too-many-fields", &id])).await;
+    assert_eq!(world.upstream.requests().len(), before);
 }
 
 #[tokio::test]

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::Method;
 use http_body_util::BodyExt;
+use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::gate::{mentions, route};
-use crate::harness::servers::{Echo, Events, Heard};
+use crate::harness::servers::{Echo, Events, Flood, Heard};
 use crate::harness::websocket::Socket;
-use crate::harness::{Gate, Recorder, Setup, websocket, within};
+use crate::harness::{Browser, Gate, Recorder, Setup, websocket, within};
 
 /// What PRODUCT.md promises.
 const PROMISE: Duration = Duration::from_secs(2);
@@ -70,16 +71,71 @@ async fn signing_out_ends_an_event_stream() {
         .route(route("events", "/events", &events.url))
         .start()
         .await;
+    for http2 in [false, true] {
+        let mut browser = gate.login("vera").await;
+        let mut watcher = if http2 { gate.browser_h2() } else { gate.browser() };
+        watcher.set_session_cookie(&browser.session_cookie().unwrap());
+        let mut stream = watcher.open(Method::GET, "/events", &[], Bytes::new()).await;
+        within("the first event", stream.body_mut().frame()).await.unwrap().unwrap();
+        browser.sign_out().await;
+        let start = Instant::now();
+        let end = within("the end of the stream", async {
+            loop {
+                match stream.body_mut().frame().await {
+                    Some(Ok(_)) => {}
+                    end => return end,
+                }
+            }
+        });
+        assert!(end.await.is_some(), "cut, which is no regular end (http2: {http2})");
+        assert!(start.elapsed() < PROMISE, "{:?} (http2: {http2})", start.elapsed());
+    }
+}
+
+/// An HTTP/2 client that takes a byte of each answer and no more.
+async fn stingy(browser: &Browser, path: &str) -> (h2::RecvStream, h2::client::SendRequest<Bytes>) {
+    let url = browser.url(path);
+    let (wire, http2) = browser.connect(&url).await;
+    assert!(http2);
+    let mut builder = h2::client::Builder::new();
+    let handshake = builder.initial_window_size(1).handshake::<_, Bytes>(wire).await;
+    let (mut sender, connection) = handshake.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get(url.as_str())
+        .header("cookie", browser.cookies_for(&url))
+        .body(())
+        .unwrap();
+    let (answer, _) = sender.send_request(request, true).unwrap();
+    let answer = within("the head of the answer", answer).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    (answer.into_body(), sender)
+}
+
+#[tokio::test]
+async fn an_upstream_is_let_go_of_though_the_client_takes_nothing() {
+    let (page, mut flood) = (Recorder::start().await, Flood::start().await);
+    let gate = Gate::setup()
+        .route(route("app", "/", &page.url()))
+        .route(route("flood", "/flood", &flood.url))
+        .configure(|config| config["listeners"][0]["limits"] = json!({ "idle_timeout": "3s" }))
+        .start()
+        .await;
+    // At once on logout.
     let mut browser = gate.login("vera").await;
-    let mut stream = browser.open(Method::GET, "/events", &[], Bytes::new()).await;
-    within("the first event", stream.body_mut().frame()).await.unwrap().unwrap();
+    let mut client = gate.browser_h2();
+    client.set_session_cookie(&browser.session_cookie().unwrap());
+    let (_body, _sender) = stingy(&client, "/flood").await;
     browser.sign_out().await;
     let start = Instant::now();
-    within("the end of the stream", async {
-        while let Some(Ok(_)) = stream.body_mut().frame().await {}
-    })
-    .await;
+    flood.hung_up().await;
     assert!(start.elapsed() < PROMISE, "{:?}", start.elapsed());
+    gate.audited("the cut", |record| mentions(record, &["connection-cut", "test/vera"])).await;
+    // And in any case after the idle timeout.
+    client.set_session_cookie(&gate.login("otto").await.session_cookie().unwrap());
+    let (_body, _sender) = stingy(&client, "/flood").await;
+    flood.hung_up().await;
+    let cuts = gate.audit().iter().filter(|record| mentions(record, &["connection-cut"])).count();
+    assert_eq!(cuts, 1, "it was given up, not forbidden");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@
 mod harness;
 
 mod audit;
+mod bodies;
 mod bypass;
 mod framing;
 mod identity_headers;

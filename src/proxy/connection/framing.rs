@@ -1,7 +1,8 @@
 //! What hyper makes of malformed and ambiguous HTTP/1 (SECURITY.md, "Framing"), on raw bytes.
 //!
 //! These tests hold what the gate relies on. What hyper lets through is listed in
-//! `hyper_leaves_these_to_the_normaliser`: the pipeline refuses it by the request's head.
+//! `hyper_leaves_these_to_the_gate`: the observer of the bytes (`head`) or the pipeline's
+//! normaliser refuses it.
 
 use super::tests::{Exchanges, converse, limits};
 
@@ -67,7 +68,7 @@ async fn ambiguous_lengths_are_answered_400() {
 #[tokio::test(start_paused = true)]
 async fn both_lengths_at_once_read_as_chunked_and_close_the_connection() {
     // RFC 9112, section 6.3. hyper takes the Content-Length away, so that the pipeline can't see
-    // it; what is forwarded has the one framing that hyper's client writes.
+    // it; the observer does.
     for lengths in [
         "transfer-encoding: chunked\r\ncontent-length: 3",
         "content-length: 3\r\ntransfer-encoding: chunked",
@@ -130,7 +131,7 @@ async fn oversized_heads_are_answered_431_or_414() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hyper_leaves_these_to_the_normaliser() {
+async fn hyper_leaves_these_to_the_gate() {
     // Each of these arrives as a request. The pipeline has to refuse it or to read it in the one
     // way that is meant here.
     let get = |head: &str| format!("GET {head}\r\n\r\n");
@@ -167,8 +168,8 @@ async fn hyper_leaves_these_to_the_normaliser() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fragment_in_the_target_is_cut_off_before_anyone_sees_it() {
-    // `http::Uri` drops it, so that the pipeline can't refuse it (CVE-2026-41059 was a proxy that
-    // decided on one half and forwarded both). Here both are the path without it.
+    // `http::Uri` drops it (CVE-2026-41059 was a proxy that decided on one half and forwarded
+    // both). The observer has the request refused.
     let result = send("GET /a#/../b HTTP/1.1\r\nhost: a\r\n\r\n").await;
     assert_eq!(result.targets(), ["/a"]);
 }

@@ -17,6 +17,14 @@ pub struct RawAnswer {
     pub head: String,
 }
 
+impl RawAnswer {
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = fields.find(|(own, _)| own.eq_ignore_ascii_case(name))?;
+        Some(value.trim())
+    }
+}
+
 impl Raw {
     /// Connects to the browser's own host.
     pub async fn connect(browser: &Browser) -> Self {
@@ -33,6 +41,25 @@ impl Raw {
 
     /// One response, its body read and dropped; nothing when the connection ends before one.
     pub async fn answer(&mut self) -> Option<RawAnswer> {
+        let answer = self.head().await?;
+        within("a raw answer's body", async {
+            let lower = answer.head.to_ascii_lowercase();
+            let length = lower.lines().find_map(|line| line.strip_prefix("content-length:"));
+            if lower.contains("transfer-encoding: chunked") {
+                while find(&self.pending, b"0\r\n\r\n").is_none() && self.fill().await {}
+                self.pending.clear();
+            } else if let Some(length) = length {
+                let length: usize = length.trim().parse().unwrap();
+                while self.pending.len() < length && self.fill().await {}
+                self.pending.drain(..length.min(self.pending.len()));
+            }
+        })
+        .await;
+        Some(answer)
+    }
+
+    /// The head of a response that has no body, whatever it says of its length.
+    pub async fn head(&mut self) -> Option<RawAnswer> {
         within("a raw answer", async {
             let end = loop {
                 if let Some(at) = find(&self.pending, b"\r\n\r\n") {
@@ -45,17 +72,16 @@ impl Raw {
             let head: Vec<u8> = self.pending.drain(..end).collect();
             let head = String::from_utf8_lossy(&head).into_owned();
             let status = head.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
-            let lower = head.to_ascii_lowercase();
-            let length = lower.lines().find_map(|line| line.strip_prefix("content-length:"));
-            if lower.contains("transfer-encoding: chunked") {
-                while find(&self.pending, b"0\r\n\r\n").is_none() && self.fill().await {}
-                self.pending.clear();
-            } else if let Some(length) = length {
-                let length: usize = length.trim().parse().unwrap();
-                while self.pending.len() < length && self.fill().await {}
-                self.pending.drain(..length.min(self.pending.len()));
-            }
             Some(RawAnswer { status, head })
+        })
+        .await
+    }
+
+    /// All that is still to come until the gate closes the connection.
+    pub async fn rest(&mut self) -> String {
+        within("the end of the connection", async {
+            while self.fill().await {}
+            String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
         })
         .await
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -215,6 +216,128 @@ async fn answer_grpc(
         trailers.insert("x-te", te);
     }
     stream.send_trailers(trailers).ok()
+}
+
+/// HTTP/2 with prior knowledge: tells in a header which trailers the request had, and sends some
+/// that an upstream has no business with.
+pub async fn trailing() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                while let Some(Ok((request, respond))) = connection.accept().await {
+                    tokio::spawn(answer_with_trailers(request, respond));
+                }
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+async fn answer_with_trailers(
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) -> Option<()> {
+    let mut body = request.into_body();
+    while let Some(Ok(chunk)) = body.data().await {
+        let _ = body.flow_control().release_capacity(chunk.len());
+    }
+    let seen = body.trailers().await.ok()?.unwrap_or_default();
+    let mut names: Vec<&str> = seen.keys().map(|name| name.as_str()).collect();
+    names.sort_unstable();
+    let response = Response::builder().header("x-seen", names.join(" ")).body(()).ok()?;
+    let mut stream = respond.send_response(response, false).ok()?;
+    stream.send_data(Bytes::from_static(b"ok"), false).ok()?;
+    let mut trailers = HeaderMap::new();
+    for name in ["set-cookie", "x-wicketgate-user", "x-sum"] {
+        trailers.insert(name, HeaderValue::from_static("__Host-wicketgate=1"));
+    }
+    stream.send_trailers(trailers).ok()
+}
+
+/// Answers as soon as it has a head, whatever of the body is still to come, and keeps what came on
+/// each connection.
+pub struct Early {
+    pub url: String,
+    connections: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Early {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let connections: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let kept = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let kept = Arc::clone(&kept);
+                tokio::spawn(async move {
+                    let index = {
+                        let mut kept = kept.lock().unwrap();
+                        kept.push(Vec::new());
+                        kept.len() - 1
+                    };
+                    let mut answered = false;
+                    let mut buffer = [0; 4096];
+                    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                        let whole = {
+                            let mut kept = kept.lock().unwrap();
+                            kept[index].extend_from_slice(&buffer[..count]);
+                            find(&kept[index], b"\r\n\r\n").is_some()
+                        };
+                        // A request without a body is whole, and its connection used again.
+                        if whole && (!answered || buffer.starts_with(b"GET ")) {
+                            answered = true;
+                            let _ = stream.write_all(super::recorder::OK.as_bytes()).await;
+                        }
+                    }
+                });
+            }
+        });
+        Self { url, connections }
+    }
+
+    /// What came on each connection up to now.
+    pub fn connections(&self) -> Vec<String> {
+        let connections = self.connections.lock().unwrap();
+        connections.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
+    }
+}
+
+/// Sends without end, and tells when it is hung up on.
+pub struct Flood {
+    pub url: String,
+    hung_up: mpsc::UnboundedReceiver<()>,
+}
+
+impl Flood {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (tell, hung_up) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let tell = tell.clone();
+                tokio::spawn(async move {
+                    let _ = stream.read(&mut [0; 4096]).await;
+                    let start = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                    let mut sent = stream.write_all(start.as_bytes()).await;
+                    let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
+                    while sent.is_ok() {
+                        sent = stream.write_all(chunk.as_bytes()).await;
+                    }
+                    let _ = tell.send(());
+                });
+            }
+        });
+        Self { url, hung_up }
+    }
+
+    pub async fn hung_up(&mut self) {
+        super::within("the upstream to be hung up on", self.hung_up.recv()).await.unwrap();
+    }
 }
 
 /// Accepts and says nothing.

@@ -1,0 +1,221 @@
+//! An upstream's answer on its way to the client, held to session and policies.
+//!
+//! INVARIANT: a response that outlives [`LIVE_AFTER`] is cut like a WebSocket when its session
+//! ends or the policies no longer allow it.
+//!
+//! Over HTTP/1 the answer asks for itself whenever hyper asks for more of it: a short one costs
+//! nothing, and a client that takes no bytes blocks its socket, which the connection's deadline
+//! ends. Over HTTP/2 a client can leave one stream's window closed on a socket that flows, and
+//! hyper then asks for nothing; so there a [guard](Guarded) of its own watches the answer.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::activity::InFlight;
+use super::body::ResponseError;
+use crate::pipeline::exchange::{Authorized, Exchange};
+use crate::pipeline::live::CutReason;
+use crate::upstream::UpstreamBody;
+
+/// A response that lasts longer than this is watched until it ends.
+const LIVE_AFTER: Duration = Duration::from_secs(1);
+
+type Polled = Poll<Option<Result<Frame<Bytes>, ResponseError>>>;
+
+/// An answer over HTTP/1.
+pub struct Streamed {
+    body: UpstreamBody,
+    hold: Hold,
+    /// Nothing is in flight once the client has it all.
+    _in_flight: InFlight,
+}
+
+/// A short answer needs no timer before the first wait, and no registration before it is old.
+enum Hold {
+    Young { exchange: Box<Exchange<Authorized>>, timer: Option<Pin<Box<Sleep>>> },
+    Live(Pin<Box<dyn Future<Output = CutReason> + Send>>),
+    Ended,
+}
+
+impl fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streamed").field("body", &self.body).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guarded").finish_non_exhaustive()
+    }
+}
+
+impl Streamed {
+    pub fn new(
+        body: UpstreamBody,
+        exchange: Box<Exchange<Authorized>>,
+        in_flight: InFlight,
+    ) -> Self {
+        Self { body, hold: Hold::Young { exchange, timer: None }, _in_flight: in_flight }
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        if let Poll::Ready(reason) = self.hold.poll_cut(cx) {
+            self.hold = Hold::Ended;
+            return Poll::Ready(Some(Err(ResponseError::Cut(reason))));
+        }
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_pending()
+            && let Poll::Ready(reason) = self.hold.poll_age(cx)
+        {
+            self.hold = Hold::Ended;
+            return Poll::Ready(Some(Err(ResponseError::Cut(reason))));
+        }
+        frame.map_err(ResponseError::from)
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        !matches!(self.hold, Hold::Ended) && self.body.is_end_stream()
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Hold {
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
+        match self {
+            Self::Young { exchange, .. } if exchange.elapsed() >= LIVE_AFTER => self.grow_up(cx),
+            Self::Live(cut) => cut.as_mut().poll(cx),
+            Self::Young { .. } | Self::Ended => Poll::Pending,
+        }
+    }
+
+    /// Only called when there is nothing to send: makes sure that a silent stream is held as well.
+    fn poll_age(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
+        let Self::Young { timer, .. } = self else { return Poll::Pending };
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LIVE_AFTER)));
+        ready!(timer.as_mut().poll(cx));
+        self.grow_up(cx)
+    }
+
+    fn grow_up(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
+        if let Self::Young { exchange, .. } = self {
+            let watch = exchange.watch();
+            *self = Self::Live(Box::pin(async move { watch.cut().await }));
+        }
+        match self {
+            Self::Live(cut) => cut.as_mut().poll(cx),
+            Self::Young { .. } | Self::Ended => Poll::Pending,
+        }
+    }
+}
+
+/// An answer over HTTP/2. Its guard cuts it, or gives it up when the client takes nothing for the
+/// idle timeout; either way the upstream's connection is free at once, whatever hyper waits for.
+pub struct Guarded {
+    shared: Arc<Mutex<Shared>>,
+    _guard: AbortOnDropHandle<()>,
+}
+
+struct Shared {
+    flow: Flow,
+    /// Since when it is the client's turn; `None` while the upstream is waited for.
+    offered: Option<Instant>,
+    waker: Option<Waker>,
+}
+
+enum Flow {
+    Open {
+        body: UpstreamBody,
+        /// Lets go of the client's connection together with the body.
+        _in_flight: InFlight,
+    },
+    /// What hyper is told when it next asks.
+    Ended(Option<ResponseError>),
+}
+
+impl Guarded {
+    /// `idle` is how long the client may take nothing.
+    pub fn new(
+        body: UpstreamBody,
+        exchange: Box<Exchange<Authorized>>,
+        in_flight: InFlight,
+        idle: Duration,
+    ) -> Self {
+        let shared = Arc::new(Mutex::new(Shared {
+            flow: Flow::Open { body, _in_flight: in_flight },
+            offered: Some(Instant::now()),
+            waker: None,
+        }));
+        let guard = tokio::spawn(guard(Arc::clone(&shared), exchange, idle));
+        Self { shared, _guard: AbortOnDropHandle::new(guard) }
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
+        let mut shared = self.shared.lock();
+        let frame = match &mut shared.flow {
+            Flow::Open { body, .. } => Pin::new(body).poll_frame(cx).map_err(ResponseError::from),
+            Flow::Ended(error) => return Poll::Ready(error.take().map(Err)),
+        };
+        if frame.is_pending() {
+            shared.offered = None;
+            shared.waker = Some(cx.waker().clone());
+        } else {
+            shared.offered = Some(Instant::now());
+        }
+        frame
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        match &self.shared.lock().flow {
+            Flow::Open { body, .. } => body.is_end_stream(),
+            Flow::Ended(error) => error.is_none(),
+        }
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        match &self.shared.lock().flow {
+            Flow::Open { body, .. } => body.size_hint(),
+            Flow::Ended(_) => SizeHint::default(),
+        }
+    }
+}
+
+async fn guard(shared: Arc<Mutex<Shared>>, exchange: Box<Exchange<Authorized>>, idle: Duration) {
+    tokio::time::sleep(LIVE_AFTER).await;
+    let watch = exchange.watch();
+    drop(exchange);
+    let error = tokio::select! {
+        reason = watch.cut() => ResponseError::Cut(reason),
+        () = not_taken(&shared, idle) => ResponseError::NotTaken,
+    };
+    let waker = {
+        let mut shared = shared.lock();
+        shared.flow = Flow::Ended(Some(error));
+        shared.waker.take()
+    };
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+async fn not_taken(shared: &Mutex<Shared>, idle: Duration) {
+    loop {
+        let deadline = shared.lock().offered.unwrap_or_else(Instant::now) + idle;
+        if deadline <= Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(deadline).await;
+    }
+}

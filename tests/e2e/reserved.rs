@@ -66,15 +66,16 @@ async fn what_does_not_exist_is_not_found_and_never_the_upstreams() {
 #[tokio::test]
 async fn every_page_of_the_gate_carries_its_headers() {
     let gate = Gate::with_upstream(&Recorder::start().await).start().await;
-    let mut browser = gate.login("vera").await;
-    for (address, status) in [
-        ("/me", 200),
-        ("/login", 200),
-        ("/logout", 200),
-        ("/signed-out", 200),
-        ("/nothing", 404),
-        ("/callback", 400),
+    let (signed_in, nobody) = (gate.login("vera").await, gate.browser());
+    for (browser, address, status) in [
+        (&signed_in, "/me", 200),
+        (&signed_in, "/logout", 200),
+        (&nobody, "/login", 200),
+        (&nobody, "/signed-out", 200),
+        (&nobody, "/nothing", 404),
+        (&nobody, "/callback", 400),
     ] {
+        let mut browser = browser.clone();
         let answer = browser.get(&format!("/.wicketgate{address}")).await.expect(status);
         let policy = answer.header("content-security-policy").unwrap();
         for rule in ["default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'"] {

@@ -212,6 +212,12 @@ impl Gate {
         Browser::new(&self.url("/"), tls)
     }
 
+    /// The same over HTTP/2.
+    pub fn browser_h2_on(&self, device: &Identity) -> Browser {
+        let tls = client_config(&self.authority, Some(device), &["h2"]);
+        Browser::new(&self.url("/"), tls)
+    }
+
     /// Signed in through the provider, as a person would be.
     pub async fn login(&self, user: &str) -> Browser {
         self.login_at(user, "/").await

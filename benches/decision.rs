@@ -1,4 +1,5 @@
 //! What a decision costs: remembered, and made afresh, with few and with many unrelated policies.
+#![allow(clippy::expect_used, reason = "a benchmark stops at what it does not expect")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,4 +1,5 @@
 //! Looking a session up on the hot path, and asking whether a live connection's is still good.
+#![allow(clippy::unwrap_used, reason = "a benchmark stops at what it does not expect")]
 
 use std::hint::black_box;
 use std::sync::Arc;

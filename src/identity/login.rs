@@ -294,7 +294,8 @@ mod tests {
             assert_eq!(result, Err(error));
         }
         // Another state that shares the cookie's name.
-        let twin = format!("{}{}", &login.state[..8], &random_token().unwrap()[8..]);
+        let twin =
+            format!("{}{}", login.state.split_at(8).0, random_token().unwrap().split_at(8).1);
         assert_eq!(
             open(&twin, &cookies, "portal.example:8443", "idp"),
             Err(StateError::UnknownBrowser)

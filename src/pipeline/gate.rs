@@ -122,8 +122,7 @@ impl Gate {
         let (empty, ()) = http::Request::new(()).into_parts();
         let head = std::mem::replace(&mut arrival.head, empty);
         let accepts = reply::Asker::of(&head);
-        let head =
-            prepare(self, head, at, arrival.id, &arrival.connection, &asked, &route, &session)?;
+        let head = prepare(self, arrival, head, &asked, &route, &session)?;
         let websocket = asked.upgrade == Upgrade::WebSocket;
         Ok(Exchange::authorized(
             Arc::clone(self),

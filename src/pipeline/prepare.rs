@@ -15,6 +15,7 @@ use crate::identity::session::Session;
 use super::gate::Gate;
 use super::headers::{self, encode_value};
 use super::normalise::{Normalised, Upgrade};
+use super::receive::Arrival;
 use super::refusal::Refusal;
 use super::route::RouteEntry;
 
@@ -22,10 +23,8 @@ use super::route::RouteEntry;
 /// canonical ones that were decided on.
 pub fn prepare(
     gate: &Gate,
+    arrival: &Arrival,
     mut head: http::request::Parts,
-    at: Timestamp,
-    id: DecisionId,
-    connection: &Connection,
     asked: &Normalised,
     route: &RouteEntry,
     session: &Session,
@@ -45,8 +44,8 @@ pub fn prepare(
         UpstreamHost::Fixed(authority) => value(authority.to_string())?,
     };
     head.headers.insert(HOST, host);
-    forwarded(&mut head, connection, public)?;
-    identity(&mut head.headers, gate, at, id, route, session)?;
+    forwarded(&mut head, &arrival.connection, public)?;
+    identity(&mut head.headers, gate, arrival.at, arrival.id, route, session)?;
     if let Some((name, credential)) = route.pool.credential() {
         remove_spellings(&mut head.headers, &name);
         head.headers.insert(name, credential);

@@ -4,15 +4,20 @@
 //! the runtime's blocking pool: the workers never wait for the disk. The file holds sessions and
 //! private keys, so it belongs to the gate's user alone.
 //!
+//! After an I/O error, a full disk for one, redb refuses everything until the file is opened
+//! again; so that is done with the next call, and the gate recovers without a restart.
+//!
 //! INVARIANT: `expiry` holds exactly one entry for each value, under the same time that the value
 //! itself carries. Purging reads nothing but what it removes.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use redb::backends::FileBackend;
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, Table, TableDefinition,
@@ -40,7 +45,15 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Values in one file. Clones share it.
 #[derive(Clone)]
 pub struct EmbeddedStore {
-    database: Arc<Database>,
+    file: Arc<StoreFile>,
+}
+
+struct StoreFile {
+    path: PathBuf,
+    /// None when it was closed to be opened again, and that failed.
+    database: RwLock<Option<Database>>,
+    /// An I/O error came up: to be opened again before it is used.
+    failed: AtomicBool,
 }
 
 impl std::fmt::Debug for EmbeddedStore {
@@ -57,61 +70,107 @@ impl EmbeddedStore {
     /// When the directory is missing, the file is open in another process, others than its owner
     /// may read or write it, or it is no intact store.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let refused =
-            |cause: String| StoreError::Open { path: path.to_owned(), cause: cause.to_lowercase() };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|error| refused(error.to_string()))?;
-        let metadata = file.metadata().map_err(|error| refused(error.to_string()))?;
-        if metadata.permissions().mode() & 0o077 != 0 {
-            return Err(StoreError::Permissions(path.to_owned()));
-        }
-        let backend = FileBackend::new(file).map_err(|error| translate(path, &error))?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            // A damaged file is then refused here, where without it a later read may panic.
-            .set_check_integrity_on_open(true)
-            .create_with_backend(backend)
-            .map_err(|error| translate(path, &error))?;
-        let store = Self { database: Arc::new(database) };
-        // Reads then never meet a table that is not there.
-        store
-            .write(|transaction| {
-                transaction.open_table(VALUES)?;
-                transaction.open_table(EXPIRY)?;
-                Ok(())
-            })
-            .map_err(|error| refused(error.to_string()))?;
-        Ok(store)
+        let file = StoreFile {
+            path: path.to_owned(),
+            database: RwLock::new(Some(open(path, true)?)),
+            failed: AtomicBool::new(false),
+        };
+        Ok(Self { file: Arc::new(file) })
     }
 
-    fn write<T>(
+    async fn read<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T, redb::Error> {
-        // Durable by default: commit returns after an fsync.
-        let transaction = self.database.begin_write()?;
-        let result = change(&transaction)?;
-        transaction.commit()?;
-        Ok(result)
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Self) -> Result<T, redb::Error> + Send + 'static,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let store = self.clone();
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreError::Failed(error.to_string())),
+        let file = Arc::clone(&self.file);
+        match tokio::task::spawn_blocking(move || file.with(work)).await {
+            Ok(result) => result,
             Err(error) => Err(StoreError::Failed(error.to_string())),
         }
     }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.read(move |database| write(database, change)).await
+    }
+}
+
+impl StoreFile {
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        if self.failed.load(Ordering::Acquire) {
+            self.reopen()?;
+        }
+        let database = self.database.read();
+        let Some(database) = database.as_ref() else {
+            return Err(StoreError::Failed("it could not be opened again".to_owned()));
+        };
+        work(database).map_err(|error| {
+            if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+                self.failed.store(true, Ordering::Release);
+            }
+            StoreError::Failed(error.to_string())
+        })
+    }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        let mut database = self.database.write();
+        if self.failed.load(Ordering::Acquire) {
+            // Closed first: it holds the file's lock. And never made anew: what is in it is needed.
+            *database = None;
+            *database = Some(open(&self.path, false)?);
+            self.failed.store(false, Ordering::Release);
+            tracing::warn!(path = %self.path.display(), "the store was opened again");
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path, create: bool) -> Result<Database, StoreError> {
+    let refused =
+        |cause: String| StoreError::Open { path: path.to_owned(), cause: cause.to_lowercase() };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(create)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| refused(error.to_string()))?;
+    let metadata = file.metadata().map_err(|error| refused(error.to_string()))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(StoreError::Permissions(path.to_owned()));
+    }
+    let backend = FileBackend::new(file).map_err(|error| translate(path, &error))?;
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        // A damaged file is then refused here, where without it a later read may panic.
+        .set_check_integrity_on_open(true)
+        .create_with_backend(backend)
+        .map_err(|error| translate(path, &error))?;
+    // Reads then never meet a table that is not there.
+    write(&database, |transaction| {
+        transaction.open_table(VALUES)?;
+        transaction.open_table(EXPIRY)?;
+        Ok(())
+    })
+    .map_err(|error| refused(error.to_string()))?;
+    Ok(database)
+}
+
+fn write<T>(
+    database: &Database,
+    change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+) -> Result<T, redb::Error> {
+    // Durable by default: commit returns after an fsync.
+    let transaction = database.begin_write()?;
+    let result = change(&transaction)?;
+    transaction.commit()?;
+    Ok(result)
 }
 
 fn translate(path: &Path, error: &DatabaseError) -> StoreError {
@@ -194,8 +253,8 @@ impl<'t> Tables<'t> {
 impl Store for EmbeddedStore {
     async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let key = key.to_vec();
-        self.blocking(move |store| {
-            let values = store.database.begin_read()?.open_table(VALUES)?;
+        self.read(move |database| {
+            let values = database.begin_read()?.open_table(VALUES)?;
             let found = values.get((number(space), key.as_slice()))?;
             Ok(found.map(|entry| entry.value().1.to_vec()))
         })
@@ -210,10 +269,8 @@ impl Store for EmbeddedStore {
         expires: Timestamp,
     ) -> Result<(), StoreError> {
         let (key, value) = (key.to_vec(), value.to_vec());
-        self.blocking(move |store| {
-            store.write(|transaction| {
-                Tables::open(transaction)?.put(number(space), &key, &value, expires.as_millis())
-            })
+        self.write(move |transaction| {
+            Tables::open(transaction)?.put(number(space), &key, &value, expires.as_millis())
         })
         .await
     }
@@ -227,31 +284,26 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let (key, value) = (key.to_vec(), value.to_vec());
-        self.blocking(move |store| {
-            store.write(|transaction| {
-                let mut tables = Tables::open(transaction)?;
-                let there = tables.expires(number(space), &key)?;
-                if there.is_some_and(|until| until > now.as_millis()) {
-                    return Ok(false);
-                }
-                tables.put(number(space), &key, &value, expires.as_millis())?;
-                Ok(true)
-            })
+        self.write(move |transaction| {
+            let mut tables = Tables::open(transaction)?;
+            let there = tables.expires(number(space), &key)?;
+            if there.is_some_and(|until| until > now.as_millis()) {
+                return Ok(false);
+            }
+            tables.put(number(space), &key, &value, expires.as_millis())?;
+            Ok(true)
         })
         .await
     }
 
     async fn remove(&self, space: Space, key: &[u8]) -> Result<bool, StoreError> {
         let key = key.to_vec();
-        self.blocking(move |store| {
-            store.write(|transaction| Tables::open(transaction)?.remove(number(space), &key))
-        })
-        .await
+        self.write(move |transaction| Tables::open(transaction)?.remove(number(space), &key)).await
     }
 
     async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.blocking(move |store| {
-            let values = store.database.begin_read()?.open_table(VALUES)?;
+        self.read(move |database| {
+            let values = database.begin_read()?.open_table(VALUES)?;
             let none: &[u8] = &[];
             let mut found = Vec::new();
             for entry in values.range((number(space), none)..(number(space) + 1, none))? {
@@ -264,10 +316,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.blocking(move |store| {
-            store.write(|transaction| Tables::open(transaction)?.purge(now.as_millis()))
-        })
-        .await
+        self.write(move |transaction| Tables::open(transaction)?.purge(now.as_millis())).await
     }
 }
 
@@ -289,6 +338,20 @@ mod tests {
         drop(store);
         let store = EmbeddedStore::open(&folder.path().join("store")).unwrap();
         assert_eq!(store.get(Space::Keys, b"k").await, Ok(Some(b"v".to_vec())));
+    }
+
+    #[tokio::test]
+    async fn after_an_io_error_it_is_opened_again() {
+        let (store, folder) = fresh();
+        store.put(Space::Keys, b"k", b"v", Timestamp::from_seconds(9)).await.unwrap();
+        store.file.failed.store(true, Ordering::Release);
+        let (path, away) = (folder.path().join("store"), folder.path().join("away"));
+        std::fs::rename(&path, &away).unwrap();
+        assert!(matches!(store.get(Space::Keys, b"k").await, Err(StoreError::Open { .. })));
+        std::fs::rename(&away, &path).unwrap();
+        assert_eq!(store.get(Space::Keys, b"k").await, Ok(Some(b"v".to_vec())));
+        store.put(Space::Keys, b"k", b"w", Timestamp::from_seconds(9)).await.unwrap();
+        assert_eq!(store.get(Space::Keys, b"k").await, Ok(Some(b"w".to_vec())));
     }
 
     #[test]
@@ -337,7 +400,9 @@ mod tests {
         }
         store.put(Space::Logins, b"k", b"v", Timestamp::from_seconds(1)).await.unwrap();
         store.remove(Space::Logins, b"k").await.unwrap();
-        let expiry = store.database.begin_read().unwrap().open_table(EXPIRY).unwrap();
+        let database = store.file.database.read();
+        let read = database.as_ref().unwrap().begin_read().unwrap();
+        let expiry = read.open_table(EXPIRY).unwrap();
         let entries: Vec<i64> =
             expiry.iter().unwrap().map(|entry| entry.unwrap().0.value().0).collect();
         assert_eq!(entries, [8_000]);

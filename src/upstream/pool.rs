@@ -26,7 +26,7 @@ use super::tls;
 use crate::config::finding::Finding;
 use crate::config::model::{Route, Upstream, UpstreamHost, UpstreamProtocol};
 use crate::domain::canonical::Authority;
-use crate::metrics::{Metrics, RouteMetrics};
+use crate::metrics::{IntGauge, Metrics, RouteMetrics};
 
 /// How often names are resolved again.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ pub struct Pool {
 /// The gauges that the background task keeps, one an endpoint.
 #[derive(Clone, Debug)]
 struct Health {
-    gauges: Arc<Vec<prometheus::IntGauge>>,
+    gauges: Arc<Vec<IntGauge>>,
     interval: Option<Duration>,
 }
 

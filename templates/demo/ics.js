@@ -13,7 +13,8 @@
 
   function connect() {
     socket = new WebSocket(location.origin.replace('http', 'ws') + '/live');
-    socket.onopen = () => { wait = 1000; link('Live', 'on'); };
+    let opened = false;
+    socket.onopen = () => { opened = true; wait = 1000; link('Live', 'on'); };
     socket.onmessage = (message) => {
       const data = JSON.parse(message.data);
       if (!Array.isArray(data)) return show(data);
@@ -21,7 +22,9 @@
       data.forEach(show);
     };
     socket.onclose = (event) => {
-      link(event.reason ? 'Cut by the gate: ' + event.reason : 'Connection closed', 'off');
+      // A vain attempt to come back doesn't hide why the connection ended.
+      if (opened) link(event.reason ? 'Cut by the gate: ' + event.reason : 'Connection closed', 'off');
+      else if (!last) link('No connection', 'off');
       setTimeout(connect, wait);
       wait = Math.min(wait * 2, 15000);
     };

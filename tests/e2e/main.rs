@@ -6,7 +6,8 @@
     clippy::string_slice,
     clippy::panic,
     clippy::print_stderr,
-    reason = "a test stops at what it does not expect, and shows what the gate said"
+    clippy::wrong_self_convention,
+    reason = "a test stops at what it does not expect, shows what the gate said, and reads as a sentence"
 )]
 
 mod harness;
@@ -14,10 +15,13 @@ mod harness;
 mod audit;
 mod bodies;
 mod bypass;
+mod commands;
+mod faults;
 mod framing;
 mod identity_headers;
 mod live;
 mod login;
 mod reload;
+mod reserved;
 mod tls;
 mod upstreams;

@@ -140,7 +140,7 @@ async fn a_gate_that_cannot_load_does_not_start() {
     for break_it in BREAKAGES {
         let file = gate.config_file();
         let good = fs::read_to_string(&file).unwrap();
-        gate.rewrite(|config| break_it(config));
+        gate.rewrite(break_it);
         let output = gate.command(&["run"]);
         assert!(!output.status.success(), "{}", fs::read_to_string(&file).unwrap());
         assert_ne!(output.status.code(), Some(101), "it panicked: {output:?}");

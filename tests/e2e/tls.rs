@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::harness::gate::{HOST, SECOND_HOST, mentions};
+use crate::harness::pki::{Authority, Identity};
 use crate::harness::port::Port;
 use crate::harness::raw::find;
 use crate::harness::{Browser, Gate, Raw, Recorder};
@@ -85,7 +86,7 @@ async fn a_device_is_known_by_its_certificate_and_its_posture_decides() {
         })
         .start()
         .await;
-    let read = |name: &str| crate::harness::pki::Identity {
+    let read = |name: &str| Identity {
         certificate: std::fs::read_to_string(gate.folder().join(format!("{name}.pem"))).unwrap(),
         key: std::fs::read_to_string(gate.folder().join(format!("{name}.key"))).unwrap(),
     };
@@ -104,10 +105,75 @@ async fn a_device_is_known_by_its_certificate_and_its_posture_decides() {
     assert_eq!(status(gate.browser_on(&read("good"))).await, 200);
     let stranger = gate.device_authority.client("stranger");
     assert_eq!(status(gate.browser_on(&stranger)).await, 403, "not in the registry");
+    assert_eq!(status(gate.browser_h2_on(&read("bad"))).await, 403);
+    assert_eq!(status(gate.browser_h2_on(&read("good"))).await, 200, "h2 is no way around");
     gate.audited("the device", |record| mentions(record, &["permit", "good"])).await;
 }
 
-fn device(id: &str, identity: &crate::harness::pki::Identity, encrypted: bool) -> String {
+#[tokio::test]
+async fn a_client_certificate_that_does_not_verify_ends_the_handshake() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream)
+        .devices(|authority, folder| {
+            let expired = authority.expired_client("expired");
+            expired.write(folder, "expired");
+            // In the registry, so that nothing but its date keeps it out.
+            format!("devices:\n{}", device("expired", &expired, true))
+        })
+        .start()
+        .await;
+    let read = |file: &str| gate.folder().join(file).display().to_string();
+    let foreign = Authority::new("Test device CA").client("laptop");
+    let expired = Identity {
+        certificate: std::fs::read_to_string(read("expired.pem")).unwrap(),
+        key: std::fs::read_to_string(read("expired.key")).unwrap(),
+    };
+    foreign.write(gate.folder(), "foreign");
+    for (name, identity) in [("foreign", foreign), ("expired", expired)] {
+        // With TLS 1.2 the handshake fails; with 1.3 the client hears of it a moment later.
+        let (certificate, key) = (read(&format!("{name}.pem")), read(&format!("{name}.key")));
+        let said = s_client(&gate, &["-tls1_2", "-cert", &certificate, "-key", &key]);
+        assert!(said.contains("SSL alert number"), "{name}: {said}");
+        let mut raw = Raw::connect(&gate.browser_on(&identity)).await;
+        raw.send(b"GET / HTTP/1.1\r\nhost: app.localhost\r\n\r\n").await;
+        assert!(raw.answer().await.is_none(), "{name}: no answer to whoever isn't verified");
+    }
+    let known = gate.device_authority.client("known");
+    gate.browser_on(&known).as_program().get("/").await.expect(401);
+    gate.browser().as_program().get("/").await.expect(401);
+    let refused = gate.metric("wicketgate_tls_handshakes_total", "client_certificate").await;
+    assert!(refused >= 4.0, "{refused} handshakes were counted as refused");
+    assert_eq!(upstream.bytes(), b"");
+}
+
+#[tokio::test]
+async fn both_versions_of_http_are_spoken_and_decided_alike() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream).policy(NOTHING_SECRET).start().await;
+    let session = gate.login("vera").await.session_cookie().unwrap();
+    for mut browser in [gate.browser(), gate.browser_h2()] {
+        let mut nobody = browser.clone().as_program();
+        nobody.get("/open").await.expect(401);
+        browser.set_session_cookie(&session);
+        browser.get("/open").await.expect(200);
+        assert_eq!(upstream.last().line(), "GET /open HTTP/1.1");
+        assert_eq!(
+            upstream.last().value("host"),
+            Some(crate::harness::client::authority(&browser.url("/")).as_str())
+        );
+        let before = upstream.requests().len();
+        browser.get("/secret").await.expect(403);
+        assert_eq!(upstream.requests().len(), before);
+    }
+}
+
+const NOTHING_SECRET: &str = r#"
+@id("all-but-the-secret")
+permit (principal is Wicketgate::User, action, resource)
+when { context.path != "/secret" };
+"#;
+
+fn device(id: &str, identity: &Identity, encrypted: bool) -> String {
     let fingerprint = identity.fingerprint();
     format!(
         "  - id: {id}\n    owner: test/vera\n    certificate:\n      sha256: [{fingerprint}]\n    \

@@ -310,7 +310,7 @@ async fn the_end_of_a_login_ends_its_sessions_and_no_others() {
 async fn values_that_the_gate_never_made_find_nothing() {
     let world = World::new().await;
     let (value, _) = world.login("ada").await;
-    for text in ["", "x", &value[1..], &format!("{value}A"), &value.to_lowercase()] {
+    for text in ["", "x", value.split_at(1).1, &format!("{value}A"), &value.to_lowercase()] {
         assert!(!world.found(text).await, "{text}");
     }
 }

@@ -43,12 +43,15 @@ pub fn route(name: &str, path: &str, upstream: &str) -> Value {
     })
 }
 
+type Registry = Box<dyn FnOnce(&Authority, &Path) -> String>;
+type Edit = Box<dyn FnOnce(&mut Value)>;
+
 /// What a gate is started with.
 pub struct Setup {
     routes: Vec<Value>,
     policies: BTreeMap<String, String>,
-    devices: Option<Box<dyn FnOnce(&Authority, &Path) -> String>>,
-    configure: Vec<Box<dyn FnOnce(&mut Value)>>,
+    devices: Option<Registry>,
+    configure: Vec<Edit>,
 }
 
 impl Setup {
@@ -209,6 +212,12 @@ impl Gate {
         Browser::new(&self.url("/"), tls)
     }
 
+    /// The same over HTTP/2.
+    pub fn browser_h2_on(&self, device: &Identity) -> Browser {
+        let tls = client_config(&self.authority, Some(device), &["h2"]);
+        Browser::new(&self.url("/"), tls)
+    }
+
     /// Signed in through the provider, as a person would be.
     pub async fn login(&self, user: &str) -> Browser {
         self.login_at(user, "/").await
@@ -309,12 +318,19 @@ impl Gate {
         fs::rename(&fresh, &file).unwrap();
     }
 
-    /// Every record of the audit log, oldest first. A line torn by a crash is left out.
-    pub fn audit(&self) -> Vec<Value> {
+    /// The files of the audit log, oldest first.
+    pub fn audit_files(&self) -> Vec<PathBuf> {
         let mut files: Vec<PathBuf> = fs::read_dir(self.folder().join("audit"))
             .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
             .unwrap_or_default();
+        files.retain(|file| file.extension().is_some_and(|end| end == "jsonl"));
         files.sort();
+        files
+    }
+
+    /// Every record of the audit log, oldest first. A line torn by a crash is left out.
+    pub fn audit(&self) -> Vec<Value> {
+        let files = self.audit_files();
         let texts = files.iter().filter_map(|file| fs::read(file).ok());
         let text: Vec<u8> = texts.flatten().collect();
         text.split(|byte| *byte == b'\n')
@@ -354,8 +370,9 @@ pub fn mentions(record: &Value, words: &[&str]) -> bool {
 }
 
 fn spawn(config: &Path) -> Process {
-    let mut command = Command::new(BINARY);
-    command.arg("run").arg("--config").arg(config);
+    // Without SIGXFSZ a file that may not grow is an error for the gate, as a full disk is.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" run --config \"$1\"", BINARY]).arg(config);
     Process::spawn("the gate", &mut command)
 }
 

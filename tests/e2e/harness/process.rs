@@ -60,6 +60,18 @@ impl Process {
         assert!(status.success(), "no signal reached {}", self.name);
     }
 
+    /// How long a file may get, in bytes: past it every write fails, as on a full disk. Nothing
+    /// lifts the limit. The process has to ignore SIGXFSZ.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let limit = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let status = Command::new("prlimit")
+            .arg(format!("--pid={}", self.id()))
+            .arg(format!("--fsize={limit}:"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "no limit for {}", self.name);
+    }
+
     /// SIGKILL: nothing is flushed, nothing is closed in order.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

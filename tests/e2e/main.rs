@@ -13,6 +13,7 @@ mod harness;
 
 mod audit;
 mod bypass;
+mod docs;
 mod framing;
 mod identity_headers;
 mod live;

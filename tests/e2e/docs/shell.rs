@@ -36,8 +36,8 @@ impl Shell {
         self.folder.path().join("clone")
     }
 
-    /// Types a block, and gives back what was printed. Variables and the working directory last
-    /// from block to block. `before` and `after` are typed around it, `input` is what it reads.
+    /// Types a block, and gives back what it printed on standard output. Variables and the working
+    /// directory last from block to block. `after` is typed behind it, `input` is what it reads.
     pub async fn run(
         &mut self,
         block: &Block,
@@ -47,7 +47,7 @@ impl Shell {
     ) -> String {
         let folder = self.folder.path();
         let state = folder.join("state");
-        let said = folder.join("said");
+        let (said, complained) = (folder.join("said"), folder.join("complained"));
         fs::write(folder.join("input"), input).unwrap();
         let clone = self.clone_folder();
         let script = format!(
@@ -61,14 +61,13 @@ impl Shell {
             state = state.display(),
             null = "/dev/null",
         );
-        let out = fs::File::create(&said).unwrap();
         let mut child = Command::new("bash")
             .args(["--noprofile", "--norc", "-c", &script])
             .current_dir(&clone)
             .env_remove("CARGO_MANIFEST_DIR")
             .stdin(fs::File::open(folder.join("input")).unwrap())
-            .stdout(out.try_clone().unwrap())
-            .stderr(out)
+            .stdout(fs::File::create(&said).unwrap())
+            .stderr(fs::File::create(&complained).unwrap())
             .process_group(0)
             .spawn()
             .unwrap();
@@ -76,7 +75,9 @@ impl Shell {
         let status = eventually(&what, async || child.try_wait().unwrap()).await;
         self.children.push(child);
         let said = fs::read_to_string(&said).unwrap();
-        assert!(status.success(), "the block at {} failed ({status}):\n{said}", block.at);
+        let complained = fs::read_to_string(&complained).unwrap();
+        let at = &block.at;
+        assert!(status.success(), "the block at {at} failed ({status}):\n{said}\n{complained}");
         said
     }
 

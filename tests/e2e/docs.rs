@@ -11,7 +11,9 @@
 //! - `run by ./test: STEP`: that step runs the same command;
 //! - `parsed only`: what takes minutes, in `docs/performance.md` alone.
 //!
-//! A `text` block behind it shows what it prints. A block without a marker fails.
+//! A `text` block behind it shows what it prints. A block without a marker fails. `file: NAME` above
+//! any other block puts it where the commands find it, and `recipe` stands above a policy and the
+//! table that it keeps.
 
 mod page;
 mod shell;
@@ -306,6 +308,30 @@ fn commands_in_running_text_exist() {
         }
     }
     assert!(seen > 0);
+}
+
+/// The transcript is a real one: in order, and word for word but for numbers and ids.
+#[test]
+fn the_tour_in_the_readme_is_what_the_demo_prints() {
+    let page = Page::read(root(), "README.md");
+    let block = page.blocks.iter().find(|block| block.marker == "printed by the tour").unwrap();
+    let output = Command::new(BINARY).args(["demo", "--tour"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let mut said = said.lines().map(masked);
+    for line in block.text.lines().filter(|line| !line.trim().is_empty() && line.trim() != "...") {
+        let wanted = masked(line);
+        assert!(said.any(|line| line == wanted), "the tour doesn't print, or not there: {line}");
+    }
+}
+
+/// A line with `#` for every word that holds a digit: no two runs have the same ids and times.
+fn masked(line: &str) -> String {
+    let words = line
+        .trim()
+        .split(' ')
+        .map(|word| if word.bytes().any(|byte| byte.is_ascii_digit()) { "#" } else { word });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A link within the repository leads somewhere.

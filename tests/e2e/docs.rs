@@ -9,7 +9,7 @@
 //!   `, at the end`. `act: first gate, ...` is something that a person does in between;
 //! - `run: an assertion`: where an application of the gate's stands;
 //! - `run by ./test: STEP`: that step runs the same command;
-//! - `parsed only`: what takes minutes, in `docs/performance.md` alone.
+//! - `manual: WHY`: in `docs/performance.md` alone; it parses, and the programs exist.
 //!
 //! A `text` block behind it shows what it prints. A block without a marker fails. `file: NAME` above
 //! any other block puts it where the commands find it, and `recipe` stands above a policy and the
@@ -86,8 +86,13 @@ fn no_command_in_the_documents_is_left_unrun() {
             } else if let Some(step) = marker.strip_prefix("run by ./test: ") {
                 run_by_the_test_script(block, step);
             } else {
-                let parsed = marker == "parsed only" && page.name == "docs/performance.md";
-                assert!(parsed, "{at}: a block of commands has to say how it is run: {marker:?}");
+                let manual = marker.starts_with("manual: ") && page.name == "docs/performance.md";
+                assert!(manual, "{at}: a block of commands has to say how it is run: {marker:?}");
+                for line in block.text.lines() {
+                    let program = line.split_whitespace().next().unwrap_or_default();
+                    let ours = program.contains('/') && !program.starts_with('/');
+                    assert!(!ours || root().join(program).exists(), "{at}: no {program}");
+                }
                 let status = Command::new("bash").args(["-n", "-c", &block.text]).status();
                 assert!(status.unwrap().success(), "{at}: not even a shell understands this");
             }

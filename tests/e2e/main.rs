@@ -17,6 +17,7 @@ mod bodies;
 mod bypass;
 mod commands;
 mod faults;
+mod docs;
 mod framing;
 mod identity_headers;
 mod live;

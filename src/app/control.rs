@@ -219,9 +219,7 @@ impl Control {
         archived.map_err(|error| {
             vec![Finding::error(&self.path, format!("the policy set can't be kept: {error}"))]
         })?;
-        for warning in &assembly.warnings {
-            tracing::warn!("{warning}");
-        }
+        super::log_warnings(&assembly.warnings);
         // From here on nothing can fail.
         self.generation += 1;
         self.gate.snapshot.store(Arc::new(assembly.snapshot(self.generation, provider)));

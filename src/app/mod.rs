@@ -95,9 +95,7 @@ pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let assembly = assemble(path, &metrics, workers, None).map_err(StartError::Findings)?;
     debug_assert!(!has_errors(&assembly.warnings));
-    for warning in &assembly.warnings {
-        tracing::warn!("{warning}");
-    }
+    log_warnings(&assembly.warnings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let control = runtime.block_on(open(path, &assembly, metrics, workers))?;
     Ok(Prepared { control, assembly })
@@ -111,6 +109,12 @@ impl Prepared {
 
     pub fn audit_directory(&self) -> &Path {
         &self.assembly.config.audit.directory
+    }
+}
+
+fn log_warnings(warnings: &[Finding]) {
+    for Finding { file, line, path, cause, hint, .. } in warnings {
+        tracing::warn!(file = %file.display(), line, path, hint, "{cause}");
     }
 }
 

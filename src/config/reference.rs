@@ -116,7 +116,7 @@ pub const KEYS: &[Key] = &[
     key("routes[].max_body", "size", "`10MiB`", "Largest request body."),
     key("routes[].websocket", "boolean", "`true`; `false` with `http2`", "Whether WebSockets may be opened. They need `protocol: http1`."),
     key("routes[].path_parameters", "boolean", "`false`", "Whether paths may carry `;parameters`. Servers disagree on what they mean; policies never see them."),
-    key("routes[].audit", "`buffered` or `durable`", "`buffered`", "`durable` forwards a request only once its record is on the disk; `buffered` once the operating system has it."),
+    key("routes[].audit", "`buffered` or `durable`", "`buffered`", "`durable` forwards a request only once its record is on the disk; `buffered` once the record is queued for the writer, a few milliseconds before it is in the file."),
     key("routes[].cross_site", "`refuse` or `allow`", "`refuse`", "State-changing requests and WebSockets that another site's page starts."),
     key("routes[].response", "map", "as below", "What is changed in the upstream's answers."),
     key("routes[].response.rewrite_location", "boolean", "`true`", "`Location` and `Content-Location` that name an upstream become the public host."),

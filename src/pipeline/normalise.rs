@@ -54,7 +54,7 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
         .any(|refused| refused.eq_ignore_ascii_case(name));
     let plausible = name.len() <= 32
         && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_');
-    if refused || !plausible { Err(Refusal::Method) } else { Ok(()) }
+    if refused || !plausible { Err(Refusal::METHOD) } else { Ok(()) }
 }
 
 fn method_name(method: &Method) -> Arc<str> {

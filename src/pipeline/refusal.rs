@@ -19,8 +19,8 @@ pub enum Refusal {
     PathParameters,
     #[error("but for upper and lower case the path belongs to another route")]
     AmbiguousCase,
-    #[error("this method is not forwarded")]
-    Method,
+    #[error("this method is not served here")]
+    Method { allow: &'static str },
     #[error("this server does not serve the host that was asked for")]
     Misdirected,
     #[error("the TLS connection was opened for another host")]
@@ -59,6 +59,9 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// A method that is never forwarded.
+    pub const METHOD: Self = Self::Method { allow: "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE" };
+
     pub fn status(&self) -> http::StatusCode {
         use http::StatusCode;
         match self {
@@ -67,7 +70,7 @@ impl Refusal {
             | Self::Target(_)
             | Self::PathParameters
             | Self::AmbiguousCase => StatusCode::BAD_REQUEST,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected | Self::ServerNameMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -116,7 +119,7 @@ impl Refusal {
             Self::PathParameters => "path-parameters",
             Self::AmbiguousCase => "ambiguous-case",
             Self::Overtaken => "overtaken",
-            Self::Method => "method-not-allowed",
+            Self::Method { .. } => "method-not-allowed",
             Self::Misdirected => "unknown-host",
             Self::ServerNameMismatch => "server-name-mismatch",
             Self::NoRoute => "no-route",
@@ -142,7 +145,7 @@ impl Refusal {
             | Self::Target(_)
             | Self::PathParameters
             | Self::AmbiguousCase => "The request could not be understood",
-            Self::Method => "Method not allowed",
+            Self::Method { .. } => "Method not allowed",
             Self::Misdirected | Self::ServerNameMismatch => "Wrong address",
             Self::NoRoute => "Nothing here",
             Self::TooLarge { .. } | Self::TooManyFields { .. } => "Too large",
@@ -168,7 +171,7 @@ impl Refusal {
             | Self::AmbiguousCase => {
                 "Check the address. If a link led here, its owner has to correct it."
             }
-            Self::Method | Self::NoWebSocket => {
+            Self::Method { .. } | Self::NoWebSocket => {
                 "If the application needs this, its operator can look the decision up by its id."
             }
             Self::Misdirected | Self::ServerNameMismatch => {

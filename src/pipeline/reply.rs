@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 
 use crate::domain::canonical::Authority;
 use crate::domain::decision::Decision;
+use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
 use crate::identity::cookie;
 use crate::identity::oidc::LoginStart;
@@ -21,6 +22,7 @@ use super::gate::Gate;
 use super::headers::{DECISION, FETCH_DEST, FETCH_MODE};
 use super::prepare::decision;
 use super::receive::Arrival;
+use super::record;
 use super::refusal::Refusal;
 use super::respond::HSTS;
 
@@ -118,9 +120,8 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
     }
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed = HeaderValue::from_static("GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE");
-        response.headers_mut().insert(http::header::ALLOW, allowed);
+    if let Refusal::Method { allow } = refusal {
+        response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static(allow));
     }
     response
 }
@@ -155,6 +156,13 @@ pub async fn begin_login(
         }
         Err(error) => {
             gate.metrics.logins("unavailable");
+            let failed = Event::LoginFailed {
+                id: arrival.id,
+                reason: error.to_string(),
+                host: host.to_string(),
+                source: record::source(arrival),
+            };
+            record::note(gate, arrival.at, failed);
             short(&Asker::of(&arrival.head), arrival.id, &Refusal::Login(error))
         }
     }

@@ -1,7 +1,7 @@
 //! The gate's own addresses under `/.wicketgate/` on every protected host.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, SET_COOKIE};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, SET_COOKIE};
 use http::{HeaderValue, Method, Response, StatusCode};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -23,7 +23,7 @@ use super::guard;
 use super::receive::Arrival;
 use super::record;
 use super::refusal::Refusal;
-use super::reply::{self, Asker};
+use super::reply;
 
 /// Answers a request for one of the gate's own addresses; `path` is what follows the prefix.
 ///
@@ -38,7 +38,8 @@ pub async fn answer(
     let posts = path == "/logout" && arrival.head.method == Method::POST;
     let reads = arrival.head.method == Method::GET || arrival.head.method == Method::HEAD;
     if !posts && !reads {
-        return Ok(method_not_allowed(arrival));
+        let allow = if path == "/logout" { "GET, HEAD, POST" } else { "GET, HEAD" };
+        return Err(Refusal::Method { allow });
     }
     match path {
         "" | "/" | "/me" => me(gate, arrival, request).await,
@@ -55,12 +56,6 @@ pub async fn answer(
         )),
         _ => asset(arrival, request).ok_or(Refusal::NoRoute),
     }
-}
-
-fn method_not_allowed(arrival: &Arrival) -> Response<Bytes> {
-    let mut response = reply::short(&Asker::of(&arrival.head), arrival.id, &Refusal::Method);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    response
 }
 
 fn asset(arrival: &Arrival, request: &CanonicalRequest) -> Option<Response<Bytes>> {

@@ -10,8 +10,8 @@
 //! INVARIANT: `expiry` holds exactly one entry for each value, under the same time that the value
 //! itself carries. Purging reads nothing but what it removes.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,6 +133,13 @@ impl StoreFile {
 fn open(path: &Path, create: bool) -> Result<Database, StoreError> {
     let refused =
         |cause: String| StoreError::Open { path: path.to_owned(), cause: cause.to_lowercase() };
+    if let Some(folder) = path.parent().filter(|folder| create && !folder.as_os_str().is_empty()) {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(|error| refused(error.to_string()))?;
+    }
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -389,6 +396,15 @@ mod tests {
     fn a_missing_directory_is_an_error_that_names_the_path() {
         let error = EmbeddedStore::open(Path::new("/nonexistent/store")).unwrap_err();
         assert!(error.to_string().contains("`/nonexistent/store`"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_folder_is_made_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/gate.redb");
+        EmbeddedStore::open(&path).unwrap();
+        let mode = std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     #[tokio::test]

@@ -205,10 +205,21 @@ async fn plain_http_is_answered_with_a_redirect_and_nothing_else() {
     for path in ["/.wicketgate/login", "/metrics", "/readyz"] {
         browser.get(path).await.expect(308);
     }
-    let mut raw = Raw::connect(&browser).await;
-    raw.send(b"GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
-    let answer = raw.answer().await.unwrap();
-    assert!(!answer.head.contains("evil.example"), "no redirect to a host of others: {answer:?}");
+    for (head, status, reason) in [
+        ("GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n".to_owned(), 421, "unknown-host"),
+        (format!("GET /a/../b HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 400, "bad-target"),
+        (format!("GET /a#b HTTP/1.1\r\nhost: {HOST}\r\n\r\n"), 400, "malformed-request"),
+    ] {
+        let mut raw = Raw::connect(&browser).await;
+        raw.send(head.as_bytes()).await;
+        let answer = raw.answer().await.unwrap();
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.value("location"), None, "no redirect to elsewhere: {answer:?}");
+        assert_eq!(answer.value("strict-transport-security"), None, "RFC 6797, section 7.2");
+        let id = answer.value("x-wicketgate-decision").unwrap().to_owned();
+        gate.audited(reason, |record| mentions(record, &["refused", reason, &id])).await;
+        assert_eq!(raw.rest().await, "");
+    }
     assert_eq!(upstream.bytes(), b"");
 }
 

@@ -154,6 +154,8 @@ pub struct Scanner {
     passing: bool,
     /// Whether the current frame is one of data.
     data: bool,
+    /// Whether something of a data frame has passed since this was last asked.
+    data_passed: bool,
     message: Message,
     closed: bool,
 }
@@ -167,6 +169,7 @@ impl Scanner {
             remaining: 0,
             passing: false,
             data: false,
+            data_passed: false,
             message: Message::None,
             closed: false,
         }
@@ -181,6 +184,12 @@ impl Scanner {
     /// Whether the client has sent its close frame.
     pub fn closed(&self) -> bool {
         self.closed
+    }
+
+    /// Whether something of a data frame has passed since the last call: what a person or a program
+    /// sends, as against the pings and pongs that go on without them.
+    pub fn take_data_passed(&mut self) -> bool {
+        std::mem::take(&mut self.data_passed)
     }
 
     /// Looks at the next bytes, in whatever pieces they arrive, and appends to `out` what may be
@@ -206,6 +215,7 @@ impl Scanner {
                 self.remaining -= u64::try_from(length).unwrap_or(0);
                 if self.passing {
                     out.extend_from_slice(payload);
+                    self.data_passed |= self.data;
                 }
                 continue;
             }
@@ -230,6 +240,7 @@ impl Scanner {
                 }
             };
             if self.passing {
+                self.data_passed |= self.data;
                 out.extend_from_slice(
                     self.header.bytes.get(..self.header.have).unwrap_or_default(),
                 );

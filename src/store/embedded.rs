@@ -126,6 +126,7 @@ const fn number(space: Space) -> u8 {
         Space::Sessions => 1,
         Space::Keys => 2,
         Space::Logins => 3,
+        Space::SessionsOfLogins => 4,
     }
 }
 
@@ -249,13 +250,22 @@ impl Store for EmbeddedStore {
         .await
     }
 
-    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    async fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let prefix = prefix.to_vec();
         self.blocking(move |store| {
             let values = store.database.begin_read()?.open_table(VALUES)?;
             let none: &[u8] = &[];
             let mut found = Vec::new();
-            for entry in values.range((number(space), none)..(number(space) + 1, none))? {
+            let from = (number(space), prefix.as_slice());
+            for entry in values.range(from..(number(space) + 1, none))? {
                 let (key, value) = entry?;
+                if !key.value().1.starts_with(&prefix) {
+                    break;
+                }
                 found.push((key.value().1.to_vec(), value.value().1.to_vec()));
             }
             Ok(found)

@@ -11,12 +11,14 @@
 //! moves forward here (`clock`), so that no clock revives a session either.
 //! INVARIANT: when the store fails there is an error, never "no session" and never another's.
 
+mod by_login;
 mod cache;
 mod clock;
 mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -155,6 +157,7 @@ impl Sessions {
         let now = self.clock.at(wall);
         let lifetime = Duration::from_millis(self.absolute_ms.load(Ordering::Relaxed));
         let session = Record::new(login, wall, now, now.plus(lifetime)).into_session(id);
+        by_login::put(self.store.as_ref(), &session).await?;
         self.write(&session).await?;
         self.cache.insert(Arc::clone(&session));
         self.metrics.sessions_started.inc();
@@ -265,8 +268,7 @@ impl Sessions {
             self.announce(session, reason);
             self.cache.insert(Arc::clone(session));
         }
-        self.store.remove(Space::Sessions, &id.0).await?;
-        self.cache.remove(id);
+        self.remove(id, session.as_deref()).await?;
         Ok(session.is_some())
     }
 
@@ -281,23 +283,17 @@ impl Sessions {
             session.provider.as_ref() == provider && session.sid.as_deref() == Some(sid)
         };
         // First those in use: they are over before the store is asked.
+        let mut ids = HashSet::new();
         for session in self.cache.matching(&same) {
             self.announce(&session, reason);
+            ids.insert(session.id);
         }
-        let mut ids: Vec<SessionId> =
-            self.cache.matching(&same).iter().map(|session| session.id).collect();
-        for (key, bytes) in self.store.scan(Space::Sessions).await? {
-            let Ok(key) = <[u8; 32]>::try_from(key.as_slice()) else { continue };
-            let id = SessionId(key);
-            let matches = decoded(id, &bytes).is_some_and(|session| same(&session));
-            if matches && !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
+        ids.extend(by_login::find(self.store.as_ref(), provider, sid).await?);
+        let mut ended = 0;
         for id in &ids {
-            self.end(id, reason).await?;
+            ended += usize::from(self.end(id, reason).await?);
         }
-        Ok(ids.len())
+        Ok(ended)
     }
 
     /// Marks the end and says so, once.
@@ -376,7 +372,15 @@ impl Sessions {
 
     async fn forget(&self, id: &SessionId) -> Result<(), SessionError> {
         let _turn = self.turn(id).await;
+        self.remove(id, self.cache.get(id).as_deref()).await
+    }
+
+    /// From the store first: what is still in there must not be read again. In the session's turn.
+    async fn remove(&self, id: &SessionId, session: Option<&Session>) -> Result<(), SessionError> {
         self.store.remove(Space::Sessions, &id.0).await?;
+        if let Some(session) = session {
+            by_login::remove(self.store.as_ref(), session).await?;
+        }
         self.cache.remove(id);
         Ok(())
     }

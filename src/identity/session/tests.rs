@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -15,6 +15,8 @@ const LIFETIME: Duration = Duration::from_secs(36_000);
 struct Flaky {
     inner: MemoryStore,
     down: AtomicBool,
+    /// Entries that scans have read.
+    scanned: AtomicUsize,
 }
 
 impl Flaky {
@@ -54,8 +56,14 @@ impl Store for Flaky {
     async fn remove(&self, space: Space, key: &[u8]) -> Result<bool, StoreError> {
         self.up()?.remove(space, key).await
     }
-    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.up()?.scan(space).await
+    async fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let found = self.up()?.scan(space, prefix).await?;
+        self.scanned.fetch_add(found.len(), Ordering::SeqCst);
+        Ok(found)
     }
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
         self.up()?.purge(now).await
@@ -304,6 +312,33 @@ async fn the_end_of_a_login_ends_its_sessions_and_no_others() {
     assert!(world.found(&other).await);
     let none = world.sessions.end_login("other", "sid-grace", EndReason::Logout).await.unwrap();
     assert_eq!(none, 0);
+}
+
+#[tokio::test]
+async fn the_end_of_a_login_reads_no_other_logins_sessions() {
+    let world = World::new().await;
+    for user in 0..50 {
+        world.login(&format!("user-{user}")).await;
+    }
+    let (one, _) = world.login("ada").await;
+    let (two, _) = world.login("ada").await;
+    let world = world.restarted().await;
+    assert_eq!(world.sessions.end_login("idp", "sid-ada", EndReason::Logout).await.unwrap(), 2);
+    assert_eq!(world.store.scanned.load(Ordering::SeqCst), 2);
+    assert!(!world.found(&one).await && !world.found(&two).await);
+}
+
+#[tokio::test]
+async fn a_session_leaves_nothing_in_the_store_when_it_ends() {
+    let world = World::new().await;
+    let (_, session) = world.login("ada").await;
+    world.sessions.end(&session.id, EndReason::Logout).await.unwrap();
+    world.login("grace").await;
+    world.clock.advance(IDLE);
+    world.sessions.sweep().await.unwrap();
+    for space in [Space::Sessions, Space::SessionsOfLogins] {
+        assert_eq!(world.store.inner.scan(space, b"").await, Ok(vec![]));
+    }
 }
 
 #[tokio::test]

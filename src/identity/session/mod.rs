@@ -26,7 +26,7 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 pub use self::state::Session;
 
@@ -100,8 +100,9 @@ pub struct Sessions {
     cache: Cache,
     /// Writes of one session take turns.
     turns: Vec<tokio::sync::Mutex<()>>,
-    ended: broadcast::Sender<SessionId>,
-    endings: broadcast::Sender<Ended>,
+    /// Without a bound, so that no end goes unrecorded; what is in it was in the cache, which has one.
+    ended: mpsc::UnboundedSender<Ended>,
+    endings: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
     work: mpsc::Sender<SessionId>,
     queued: tokio::sync::Mutex<mpsc::Receiver<SessionId>>,
 }
@@ -116,6 +117,7 @@ impl Sessions {
     ) -> Result<Arc<Self>, SessionError> {
         let clock = SessionClock::load(store.as_ref(), clock).await?;
         let (work, queued) = mpsc::channel(4096);
+        let (ended, endings) = mpsc::unbounded_channel();
         let sessions = Self {
             store,
             clock,
@@ -124,8 +126,8 @@ impl Sessions {
             absolute_ms: AtomicU64::new(0),
             cache: Cache::new(MAX_CACHED),
             turns: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
-            ended: broadcast::channel(4096).0,
-            endings: broadcast::channel(4096).0,
+            ended,
+            endings: parking_lot::Mutex::new(Some(endings)),
             work,
             queued: tokio::sync::Mutex::new(queued),
         };
@@ -240,14 +242,10 @@ impl Sessions {
         self.admit(session, self.clock.at(now));
     }
 
-    /// Every end of a session, at once. A receiver that lags asks [`Sessions::is_alive`] for each.
-    pub fn on_end(&self) -> broadcast::Receiver<SessionId> {
-        self.ended.subscribe()
-    }
-
-    /// The same, with what the audit log keeps.
-    pub fn endings(&self) -> broadcast::Receiver<Ended> {
-        self.endings.subscribe()
+    /// Every end of a session since the start, once and in order. For the one task that cuts
+    /// connections and keeps records; `None` when it was taken already.
+    pub fn endings(&self) -> Option<mpsc::UnboundedReceiver<Ended>> {
+        self.endings.lock().take()
     }
 
     /// Ends a session: at once in this process, then in the store. With an error it is over here,
@@ -300,9 +298,9 @@ impl Sessions {
     fn announce(&self, session: &Arc<Session>, reason: EndReason) {
         if session.mark_ended() {
             self.metrics.sessions_ended(reason);
-            let _ = self.ended.send(session.id);
             let principal = Arc::clone(&session.principal);
-            let _ = self.endings.send(Ended { id: session.id, principal, reason });
+            // An error says that nobody listens any more: the gate stops.
+            let _ = self.ended.send(Ended { id: session.id, principal, reason });
         }
     }
 

@@ -223,14 +223,28 @@ async fn after_the_clock_was_set_back_a_restart_goes_on_from_the_latest_time() {
 async fn an_ended_session_is_gone_from_cache_and_store_and_is_announced() {
     let world = World::new().await;
     let (value, session) = world.login("ada").await;
-    let mut ends = world.sessions.on_end();
+    let mut ends = world.sessions.endings().unwrap();
+    assert!(world.sessions.endings().is_none());
     assert!(world.sessions.end(&session.id, EndReason::Logout).await.unwrap());
-    assert_eq!(ends.try_recv().unwrap(), session.id);
+    assert_eq!(ends.try_recv().unwrap().id, session.id);
     assert!(ends.try_recv().is_err());
     assert!(!world.sessions.is_alive(&session.id, world.clock.now()));
     assert!(!world.found(&value).await);
     assert!(!world.restarted().await.found(&value).await);
     assert!(!world.sessions.end(&session.id, EndReason::Logout).await.unwrap());
+}
+
+#[tokio::test]
+async fn of_ten_thousand_sessions_that_end_at_once_every_end_is_told() {
+    let world = World::new().await;
+    for user in 0..10_000 {
+        world.login(&user.to_string()).await;
+    }
+    world.clock.advance(IDLE);
+    world.sessions.sweep().await.unwrap();
+    let mut endings = world.sessions.endings().unwrap();
+    let told = std::iter::from_fn(|| endings.try_recv().ok()).count();
+    assert_eq!(told, 10_000);
 }
 
 #[tokio::test]
@@ -289,7 +303,7 @@ async fn a_failing_store_is_an_error_and_not_an_anonymous_user() {
 async fn a_new_login_takes_the_old_ones_place_under_a_new_id() {
     let world = World::new().await;
     let (old, first) = world.login("ada").await;
-    let mut endings = world.sessions.endings();
+    let mut endings = world.sessions.endings().unwrap();
     let (new, second) = world.sessions.create(new_session("ada"), Some(&old)).await.unwrap();
     assert_ne!(first.id, second.id);
     assert_eq!(endings.try_recv().unwrap().reason, EndReason::Replaced);

@@ -117,26 +117,30 @@ pub(crate) async fn a_scan_finds_the_keys_that_begin_so_and_no_others(store: Sha
 
 pub(crate) async fn a_purge_takes_the_expired_and_nothing_else(store: Shared) {
     store.put(Space::Sessions, b"past", b"", at(4)).await.unwrap();
-    store.put(Space::Logins, b"now", b"", at(5)).await.unwrap();
+    store.put(Space::Sessions, b"now", b"", at(5)).await.unwrap();
     store.put(Space::Sessions, b"future", b"", at(6)).await.unwrap();
-    store.put(Space::Keys, b"ever", b"", Timestamp::from_millis(i64::MAX)).await.unwrap();
-    store.put(Space::Keys, b"before 1970", b"", at(-5)).await.unwrap();
+    store.put(Space::Sessions, b"ever", b"", Timestamp::from_millis(i64::MAX)).await.unwrap();
+    store.put(Space::Sessions, b"before 1970", b"", at(-5)).await.unwrap();
+    store.put(Space::Logins, b"past", b"", at(4)).await.unwrap();
     assert_eq!(store.get(Space::Sessions, b"past").await, Ok(Some(vec![])));
-    assert_eq!(store.purge(at(5)).await, Ok(3));
-    assert_eq!(store.purge(at(5)).await, Ok(0));
+    assert_eq!(store.purge(Space::Sessions, at(5)).await, Ok(3));
+    assert_eq!(store.purge(Space::Sessions, at(5)).await, Ok(0));
     assert_eq!(store.get(Space::Sessions, b"past").await, Ok(None));
-    assert_eq!(store.get(Space::Logins, b"now").await, Ok(None));
+    assert_eq!(store.get(Space::Sessions, b"now").await, Ok(None));
     assert_eq!(store.get(Space::Sessions, b"future").await, Ok(Some(vec![])));
-    assert_eq!(store.get(Space::Keys, b"ever").await, Ok(Some(vec![])));
+    assert_eq!(store.get(Space::Sessions, b"ever").await, Ok(Some(vec![])));
+    assert_eq!(store.get(Space::Logins, b"past").await, Ok(Some(vec![])));
+    assert_eq!(store.purge(Space::Logins, at(3)).await, Ok(0));
+    assert_eq!(store.purge(Space::Logins, at(4)).await, Ok(1));
 }
 
 pub(crate) async fn a_later_put_moves_the_expiry(store: Shared) {
     store.put(Space::Sessions, b"key", b"1", at(5)).await.unwrap();
     store.put(Space::Sessions, b"key", b"2", at(50)).await.unwrap();
-    assert_eq!(store.purge(at(10)).await, Ok(0));
+    assert_eq!(store.purge(Space::Sessions, at(10)).await, Ok(0));
     assert_eq!(store.get(Space::Sessions, b"key").await, Ok(Some(b"2".to_vec())));
     store.put(Space::Sessions, b"key", b"3", at(20)).await.unwrap();
-    assert_eq!(store.purge(at(20)).await, Ok(1));
+    assert_eq!(store.purge(Space::Sessions, at(20)).await, Ok(1));
 }
 
 pub(crate) async fn an_expired_entry_counts_as_absent(store: Shared) {
@@ -148,7 +152,7 @@ pub(crate) async fn an_expired_entry_counts_as_absent(store: Shared) {
     assert_eq!(store.get(Space::Logins, b"key").await, Ok(Some(b"1".to_vec())));
     assert_eq!(put(b"3", 30, 10).await, Ok(true));
     assert_eq!(store.get(Space::Logins, b"key").await, Ok(Some(b"3".to_vec())));
-    assert_eq!(store.purge(at(29)).await, Ok(0));
+    assert_eq!(store.purge(Space::Logins, at(29)).await, Ok(0));
 }
 
 pub(crate) async fn of_many_who_put_one_wins(store: Shared) {

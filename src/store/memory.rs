@@ -76,10 +76,10 @@ impl Store for MemoryStore {
         Ok(found.map(|((_, key), entry)| (key.clone(), entry.value.clone())).collect())
     }
 
-    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
+    async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError> {
         let mut entries = self.entries.lock();
         let before = entries.len();
-        entries.retain(|_, entry| entry.expires > now);
+        entries.retain(|(of, _), entry| *of != space || entry.expires > now);
         Ok(before - entries.len())
     }
 }

@@ -60,8 +60,9 @@ pub trait Store: Send + Sync + Debug {
         prefix: &[u8],
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
 
-    /// Forgets what has expired by `now`, in every space; how many values that were.
-    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
+    /// Forgets what of a space has expired by `now`, on the clock that its times were taken from;
+    /// how many values that were.
+    async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError>;
 }
 
 /// Keys of different spaces never meet.

@@ -344,7 +344,11 @@ impl Sessions {
             self.forget(&session.id).await?;
         }
         self.metrics.sessions_active.set(i64::try_from(self.cache.len()).unwrap_or(i64::MAX));
-        self.store.purge(now).await?;
+        self.store.purge(Space::Sessions, now).await?;
+        self.store.purge(Space::SessionsOfLogins, now).await?;
+        // Used logins are dated by the system's clock. Sessions may be ahead of it, and a state that
+        // is purged too early could be used again.
+        self.store.purge(Space::Logins, self.clock.wall()).await?;
         Ok(())
     }
 

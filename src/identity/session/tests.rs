@@ -65,8 +65,8 @@ impl Store for Flaky {
         self.scanned.fetch_add(found.len(), Ordering::SeqCst);
         Ok(found)
     }
-    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.up()?.purge(now).await
+    async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError> {
+        self.up()?.purge(space, now).await
     }
 }
 
@@ -217,6 +217,21 @@ async fn after_the_clock_was_set_back_a_restart_goes_on_from_the_latest_time() {
     assert!(!world.found(&idle).await);
     let (fresh, _) = world.login("grace").await;
     assert!(world.found(&fresh).await);
+}
+
+#[tokio::test]
+async fn a_used_login_is_remembered_when_the_sessions_are_ahead_of_the_clock() {
+    let world = World::new().await;
+    world.clock.advance(Duration::from_secs(86_400));
+    world.sessions.sweep().await.unwrap();
+    world.set_back(Duration::from_secs(86_400));
+    let used = world.clock.now().plus(Duration::from_secs(1200));
+    world.store.put(Space::Logins, b"used", b"", used).await.unwrap();
+    world.sessions.sweep().await.unwrap();
+    assert_eq!(world.store.get(Space::Logins, b"used").await, Ok(Some(vec![])));
+    world.clock.advance(Duration::from_secs(1200));
+    world.sessions.sweep().await.unwrap();
+    assert_eq!(world.store.get(Space::Logins, b"used").await, Ok(None));
 }
 
 #[tokio::test]

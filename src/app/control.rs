@@ -318,7 +318,7 @@ impl Control {
             let key = Arc::as_ptr(&entry.pool).addr();
             match self.tended.iter().position(|(known, _)| *known == key) {
                 Some(index) => tended.push(self.tended.swap_remove(index)),
-                None => tended.push((key, self.upkeep.spawn(entry.pool.health()))),
+                None => tended.push((key, self.upkeep.spawn(entry.pool.health(metrics)))),
             }
         }
         for (_, gone) in self.tended.drain(..) {

@@ -1,12 +1,13 @@
 //! The one task that changes a running gate: reload, the end of sessions, housekeeping.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,7 @@ use crate::audit;
 use crate::config::finding::Finding;
 use crate::config::model::{Config, ListenerRole};
 use crate::config::watch::{self, Watcher};
+use crate::domain::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
 use crate::identity::login::LoginStates;
@@ -31,6 +33,12 @@ use super::assemble::{Assembly, assemble};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
+/// How long the end of a session that the audit log had no room for waits for the next try.
+const RECORD_AGAIN: Duration = Duration::from_millis(100);
+
+/// How often that is tried when the gate stops.
+const LAST_TRIES: usize = 20;
+
 /// What is known about a running gate besides its snapshot.
 #[derive(Debug)]
 pub struct Control {
@@ -45,6 +53,10 @@ pub struct Control {
     generation: u64,
     upkeep: JoinSet<()>,
     tended: Vec<(usize, AbortHandle)>,
+    endings: Option<UnboundedReceiver<Ended>>,
+    /// Ends of sessions that the audit log has no record of yet. More may end at once than its
+    /// queue takes.
+    unrecorded: VecDeque<(Timestamp, Event)>,
 }
 
 /// What `/readyz` tells.
@@ -70,6 +82,7 @@ impl Control {
             identity_provider_reachable: None,
         };
         Self {
+            endings: gate.sessions.endings(),
             gate,
             state: Arc::new(Mutex::new(State { readiness })),
             path: path.to_owned(),
@@ -81,6 +94,7 @@ impl Control {
             generation: 1,
             upkeep: JoinSet::new(),
             tended: Vec::new(),
+            unrecorded: VecDeque::new(),
         }
     }
 
@@ -117,7 +131,6 @@ impl Control {
     pub async fn run(&mut self, stop: &CancellationToken) -> std::io::Result<()> {
         let mut hangups = signal(SignalKind::hangup())?;
         let mut watcher = self.watcher();
-        let mut endings = self.gate.sessions.endings();
         let sessions = Arc::clone(&self.gate.sessions);
         self.upkeep.spawn(async move { sessions.maintain().await });
         self.applied();
@@ -125,14 +138,10 @@ impl Control {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                ended = endings.recv() => match ended {
-                    Ok(ended) => self.session_ended(&ended),
-                    Err(RecvError::Lagged(missed)) => {
-                        tracing::error!(missed, "ends of sessions were not recorded in time");
-                        self.gate.live.wake_all();
-                    }
-                    Err(RecvError::Closed) => return Ok(()),
-                },
+                Some(ended) = next(self.endings.as_mut()) => self.session_ended(&ended),
+                () = tokio::time::sleep(RECORD_AGAIN), if !self.unrecorded.is_empty() => {
+                    self.try_record_endings();
+                }
                 Some(()) = hangups.recv() => {
                     tracing::info!("SIGHUP: reading the configuration again");
                     self.reload(&mut watcher).await;
@@ -156,19 +165,44 @@ impl Control {
     }
 
     /// Connections that live under the session are cut at once.
-    fn session_ended(&self, ended: &Ended) {
+    fn session_ended(&mut self, ended: &Ended) {
         self.gate.live.session_ended(&ended.id);
         let now = self.gate.clock.now();
-        record::note(
-            &self.gate,
-            now,
-            Event::SessionEnded {
-                id: DecisionId::new(now, random_u128()),
-                session: ended.id.short(),
-                principal: Arc::clone(&ended.principal.id),
-                reason: ended.reason,
-            },
-        );
+        let event = Event::SessionEnded {
+            id: DecisionId::new(now, random_u128()),
+            session: ended.id.short(),
+            principal: Arc::clone(&ended.principal.id),
+            reason: ended.reason,
+        };
+        self.unrecorded.push_back((now, event));
+        self.try_record_endings();
+    }
+
+    /// Records the ends of sessions in their order, as many as the audit log has room for.
+    fn try_record_endings(&mut self) {
+        while let Some((at, event)) = self.unrecorded.front() {
+            if self.gate.audit.append(*at, event.clone()).is_err() {
+                return;
+            }
+            self.unrecorded.pop_front();
+        }
+    }
+    /// Records the ends of sessions that are left when all requests are over.
+    pub async fn finish(&mut self) {
+        while let Some(Ok(ended)) = self.endings.as_mut().map(UnboundedReceiver::try_recv) {
+            self.session_ended(&ended);
+        }
+        for _ in 0..LAST_TRIES {
+            if self.unrecorded.is_empty() {
+                return;
+            }
+            tokio::time::sleep(RECORD_AGAIN).await;
+            self.try_record_endings();
+        }
+        let sessions = self.unrecorded.len();
+        if sessions > 0 {
+            tracing::error!(sessions, "the ends of sessions were not recorded");
+        }
     }
 
     /// Builds the new configuration beside the old one and swaps, or changes nothing.
@@ -282,7 +316,7 @@ impl Control {
             let key = Arc::as_ptr(&entry.pool).addr();
             match self.tended.iter().position(|(known, _)| *known == key) {
                 Some(index) => tended.push(self.tended.swap_remove(index)),
-                None => tended.push((key, self.upkeep.spawn(entry.pool.health()))),
+                None => tended.push((key, self.upkeep.spawn(entry.pool.health(metrics)))),
             }
         }
         for (_, gone) in self.tended.drain(..) {
@@ -330,6 +364,13 @@ fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
     must_stay(old.audit == new.audit, "audit");
     must_stay(old.store == new.store, "store");
     if findings.is_empty() { Ok(()) } else { Err(findings) }
+}
+
+async fn next(endings: Option<&mut UnboundedReceiver<Ended>>) -> Option<Ended> {
+    match endings {
+        Some(endings) => endings.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn changed(watcher: &mut Option<Watcher>) {

@@ -162,6 +162,7 @@ impl Running {
         }
         tracing::info!("stopping: running requests may finish");
         self.workers.shutdown(DRAIN).await;
+        self.control.finish().await;
         if let Err(error) = gate.sessions.write_back().await {
             tracing::error!(%error, "the last activity of sessions was not kept");
         }

@@ -154,14 +154,31 @@ impl AuditLog {
     /// When the queue is full, the event is larger than 512 KiB, or the log was closed. The
     /// caller must not let happen what the event is about.
     pub fn append(&self, at: Timestamp, event: Event) -> Result<Ticket, AuditUnavailable> {
-        let event = record::encode(&event).ok().filter(|event| event.len() <= record::MAX_EVENT);
-        let Some(event) = event else { return Err(self.refuse()) };
+        self.enqueue(at, &event, self.shared.capacity).inspect_err(|_| {
+            self.shared.metrics.audit_denied.inc();
+        })
+    }
+
+    /// As [`append`](Self::append), for what strangers can cause as often as they like and nothing
+    /// is granted by: it is kept while less than half of the queue is taken. The other half stays
+    /// for access, its denials and sessions, so that strangers can't lock users out.
+    ///
+    /// # Errors
+    /// When there is no room, or as for `append`. The record is dropped, and counted.
+    pub fn append_minor(&self, at: Timestamp, event: Event) -> Result<Ticket, AuditUnavailable> {
+        self.enqueue(at, &event, self.shared.capacity / 2).inspect_err(|_| {
+            self.shared.metrics.audit_dropped.inc();
+        })
+    }
+
+    fn enqueue(&self, at: Timestamp, event: &Event, room: u64) -> Result<Ticket, AuditUnavailable> {
+        let event = record::encode(event).ok().filter(|event| event.len() <= record::MAX_EVENT);
+        let Some(event) = event else { return Err(AuditUnavailable) };
         let shared = &self.shared;
         let mut state = shared.state.lock();
         let outstanding = shared.outstanding(&state);
-        if state.dead || state.closing || outstanding >= shared.capacity {
-            drop(state);
-            return Err(self.refuse());
+        if state.dead || state.closing || outstanding >= room {
+            return Err(AuditUnavailable);
         }
         let sequence = state.next;
         state.next += 1;
@@ -174,11 +191,6 @@ impl AuditLog {
         shared.metrics.audit_queue.set(i64::try_from(outstanding + 1).unwrap_or(i64::MAX));
         drop(state);
         Ok(Ticket { sequence, shared: Arc::clone(shared) })
-    }
-
-    fn refuse(&self) -> AuditUnavailable {
-        self.shared.metrics.audit_denied.inc();
-        AuditUnavailable
     }
 
     /// The records' lines as they are written, for a live view. A receiver that lags more than

@@ -18,6 +18,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::header::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::cookie::{self, CookieState};
 use crate::domain::canonical::{Authority, CanonicalPath};
@@ -32,6 +33,13 @@ pub const MAX_LOGINS: usize = 5;
 
 /// Longest way back, in bytes. Longer ones become `/`; the cookie has to stay small.
 const MAX_RETURN_TO: usize = 1024;
+
+/// States that are written as used at the same time. Whoever begins logins can have that done, and
+/// the store writes one at a time.
+const MAX_WRITES: usize = 8;
+
+/// How long a callback waits for its turn to be written.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 const COOKIE_PREFIX: &str = "__Host-wicketgate-login-";
 const KEY_NAME: &[u8] = b"login-state";
@@ -65,6 +73,8 @@ pub enum LoginStateError {
     Store(#[from] StoreError),
     #[error("the key for login cookies in the store is broken; remove `login-state` from it")]
     BadKey,
+    #[error("too many logins come back at the same time")]
+    Busy,
     #[error("no randomness, or no room in a header")]
     Internal,
 }
@@ -93,6 +103,7 @@ pub struct LoginStates {
     key: RandomizedNonceKey,
     store: Arc<dyn Store>,
     clock: Clock,
+    writes: Semaphore,
 }
 
 impl LoginStates {
@@ -106,7 +117,7 @@ impl LoginStates {
         let key = super::keys::load_or_put(store.as_ref(), KEY_NAME, &fresh, clock.now()).await?;
         let key =
             RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| LoginStateError::BadKey)?;
-        Ok(Self { key, store, clock })
+        Ok(Self { key, store, clock, writes: Semaphore::new(MAX_WRITES) })
     }
 
     /// Seals a login into its cookie; the header fields also clear the oldest of too many.
@@ -171,10 +182,15 @@ impl LoginStates {
     }
 
     /// Uses the state up; the second time it is refused.
+    ///
+    /// # Errors
+    /// `Busy` when the store has more of them to write than it can in two seconds.
     pub async fn consume(&self, login: &LoginState) -> Result<(), LoginStateError> {
         let key = digest::digest(&digest::SHA256, login.state.as_bytes());
         // Twice the lifetime, so that a clock set back a little revives no state.
         let expires = login.expires.plus(LIFETIME);
+        let turn = tokio::time::timeout(MAX_WAIT, self.writes.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(LoginStateError::Busy) };
         let fresh = self
             .store
             .put_if_absent(Space::Logins, key.as_ref(), b"", expires, self.clock.now())
@@ -338,6 +354,17 @@ mod tests {
             states.consume(&login).await,
             Err(LoginStateError::Refused(StateError::Replayed))
         ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_state_is_refused_when_too_many_are_being_written() {
+        let clock = clock();
+        let states = states(&clock).await;
+        let login = login(&clock);
+        let stalled = states.writes.acquire_many(8).await.unwrap();
+        assert!(matches!(states.consume(&login).await, Err(LoginStateError::Busy)));
+        drop(stalled);
+        states.consume(&login).await.unwrap();
     }
 
     #[tokio::test]

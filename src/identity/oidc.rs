@@ -82,6 +82,7 @@ impl From<LoginStateError> for LoginError {
         match error {
             LoginStateError::Store(error) => Self::StoreUnavailable(error),
             LoginStateError::Refused(error) => error.into(),
+            // `Busy` among them.
             other => Self::StoreUnavailable(StoreError::Failed(other.to_string())),
         }
     }
@@ -231,11 +232,12 @@ impl Provider {
         let login = self.logins.open(state, callback.headers, callback.host, name)?;
         let metadata = self.discovery.metadata().await?;
         check_issuer(&metadata, answer.iss.as_deref())?;
-        self.logins.consume(&login).await?;
         if let Some(error) = answer.error {
             return Err(LoginError::Rejected(printable(&error)));
         }
         let code = answer.code.ok_or_else(|| LoginError::invalid("the callback has no code"))?;
+        // Last before the code is redeemed: what redeems nothing writes nothing.
+        self.logins.consume(&login).await?;
         let tokens = self.redeem(&metadata, &login, code, callback.host).await?;
         let verified = self.verify(&metadata, &tokens, &login).await?;
         let userinfo = self.userinfo(&metadata, &tokens, &verified.claims).await?;

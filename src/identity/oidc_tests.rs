@@ -18,7 +18,7 @@ use super::oidc::{Callback, Login, LoginError, LoginRedirect, LoginStart, Provid
 use crate::config::model::{ClaimNames, IdentityProvider, Issuer};
 use crate::domain::canonical::Authority;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::store::{MemoryStore, Store};
+use crate::store::{MemoryStore, Space, Store};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -44,6 +44,7 @@ struct World {
     script: Arc<Mutex<Script>>,
     key_fetches: Arc<AtomicUsize>,
     clock: Clock,
+    store: Arc<dyn Store>,
 }
 
 fn new_key(kid: &str) -> (EncodingKey, Value) {
@@ -152,7 +153,7 @@ impl World {
         tokio::spawn(serve(listener, Arc::clone(&script), Arc::clone(&key_fetches)));
         let clock = Clock::manual(Timestamp::from_seconds(NOW));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let logins = LoginStates::load_or_create(store, clock.clone()).await.unwrap();
+        let logins = LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await.unwrap();
         let config = IdentityProvider {
             name: "idp".into(),
             display_name: "IdP".into(),
@@ -171,7 +172,7 @@ impl World {
             timeout: Duration::from_secs(20),
         };
         let provider = Provider::new(Arc::new(config), Arc::new(logins), clock.clone()).unwrap();
-        Self { provider, script, key_fetches, clock }
+        Self { provider, script, key_fetches, clock, store }
     }
 
     fn host() -> Authority {
@@ -321,6 +322,9 @@ async fn the_providers_no_is_not_an_invalid_callback() {
     let query = format!("error=access_denied%0d%0a<b>&state={state}");
     let refused = world.finish(&query, &cookies).await;
     assert!(matches!(refused, Err(LoginError::Rejected(code)) if code == "access_deniedb"));
+    let nothing = world.finish(&format!("state={state}"), &cookies).await;
+    assert!(matches!(nothing, Err(LoginError::Invalid(_))));
+    assert_eq!(world.store.scan(Space::Logins, b"").await, Ok(vec![]), "nothing was written");
 }
 
 #[tokio::test]

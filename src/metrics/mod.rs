@@ -81,6 +81,8 @@ pub struct Metrics {
     pub audit_records: IntCounter,
     /// Appends refused because a record could not be kept; each is a request that was denied.
     pub audit_denied: IntCounter,
+    /// Records of refusals dropped because half of the queue was taken.
+    pub audit_dropped: IntCounter,
     /// Failed attempts to write or sync the audit log.
     pub audit_write_errors: IntCounter,
     /// 1 while the audit log can be written, else 0: the alarm.
@@ -220,6 +222,10 @@ impl Metrics {
             audit_denied: add.counter(
                 "wicketgate_audit_denied_total",
                 "Audit records refused because they could not be kept; the access was denied.",
+            ),
+            audit_dropped: add.counter(
+                "wicketgate_audit_dropped_total",
+                "Records of refused requests and failed logins dropped for want of room.",
             ),
             audit_write_errors: add.counter(
                 "wicketgate_audit_write_errors_total",

@@ -88,7 +88,7 @@ fn decision_event(
 }
 
 /// A refusal for another reason than a policy. Nothing was granted, so a full log changes nothing
-/// for the client; it shows in the log's own alarm.
+/// for the client; it shows in the log's own alarm and in a metric.
 pub fn refusal(gate: &Gate, arrival: &Arrival, refusal: &Refusal) {
     let head = &arrival.head;
     let host = head
@@ -96,7 +96,7 @@ pub fn refusal(gate: &Gate, arrival: &Arrival, refusal: &Refusal) {
         .get(http::header::HOST)
         .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
         .or_else(|| head.uri.authority().map(|authority| authority.as_str().to_owned()));
-    note(
+    minor(
         gate,
         arrival.at,
         Event::Refused {
@@ -111,6 +111,13 @@ pub fn refusal(gate: &Gate, arrival: &Arrival, refusal: &Refusal) {
             principal: arrival.principal.clone(),
         },
     );
+}
+
+/// What anybody can cause: it may not take the room that permits need.
+pub fn minor(gate: &Gate, at: Timestamp, event: Event) {
+    if let Err(error) = gate.audit.append_minor(at, event) {
+        tracing::debug!(%error, "the record of a refusal was not kept");
+    }
 }
 
 pub fn note(gate: &Gate, at: Timestamp, event: Event) {

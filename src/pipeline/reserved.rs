@@ -177,7 +177,7 @@ fn login_failed(
     error: LoginError,
 ) -> Refusal {
     gate.metrics.logins(if error.status() >= 500 { "unavailable" } else { "failure" });
-    record::note(
+    record::minor(
         gate,
         arrival.at,
         Event::LoginFailed {

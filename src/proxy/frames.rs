@@ -6,7 +6,8 @@
 //!
 //! INVARIANT: when a client may not send, not one byte of a data frame reaches the back end, and
 //! what does reach it is still a valid stream of frames. Therefore a message is passed or dropped
-//! from its first frame on, and one that loses its permission half-way ends the connection.
+//! from its first frame on, and one that loses its permission half-way, between two frames or
+//! inside of one, ends the connection.
 
 /// Largest frame payload that a client may send, in bytes.
 pub const MAX_FRAME: u64 = 16 * 1024 * 1024;
@@ -151,6 +152,10 @@ pub struct Scanner {
     /// Payload bytes of the current frame still to come.
     remaining: u64,
     passing: bool,
+    /// Whether the current frame is one of data.
+    data: bool,
+    /// Whether something of a data frame has passed since this was last asked.
+    data_passed: bool,
     message: Message,
     closed: bool,
 }
@@ -163,6 +168,8 @@ impl Scanner {
             header: Header::default(),
             remaining: 0,
             passing: false,
+            data: false,
+            data_passed: false,
             message: Message::None,
             closed: false,
         }
@@ -179,9 +186,15 @@ impl Scanner {
         self.closed
     }
 
+    /// Whether something of a data frame has passed since the last call: what a person or a program
+    /// sends, as against the pings and pongs that go on without them.
+    pub fn take_data_passed(&mut self) -> bool {
+        std::mem::take(&mut self.data_passed)
+    }
+
     /// Looks at the next bytes, in whatever pieces they arrive, and appends to `out` what may be
-    /// forwarded. `may_send` is asked once for each data frame. Returns how many data frames were
-    /// dropped; after an error `out` holds what came before it.
+    /// forwarded. `may_send` is asked for each data frame, and again for each piece of its payload.
+    /// Returns how many data frames were dropped; after an error `out` holds what came before it.
     pub fn scan(
         &mut self,
         mut input: &[u8],
@@ -191,12 +204,18 @@ impl Scanner {
         let mut dropped = 0;
         while !input.is_empty() {
             if self.remaining > 0 {
+                // A frame works on the back end when its last byte arrives, so until then it needs
+                // the permission that it began with.
+                if self.passing && self.data && !may_send() {
+                    return Err(FrameError::Interrupted);
+                }
                 let length = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(input.len());
                 let (payload, rest) = input.split_at(length);
                 input = rest;
                 self.remaining -= u64::try_from(length).unwrap_or(0);
                 if self.passing {
                     out.extend_from_slice(payload);
+                    self.data_passed |= self.data;
                 }
                 continue;
             }
@@ -207,6 +226,7 @@ impl Scanner {
             let Some(header) = self.header.take(&mut input) else { return Ok(dropped) };
             let frame = Frame::parse(header)?;
             check_client_frame(frame, self.compression)?;
+            self.data = matches!(frame.kind, Kind::Message | Kind::Continuation);
             self.passing = match frame.kind {
                 Kind::Close => {
                     self.closed = true;
@@ -220,6 +240,7 @@ impl Scanner {
                 }
             };
             if self.passing {
+                self.data_passed |= self.data;
                 out.extend_from_slice(
                     self.header.bytes.get(..self.header.have).unwrap_or_default(),
                 );

@@ -39,7 +39,8 @@ impl Ending {
 pub trait Rights {
     fn may_send(&self) -> bool;
     fn frame_dropped(&self);
-    /// The client sent something that passed.
+    /// The client sent data that passed. Pings, pongs and the close frame don't count: browsers
+    /// answer a back end's pings with nobody there.
     fn active(&self);
 }
 
@@ -78,8 +79,10 @@ where
                 moved.now();
                 let input = buffer.get(..count).unwrap_or_default();
                 let scanned = scanner.scan(input, &mut out, || rights.may_send());
-                if !out.is_empty() {
+                if scanner.take_data_passed() {
                     rights.active();
+                }
+                if !out.is_empty() {
                     written = false;
                     to_upstream.write_all(&out).await.ok()?;
                     to_upstream.flush().await.ok()?;

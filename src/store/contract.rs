@@ -14,6 +14,7 @@ macro_rules! suite {
             any_bytes_are_keys_and_values,
             what_was_removed_is_absent_and_removed_once,
             a_scan_is_ordered_and_whole,
+            a_scan_finds_the_keys_that_begin_so_and_no_others,
             a_purge_takes_the_expired_and_nothing_else,
             a_later_put_moves_the_expiry,
             an_expired_entry_counts_as_absent,
@@ -55,7 +56,7 @@ pub(crate) async fn a_later_put_takes_the_place_of_an_earlier_one(store: Shared)
     store.put(Space::Keys, b"key", b"a longer first", at(10)).await.unwrap();
     store.put(Space::Keys, b"key", b"second", at(10)).await.unwrap();
     assert_eq!(store.get(Space::Keys, b"key").await, Ok(Some(b"second".to_vec())));
-    assert_eq!(store.scan(Space::Keys).await.unwrap().len(), 1);
+    assert_eq!(store.scan(Space::Keys, b"").await.unwrap().len(), 1);
 }
 
 pub(crate) async fn spaces_do_not_meet(store: Shared) {
@@ -66,8 +67,11 @@ pub(crate) async fn spaces_do_not_meet(store: Shared) {
     store.remove(Space::Keys, b"key").await.unwrap();
     assert_eq!(store.get(Space::Sessions, b"key").await, Ok(Some(b"Sessions".to_vec())));
     assert_eq!(store.get(Space::Keys, b"key").await, Ok(None));
-    assert_eq!(store.scan(Space::Keys).await, Ok(vec![]));
-    assert_eq!(store.scan(Space::Logins).await, Ok(vec![(b"key".to_vec(), b"Logins".to_vec())]));
+    assert_eq!(store.scan(Space::Keys, b"").await, Ok(vec![]));
+    assert_eq!(
+        store.scan(Space::Logins, b"").await,
+        Ok(vec![(b"key".to_vec(), b"Logins".to_vec())])
+    );
 }
 
 pub(crate) async fn any_bytes_are_keys_and_values(store: Shared) {
@@ -78,7 +82,7 @@ pub(crate) async fn any_bytes_are_keys_and_values(store: Shared) {
         store.put(Space::Logins, key, b"", at(10)).await.unwrap();
         assert_eq!(store.get(Space::Logins, key).await, Ok(Some(Vec::new())));
     }
-    assert_eq!(store.scan(Space::Logins).await.unwrap().len(), 4);
+    assert_eq!(store.scan(Space::Logins, b"").await.unwrap().len(), 4);
 }
 
 pub(crate) async fn what_was_removed_is_absent_and_removed_once(store: Shared) {
@@ -95,31 +99,48 @@ pub(crate) async fn a_scan_is_ordered_and_whole(store: Shared) {
     store.put(Space::Keys, &[9], &[9], at(10)).await.unwrap();
     let expected: Vec<(Vec<u8>, Vec<u8>)> =
         [0, 1, 2, 3, 0xff].map(|key| (vec![key], vec![key])).into();
-    assert_eq!(store.scan(Space::Sessions).await, Ok(expected));
+    assert_eq!(store.scan(Space::Sessions, b"").await, Ok(expected));
+}
+
+pub(crate) async fn a_scan_finds_the_keys_that_begin_so_and_no_others(store: Shared) {
+    for key in [&b"a"[..], b"ab", b"ab\xff", b"abc", b"ac", b"b"] {
+        store.put(Space::Sessions, key, b"", at(10)).await.unwrap();
+    }
+    store.put(Space::SessionsOfLogins, b"abz", b"", at(10)).await.unwrap();
+    let found = store.scan(Space::Sessions, b"ab").await.unwrap();
+    let keys: Vec<&[u8]> = found.iter().map(|(key, _)| key.as_slice()).collect();
+    assert_eq!(keys, [&b"ab"[..], b"abc", b"ab\xff"]);
+    let last = store.scan(Space::SessionsOfLogins, b"ab").await.unwrap();
+    assert_eq!(last, [(b"abz".to_vec(), vec![])]);
+    assert_eq!(store.scan(Space::Sessions, b"\xff").await, Ok(vec![]));
 }
 
 pub(crate) async fn a_purge_takes_the_expired_and_nothing_else(store: Shared) {
     store.put(Space::Sessions, b"past", b"", at(4)).await.unwrap();
-    store.put(Space::Logins, b"now", b"", at(5)).await.unwrap();
+    store.put(Space::Sessions, b"now", b"", at(5)).await.unwrap();
     store.put(Space::Sessions, b"future", b"", at(6)).await.unwrap();
-    store.put(Space::Keys, b"ever", b"", Timestamp::from_millis(i64::MAX)).await.unwrap();
-    store.put(Space::Keys, b"before 1970", b"", at(-5)).await.unwrap();
+    store.put(Space::Sessions, b"ever", b"", Timestamp::from_millis(i64::MAX)).await.unwrap();
+    store.put(Space::Sessions, b"before 1970", b"", at(-5)).await.unwrap();
+    store.put(Space::Logins, b"past", b"", at(4)).await.unwrap();
     assert_eq!(store.get(Space::Sessions, b"past").await, Ok(Some(vec![])));
-    assert_eq!(store.purge(at(5)).await, Ok(3));
-    assert_eq!(store.purge(at(5)).await, Ok(0));
+    assert_eq!(store.purge(Space::Sessions, at(5)).await, Ok(3));
+    assert_eq!(store.purge(Space::Sessions, at(5)).await, Ok(0));
     assert_eq!(store.get(Space::Sessions, b"past").await, Ok(None));
-    assert_eq!(store.get(Space::Logins, b"now").await, Ok(None));
+    assert_eq!(store.get(Space::Sessions, b"now").await, Ok(None));
     assert_eq!(store.get(Space::Sessions, b"future").await, Ok(Some(vec![])));
-    assert_eq!(store.get(Space::Keys, b"ever").await, Ok(Some(vec![])));
+    assert_eq!(store.get(Space::Sessions, b"ever").await, Ok(Some(vec![])));
+    assert_eq!(store.get(Space::Logins, b"past").await, Ok(Some(vec![])));
+    assert_eq!(store.purge(Space::Logins, at(3)).await, Ok(0));
+    assert_eq!(store.purge(Space::Logins, at(4)).await, Ok(1));
 }
 
 pub(crate) async fn a_later_put_moves_the_expiry(store: Shared) {
     store.put(Space::Sessions, b"key", b"1", at(5)).await.unwrap();
     store.put(Space::Sessions, b"key", b"2", at(50)).await.unwrap();
-    assert_eq!(store.purge(at(10)).await, Ok(0));
+    assert_eq!(store.purge(Space::Sessions, at(10)).await, Ok(0));
     assert_eq!(store.get(Space::Sessions, b"key").await, Ok(Some(b"2".to_vec())));
     store.put(Space::Sessions, b"key", b"3", at(20)).await.unwrap();
-    assert_eq!(store.purge(at(20)).await, Ok(1));
+    assert_eq!(store.purge(Space::Sessions, at(20)).await, Ok(1));
 }
 
 pub(crate) async fn an_expired_entry_counts_as_absent(store: Shared) {
@@ -131,7 +152,7 @@ pub(crate) async fn an_expired_entry_counts_as_absent(store: Shared) {
     assert_eq!(store.get(Space::Logins, b"key").await, Ok(Some(b"1".to_vec())));
     assert_eq!(put(b"3", 30, 10).await, Ok(true));
     assert_eq!(store.get(Space::Logins, b"key").await, Ok(Some(b"3".to_vec())));
-    assert_eq!(store.purge(at(29)).await, Ok(0));
+    assert_eq!(store.purge(Space::Logins, at(29)).await, Ok(0));
 }
 
 pub(crate) async fn of_many_who_put_one_wins(store: Shared) {

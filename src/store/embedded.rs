@@ -192,6 +192,7 @@ const fn number(space: Space) -> u8 {
         Space::Sessions => 1,
         Space::Keys => 2,
         Space::Logins => 3,
+        Space::SessionsOfLogins => 4,
     }
 }
 
@@ -237,22 +238,23 @@ impl<'t> Tables<'t> {
         Ok(earlier.is_some())
     }
 
-    fn purge(&mut self, now: i64) -> Result<usize, redb::Error> {
-        let mut purged = 0;
-        loop {
-            let oldest = self.expiry.first()?.map(|(entry, _)| {
-                let (expires, space, key) = entry.value();
-                (expires, space, key.to_vec())
-            });
-            let Some((expires, space, key)) = oldest.filter(|(expires, ..)| *expires <= now) else {
-                break;
-            };
-            self.remove(space, &key)?;
-            // Also where the value is gone already: the loop then ends whatever the file holds.
-            self.expiry.remove((expires, space, key.as_slice()))?;
-            purged += 1;
+    fn purge(&mut self, space: u8, now: i64) -> Result<usize, redb::Error> {
+        let none: &[u8] = &[];
+        let mut due = Vec::new();
+        // Of other spaces it meets only what is due by this clock and not yet by theirs.
+        for entry in self.expiry.range(..(now.saturating_add(1), 0, none))? {
+            let (entry, _) = entry?;
+            let (expires, of, key) = entry.value();
+            if of == space {
+                due.push((expires, key.to_vec()));
+            }
         }
-        Ok(purged)
+        for (expires, key) in &due {
+            self.remove(space, key)?;
+            // Also where the value is gone already: the entry then goes whatever the file holds.
+            self.expiry.remove((*expires, space, key.as_slice()))?;
+        }
+        Ok(due.len())
     }
 }
 
@@ -311,10 +313,22 @@ impl Store for EmbeddedStore {
     async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         self.read(move |database| {
             let values = database.begin_read()?.open_table(VALUES)?;
+    async fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let prefix = prefix.to_vec();
+        self.blocking(move |store| {
+            let values = store.database.begin_read()?.open_table(VALUES)?;
             let none: &[u8] = &[];
             let mut found = Vec::new();
-            for entry in values.range((number(space), none)..(number(space) + 1, none))? {
+            let from = (number(space), prefix.as_slice());
+            for entry in values.range(from..(number(space) + 1, none))? {
                 let (key, value) = entry?;
+                if !key.value().1.starts_with(&prefix) {
+                    break;
+                }
                 found.push((key.value().1.to_vec(), value.value().1.to_vec()));
             }
             Ok(found)
@@ -324,6 +338,19 @@ impl Store for EmbeddedStore {
 
     async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
         self.write(move |transaction| Tables::open(transaction)?.purge(now.as_millis())).await
+    async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError> {
+        self.blocking(move |store| {
+            let expiry = store.database.begin_read()?.open_table(EXPIRY)?;
+            let first = expiry.first()?.map(|(oldest, _)| oldest.value().0);
+            if first.is_none_or(|oldest| oldest > now.as_millis()) {
+                // Most of the time: no write, no fsync.
+                return Ok(0);
+            }
+            store.write(|transaction| {
+                Tables::open(transaction)?.purge(number(space), now.as_millis())
+            })
+        })
+        .await
     }
 }
 

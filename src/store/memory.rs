@@ -64,16 +64,22 @@ impl Store for MemoryStore {
         Ok(self.entries.lock().remove(&(space, key.to_vec())).is_some())
     }
 
-    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    async fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let entries = self.entries.lock();
-        let found = entries.iter().filter(|((of, _), _)| *of == space);
+        let found = entries
+            .range((space, prefix.to_vec())..)
+            .take_while(|((of, key), _)| *of == space && key.starts_with(prefix));
         Ok(found.map(|((_, key), entry)| (key.clone(), entry.value.clone())).collect())
     }
 
-    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
+    async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError> {
         let mut entries = self.entries.lock();
         let before = entries.len();
-        entries.retain(|_, entry| entry.expires > now);
+        entries.retain(|(of, _), entry| *of != space || entry.expires > now);
         Ok(before - entries.len())
     }
 }

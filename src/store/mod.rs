@@ -53,11 +53,16 @@ pub trait Store: Send + Sync + Debug {
     /// Forgets the value; true when there was one. Of several callers, exactly one gets true.
     async fn remove(&self, space: Space, key: &[u8]) -> Result<bool, StoreError>;
 
-    /// Every key and value of a space, in the order of the keys.
-    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    /// Every key that begins so, and its value, in the order of the keys. Reads no others.
+    async fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
 
-    /// Forgets what has expired by `now`, in every space; how many values that were.
-    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError>;
+    /// Forgets what of a space has expired by `now`, on the clock that its times were taken from;
+    /// how many values that were.
+    async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError>;
 }
 
 /// Keys of different spaces never meet.
@@ -65,6 +70,8 @@ pub trait Store: Send + Sync + Debug {
 pub enum Space {
     /// Sessions, under the hash of their secret.
     Sessions,
+    /// Which sessions came from one login at the provider.
+    SessionsOfLogins,
     /// The gate's own signing keys.
     Keys,
     /// Logins in progress: state, nonce and verifier until the provider calls back.
@@ -72,7 +79,7 @@ pub enum Space {
 }
 
 impl Space {
-    pub const ALL: [Self; 3] = [Self::Sessions, Self::Keys, Self::Logins];
+    pub const ALL: [Self; 4] = [Self::Sessions, Self::SessionsOfLogins, Self::Keys, Self::Logins];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

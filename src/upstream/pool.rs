@@ -49,15 +49,15 @@ pub struct Pool {
     credential: Option<(HeaderName, HeaderValue)>,
     origins: Vec<Authority>,
     metrics: RouteMetrics,
-    health: Health,
+    route: Arc<str>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
 }
 
 /// The gauges that the background task keeps, one an endpoint.
-#[derive(Clone, Debug)]
 struct Health {
     gauges: Arc<Vec<IntGauge>>,
+    gauges: Vec<prometheus::IntGauge>,
     interval: Option<Duration>,
 }
 
@@ -114,16 +114,6 @@ impl Pool {
                 targets,
             }))
         });
-        let gauges = upstream.endpoints.iter().map(|endpoint| {
-            let label = format!("{}:{}", endpoint.host, endpoint.port);
-            let gauge = metrics.upstream_healthy(&route.name, &label);
-            gauge.set(1);
-            gauge
-        });
-        let health = Health {
-            gauges: Arc::new(gauges.collect()),
-            interval: upstream.health.as_ref().map(|check| check.interval),
-        };
         let stop = CancellationToken::new();
         Ok(Arc::new(Self {
             scheme,
@@ -133,7 +123,7 @@ impl Pool {
             credential,
             origins: origins(&upstream),
             metrics: metrics.route(&route.name),
-            health,
+            route: Arc::clone(&route.name),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
             upstream,
@@ -162,12 +152,27 @@ impl Pool {
     }
 
     /// The pool's background work: resolving names again, checking health, closing what has been
-    /// idle for too long. To be spawned once; it ends when the pool is dropped.
-    pub fn health(&self) -> impl Future<Output = ()> + Send + 'static {
+    /// idle for too long. To be spawned once, when the pool is in use; it ends when the pool is
+    /// dropped. From here on its endpoints are in the metrics, as healthy until a check says else.
+    pub fn health(&self, metrics: &Metrics) -> impl Future<Output = ()> + Send + 'static {
         let (balance, idle) = (Arc::clone(&self.balance), Arc::clone(&self.idle));
-        let (health, stop) = (self.health.clone(), self.stop.clone());
+        let (health, stop) = (self.gauges(metrics), self.stop.clone());
+        for gauge in &health.gauges {
+            gauge.set(1);
+        }
         async move {
             stop.run_until_cancelled_owned(tend(balance, idle, health)).await;
+        }
+    }
+
+    fn gauges(&self, metrics: &Metrics) -> Health {
+        let gauges = self.upstream.endpoints.iter().map(|endpoint| {
+            let label = format!("{}:{}", endpoint.host, endpoint.port);
+            metrics.upstream_healthy(&self.route, &label)
+        });
+        Health {
+            gauges: gauges.collect(),
+            interval: self.upstream.health.as_ref().map(|check| check.interval),
         }
     }
 
@@ -334,7 +339,6 @@ impl Pool {
     #[cfg(test)]
     pub(super) async fn check_health(&self) {
         self.balance.check_health().await;
-        self.health.publish(&self.balance);
     }
 }
 

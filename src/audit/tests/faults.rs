@@ -86,6 +86,47 @@ async fn on_a_full_disk_access_is_denied_and_afterwards_nothing_is_missing() {
 }
 
 #[tokio::test]
+async fn refusals_fill_half_of_a_stalled_log_and_leave_the_rest_to_access() {
+    let site = Site::new().with_queue_of(8);
+    let disk = Faulty::default();
+    disk.0.full.store(true, Ordering::SeqCst);
+    let log = open(&site, &disk);
+    for number in 0..4 {
+        let _ticket = log.append_minor(second(number), refusal(number)).unwrap();
+    }
+    for number in 4..20 {
+        let refused = log.append_minor(second(number), refusal(number));
+        assert_eq!(refused.unwrap_err(), AuditUnavailable);
+    }
+    for number in 20..24 {
+        let _ticket = log.append(second(number), decision(number)).unwrap();
+    }
+    assert_eq!(log.append(second(24), decision(24)).unwrap_err(), AuditUnavailable);
+    let metrics = site.metrics.render();
+    assert!(metrics.contains("wicketgate_audit_dropped_total 16"), "{metrics}");
+    assert!(metrics.contains("wicketgate_audit_denied_total 1"), "{metrics}");
+
+    disk.0.full.store(false, Ordering::SeqCst);
+    log.close().unwrap();
+    let ids: Vec<_> = site.records().iter().map(|r| super::record::id(&r.event).unwrap()).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 20, 21, 22, 23].map(id));
+}
+
+fn refusal(number: i64) -> Event {
+    Event::Refused {
+        id: id(number),
+        reason: "unauthenticated".into(),
+        detail: String::new(),
+        status: 401,
+        source: "192.0.2.7".parse().unwrap(),
+        host: None,
+        path: None,
+        method: None,
+        principal: None,
+    }
+}
+
+#[tokio::test]
 async fn after_a_failed_sync_what_was_not_synced_is_written_again() {
     let site = Site::new();
     let disk = Faulty::default();

@@ -11,12 +11,14 @@
 //! moves forward here (`clock`), so that no clock revives a session either.
 //! INVARIANT: when the store fails there is an error, never "no session" and never another's.
 
+mod by_login;
 mod cache;
 mod clock;
 mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,7 +26,7 @@ use std::time::Duration;
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 pub use self::state::Session;
 
@@ -98,8 +100,9 @@ pub struct Sessions {
     cache: Cache,
     /// Writes of one session take turns.
     turns: Vec<tokio::sync::Mutex<()>>,
-    ended: broadcast::Sender<SessionId>,
-    endings: broadcast::Sender<Ended>,
+    /// Without a bound, so that no end goes unrecorded; what is in it was in the cache, which has one.
+    ended: mpsc::UnboundedSender<Ended>,
+    endings: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
     work: mpsc::Sender<SessionId>,
     queued: tokio::sync::Mutex<mpsc::Receiver<SessionId>>,
 }
@@ -114,6 +117,7 @@ impl Sessions {
     ) -> Result<Arc<Self>, SessionError> {
         let clock = SessionClock::load(store.as_ref(), clock).await?;
         let (work, queued) = mpsc::channel(4096);
+        let (ended, endings) = mpsc::unbounded_channel();
         let sessions = Self {
             store,
             clock,
@@ -122,8 +126,8 @@ impl Sessions {
             absolute_ms: AtomicU64::new(0),
             cache: Cache::new(MAX_CACHED),
             turns: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
-            ended: broadcast::channel(4096).0,
-            endings: broadcast::channel(4096).0,
+            ended,
+            endings: parking_lot::Mutex::new(Some(endings)),
             work,
             queued: tokio::sync::Mutex::new(queued),
         };
@@ -155,6 +159,7 @@ impl Sessions {
         let now = self.clock.at(wall);
         let lifetime = Duration::from_millis(self.absolute_ms.load(Ordering::Relaxed));
         let session = Record::new(login, wall, now, now.plus(lifetime)).into_session(id);
+        by_login::put(self.store.as_ref(), &session).await?;
         self.write(&session).await?;
         self.cache.insert(Arc::clone(&session));
         self.metrics.sessions_started.inc();
@@ -237,14 +242,10 @@ impl Sessions {
         self.admit(session, self.clock.at(now));
     }
 
-    /// Every end of a session, at once. A receiver that lags asks [`Sessions::is_alive`] for each.
-    pub fn on_end(&self) -> broadcast::Receiver<SessionId> {
-        self.ended.subscribe()
-    }
-
-    /// The same, with what the audit log keeps.
-    pub fn endings(&self) -> broadcast::Receiver<Ended> {
-        self.endings.subscribe()
+    /// Every end of a session since the start, once and in order. For the one task that cuts
+    /// connections and keeps records; `None` when it was taken already.
+    pub fn endings(&self) -> Option<mpsc::UnboundedReceiver<Ended>> {
+        self.endings.lock().take()
     }
 
     /// Ends a session: at once in this process, then in the store. With an error it is over here,
@@ -265,8 +266,7 @@ impl Sessions {
             self.announce(session, reason);
             self.cache.insert(Arc::clone(session));
         }
-        self.store.remove(Space::Sessions, &id.0).await?;
-        self.cache.remove(id);
+        self.remove(id, session.as_deref()).await?;
         Ok(session.is_some())
     }
 
@@ -281,32 +281,26 @@ impl Sessions {
             session.provider.as_ref() == provider && session.sid.as_deref() == Some(sid)
         };
         // First those in use: they are over before the store is asked.
+        let mut ids = HashSet::new();
         for session in self.cache.matching(&same) {
             self.announce(&session, reason);
+            ids.insert(session.id);
         }
-        let mut ids: Vec<SessionId> =
-            self.cache.matching(&same).iter().map(|session| session.id).collect();
-        for (key, bytes) in self.store.scan(Space::Sessions).await? {
-            let Ok(key) = <[u8; 32]>::try_from(key.as_slice()) else { continue };
-            let id = SessionId(key);
-            let matches = decoded(id, &bytes).is_some_and(|session| same(&session));
-            if matches && !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
+        ids.extend(by_login::find(self.store.as_ref(), provider, sid).await?);
+        let mut ended = 0;
         for id in &ids {
-            self.end(id, reason).await?;
+            ended += usize::from(self.end(id, reason).await?);
         }
-        Ok(ids.len())
+        Ok(ended)
     }
 
     /// Marks the end and says so, once.
     fn announce(&self, session: &Arc<Session>, reason: EndReason) {
         if session.mark_ended() {
             self.metrics.sessions_ended(reason);
-            let _ = self.ended.send(session.id);
             let principal = Arc::clone(&session.principal);
-            let _ = self.endings.send(Ended { id: session.id, principal, reason });
+            // An error says that nobody listens any more: the gate stops.
+            let _ = self.ended.send(Ended { id: session.id, principal, reason });
         }
     }
 
@@ -350,7 +344,11 @@ impl Sessions {
             self.forget(&session.id).await?;
         }
         self.metrics.sessions_active.set(i64::try_from(self.cache.len()).unwrap_or(i64::MAX));
-        self.store.purge(now).await?;
+        self.store.purge(Space::Sessions, now).await?;
+        self.store.purge(Space::SessionsOfLogins, now).await?;
+        // Used logins are dated by the system's clock. Sessions may be ahead of it, and a state that
+        // is purged too early could be used again.
+        self.store.purge(Space::Logins, self.clock.wall()).await?;
         Ok(())
     }
 
@@ -376,7 +374,15 @@ impl Sessions {
 
     async fn forget(&self, id: &SessionId) -> Result<(), SessionError> {
         let _turn = self.turn(id).await;
+        self.remove(id, self.cache.get(id).as_deref()).await
+    }
+
+    /// From the store first: what is still in there must not be read again. In the session's turn.
+    async fn remove(&self, id: &SessionId, session: Option<&Session>) -> Result<(), SessionError> {
         self.store.remove(Space::Sessions, &id.0).await?;
+        if let Some(session) = session {
+            by_login::remove(self.store.as_ref(), session).await?;
+        }
         self.cache.remove(id);
         Ok(())
     }

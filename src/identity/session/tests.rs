@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
@@ -15,6 +15,8 @@ const LIFETIME: Duration = Duration::from_secs(36_000);
 struct Flaky {
     inner: MemoryStore,
     down: AtomicBool,
+    /// Entries that scans have read.
+    scanned: AtomicUsize,
 }
 
 impl Flaky {
@@ -54,11 +56,17 @@ impl Store for Flaky {
     async fn remove(&self, space: Space, key: &[u8]) -> Result<bool, StoreError> {
         self.up()?.remove(space, key).await
     }
-    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.up()?.scan(space).await
+    async fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let found = self.up()?.scan(space, prefix).await?;
+        self.scanned.fetch_add(found.len(), Ordering::SeqCst);
+        Ok(found)
     }
-    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.up()?.purge(now).await
+    async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError> {
+        self.up()?.purge(space, now).await
     }
 }
 
@@ -212,17 +220,46 @@ async fn after_the_clock_was_set_back_a_restart_goes_on_from_the_latest_time() {
 }
 
 #[tokio::test]
+async fn a_used_login_is_remembered_when_the_sessions_are_ahead_of_the_clock() {
+    let world = World::new().await;
+    world.clock.advance(Duration::from_secs(86_400));
+    world.sessions.sweep().await.unwrap();
+    world.set_back(Duration::from_secs(86_400));
+    let used = world.clock.now().plus(Duration::from_secs(1200));
+    world.store.put(Space::Logins, b"used", b"", used).await.unwrap();
+    world.sessions.sweep().await.unwrap();
+    assert_eq!(world.store.get(Space::Logins, b"used").await, Ok(Some(vec![])));
+    world.clock.advance(Duration::from_secs(1200));
+    world.sessions.sweep().await.unwrap();
+    assert_eq!(world.store.get(Space::Logins, b"used").await, Ok(None));
+}
+
+#[tokio::test]
 async fn an_ended_session_is_gone_from_cache_and_store_and_is_announced() {
     let world = World::new().await;
     let (value, session) = world.login("ada").await;
-    let mut ends = world.sessions.on_end();
+    let mut ends = world.sessions.endings().unwrap();
+    assert!(world.sessions.endings().is_none());
     assert!(world.sessions.end(&session.id, EndReason::Logout).await.unwrap());
-    assert_eq!(ends.try_recv().unwrap(), session.id);
+    assert_eq!(ends.try_recv().unwrap().id, session.id);
     assert!(ends.try_recv().is_err());
     assert!(!world.sessions.is_alive(&session.id, world.clock.now()));
     assert!(!world.found(&value).await);
     assert!(!world.restarted().await.found(&value).await);
     assert!(!world.sessions.end(&session.id, EndReason::Logout).await.unwrap());
+}
+
+#[tokio::test]
+async fn of_ten_thousand_sessions_that_end_at_once_every_end_is_told() {
+    let world = World::new().await;
+    for user in 0..10_000 {
+        world.login(&user.to_string()).await;
+    }
+    world.clock.advance(IDLE);
+    world.sessions.sweep().await.unwrap();
+    let mut endings = world.sessions.endings().unwrap();
+    let told = std::iter::from_fn(|| endings.try_recv().ok()).count();
+    assert_eq!(told, 10_000);
 }
 
 #[tokio::test]
@@ -281,7 +318,7 @@ async fn a_failing_store_is_an_error_and_not_an_anonymous_user() {
 async fn a_new_login_takes_the_old_ones_place_under_a_new_id() {
     let world = World::new().await;
     let (old, first) = world.login("ada").await;
-    let mut endings = world.sessions.endings();
+    let mut endings = world.sessions.endings().unwrap();
     let (new, second) = world.sessions.create(new_session("ada"), Some(&old)).await.unwrap();
     assert_ne!(first.id, second.id);
     assert_eq!(endings.try_recv().unwrap().reason, EndReason::Replaced);
@@ -304,6 +341,33 @@ async fn the_end_of_a_login_ends_its_sessions_and_no_others() {
     assert!(world.found(&other).await);
     let none = world.sessions.end_login("other", "sid-grace", EndReason::Logout).await.unwrap();
     assert_eq!(none, 0);
+}
+
+#[tokio::test]
+async fn the_end_of_a_login_reads_no_other_logins_sessions() {
+    let world = World::new().await;
+    for user in 0..50 {
+        world.login(&format!("user-{user}")).await;
+    }
+    let (one, _) = world.login("ada").await;
+    let (two, _) = world.login("ada").await;
+    let world = world.restarted().await;
+    assert_eq!(world.sessions.end_login("idp", "sid-ada", EndReason::Logout).await.unwrap(), 2);
+    assert_eq!(world.store.scanned.load(Ordering::SeqCst), 2);
+    assert!(!world.found(&one).await && !world.found(&two).await);
+}
+
+#[tokio::test]
+async fn a_session_leaves_nothing_in_the_store_when_it_ends() {
+    let world = World::new().await;
+    let (_, session) = world.login("ada").await;
+    world.sessions.end(&session.id, EndReason::Logout).await.unwrap();
+    world.login("grace").await;
+    world.clock.advance(IDLE);
+    world.sessions.sweep().await.unwrap();
+    for space in [Space::Sessions, Space::SessionsOfLogins] {
+        assert_eq!(world.store.inner.scan(space, b"").await, Ok(vec![]));
+    }
 }
 
 #[tokio::test]

@@ -84,6 +84,30 @@ fn permission_lost_inside_a_message_ends_the_connection() {
 }
 
 #[test]
+fn permission_lost_inside_a_frame_stops_it_short_of_its_end() {
+    let mut scanner = Scanner::new(false);
+    let mut out = Vec::new();
+    let whole = frame(FIN | TEXT, b"open the valve");
+    let (begun, end) = whole.split_at(whole.len() - 1);
+    scanner.scan(begun, &mut out, || true).unwrap();
+    assert_eq!(out, begun);
+    assert_eq!(scanner.scan(end, &mut out, || false), Err(FrameError::Interrupted));
+    assert_eq!(out, begun);
+    assert!(!scanner.at_boundary());
+}
+
+#[test]
+fn a_ping_that_has_begun_passes_to_its_end_whatever_the_permission() {
+    let mut scanner = Scanner::new(false);
+    let mut out = Vec::new();
+    let whole = [frame(FIN | TEXT, b"data"), frame(FIN | PING, b"hi")].concat();
+    let (begun, end) = whole.split_at(whole.len() - 1);
+    scanner.scan(begun, &mut out, || true).unwrap();
+    assert_eq!(scanner.scan(end, &mut out, || false), Ok(0));
+    assert_eq!(out, whole);
+}
+
+#[test]
 fn malformed_frames_are_refused_with_the_code_that_says_why() {
     use FrameError::{
         BadControl, BadLength, BadSequence, ReservedBit, ReservedOpcode, TooLong, Unmasked,
@@ -192,29 +216,27 @@ proptest! {
     fn any_chunking_gives_the_same_result(
         input in stream(),
         cuts in proptest::collection::vec(1_usize..40, 1..20),
-        allowed in proptest::collection::vec(any::<bool>(), 1..6),
+        flip in any::<prop::sample::Index>(),
+        allowed in any::<(bool, bool)>(),
     ) {
-        let run = |pieces: &[&[u8]]| {
+        // Permission changes at one place in the stream, however that is cut.
+        let parts = input.split_at(flip.index(input.len() + 1));
+        let run = |cut: &dyn Fn(usize) -> usize| {
             let mut scanner = Scanner::new(true);
-            let mut answers = allowed.iter().copied().cycle();
-            let (mut out, mut dropped) = (Vec::new(), 0);
-            for piece in pieces {
-                match scanner.scan(piece, &mut out, || answers.next().unwrap()) {
-                    Ok(count) => dropped += count,
-                    Err(error) => return (out, None, Some(error), scanner.at_boundary()),
+            let (mut out, mut dropped, mut pieces) = (Vec::new(), 0, 0);
+            for (mut rest, allowed) in [(parts.0, allowed.0), (parts.1, allowed.1)] {
+                while !rest.is_empty() {
+                    let (piece, after) = rest.split_at(cut(pieces).min(rest.len()));
+                    (rest, pieces) = (after, pieces + 1);
+                    match scanner.scan(piece, &mut out, || allowed) {
+                        Ok(count) => dropped += count,
+                        Err(error) => return (out, None, Some(error), scanner.at_boundary()),
+                    }
                 }
             }
             (out, Some(dropped), None, scanner.at_boundary())
         };
-        let mut pieces = Vec::new();
-        let mut rest = &input[..];
-        for cut in cuts.iter().cycle() {
-            if rest.is_empty() { break; }
-            let (piece, after) = rest.split_at((*cut).min(rest.len()));
-            pieces.push(piece);
-            rest = after;
-        }
-        prop_assert_eq!(run(&[&input]), run(&pieces));
+        prop_assert_eq!(run(&|_| usize::MAX), run(&|piece| cuts[piece % cuts.len()]));
     }
 
     #[test]

@@ -18,6 +18,7 @@ const PING: &[u8] = &[0x89, 0x80, 0, 0, 0, 0];
 struct Test {
     may_send: AtomicBool,
     dropped: AtomicU64,
+    active: AtomicU64,
 }
 
 impl Rights for Arc<Test> {
@@ -29,7 +30,9 @@ impl Rights for Arc<Test> {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn active(&self) {}
+    fn active(&self) {
+        self.active.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 struct Socket {
@@ -90,6 +93,24 @@ async fn a_client_that_may_not_send_still_hears_and_its_pings_pass() {
     assert_eq!(socket.rights.dropped.load(Ordering::Relaxed), 1);
     socket.upstream.write_all(TOLD).await.unwrap();
     assert_eq!(read(&mut socket.client, TOLD.len()).await, TOLD);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_data_that_passes_counts_as_activity() {
+    let mut socket = Socket::open();
+    let pong: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
+    for control in [PING, pong] {
+        socket.client.write_all(control).await.unwrap();
+        assert_eq!(read(&mut socket.upstream, control.len()).await, control);
+    }
+    socket.rights.may_send.store(false, Ordering::Relaxed);
+    socket.client.write_all(&[ASKED, PING].concat()).await.unwrap();
+    assert_eq!(read(&mut socket.upstream, PING.len()).await, PING);
+    assert_eq!(socket.rights.active.load(Ordering::Relaxed), 0);
+    socket.rights.may_send.store(true, Ordering::Relaxed);
+    socket.client.write_all(ASKED).await.unwrap();
+    assert_eq!(read(&mut socket.upstream, ASKED.len()).await, ASKED);
+    assert_eq!(socket.rights.active.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,9 +121,20 @@ async fn unhealthy_endpoints_get_no_requests_until_they_are_well() {
 #[tokio::test]
 async fn the_background_task_ends_with_its_pool() {
     let pool = pool(upstream(&[nowhere().await]));
-    let task = tokio::spawn(pool.health());
+    let task = tokio::spawn(pool.health(&Metrics::new()));
     drop(pool);
     task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pool_that_is_made_and_not_used_does_not_show_in_the_metrics() {
+    let metrics = Metrics::new();
+    let route = route(upstream(&[nowhere().await]));
+    let shown = || metrics.render().contains("\nwicketgate_upstream_healthy{");
+    let pool = Pool::new(&route, 2, &metrics).unwrap();
+    assert!(!shown());
+    let _tended = pool.health(&metrics);
+    assert!(shown());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::policy::Permit;
 use crate::upstream::{Pool, UpstreamError};
 
 use super::gate::{Gate, outcome};
-use super::live::Watch;
+use super::live::{Holding, Watch};
 use super::normalise::Normalised;
 use super::receive::Arrival;
 use super::refusal::Refusal;
@@ -134,9 +134,14 @@ impl Exchange<Authorized> {
         self.begun.elapsed()
     }
 
+    /// What can watch over the exchange when it is no longer at hand.
+    pub fn holding(&self) -> Holding {
+        Holding::of(self)
+    }
+
     /// Registers the exchange as a live connection, to be held to policy, session and device for
     /// as long as it lasts.
     pub fn watch(&self) -> Watch {
-        Watch::begin(self)
+        self.holding().watch()
     }
 }

@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::domain::connection::Connection;
 use crate::domain::event::{Event, Occasion};
 use crate::domain::id::{DecisionId, SessionId};
 use crate::domain::query::{AccessQuery, Action};
@@ -21,6 +22,7 @@ use crate::policy::Denial;
 use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
 use super::gather::gather;
+use super::normalise::Normalised;
 use super::receive::random_u128;
 use super::record;
 use super::route::{Destination, RouteEntry};
@@ -96,36 +98,67 @@ pub struct Watch {
     signal: Arc<Signal>,
     opened: DecisionId,
     session: Arc<Session>,
-    connection: Arc<crate::domain::connection::Connection>,
-    asked: Arc<super::normalise::Normalised>,
+    connection: Arc<Connection>,
+    asked: Arc<Normalised>,
     route: Arc<RouteEntry>,
     may_send: AtomicBool,
     drop_noted: AtomicBool,
 }
 
-impl Watch {
-    pub(super) fn begin(exchange: &Exchange<Authorized>) -> Self {
-        let gate = Arc::clone(&exchange.gate);
-        let session = Arc::clone(&exchange.state.session);
-        let signal = gate.live.register(session.id);
-        exchange.route.metrics.live.inc();
-        let watch = Self {
-            signal,
+/// What a watch over an exchange needs, apart from the exchange.
+#[derive(Debug)]
+pub struct Holding {
+    gate: Arc<Gate>,
+    opened: DecisionId,
+    begun: Instant,
+    session: Arc<Session>,
+    connection: Arc<Connection>,
+    asked: Arc<Normalised>,
+    route: Arc<RouteEntry>,
+    websocket: bool,
+}
+
+impl Holding {
+    pub(super) fn of(exchange: &Exchange<Authorized>) -> Self {
+        Self {
+            gate: Arc::clone(&exchange.gate),
             opened: exchange.id,
-            session,
+            begun: exchange.begun,
+            session: Arc::clone(&exchange.state.session),
             connection: Arc::clone(&exchange.connection),
             asked: Arc::clone(&exchange.asked),
             route: Arc::clone(&exchange.route),
+            websocket: exchange.state.websocket,
+        }
+    }
+
+    /// Since the request's head arrived.
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Registers the exchange as a live connection.
+    pub fn watch(&self) -> Watch {
+        self.route.metrics.live.inc();
+        let watch = Watch {
+            signal: self.gate.live.register(self.session.id),
+            opened: self.opened,
+            session: Arc::clone(&self.session),
+            connection: Arc::clone(&self.connection),
+            asked: Arc::clone(&self.asked),
+            route: Arc::clone(&self.route),
             may_send: AtomicBool::new(false),
             drop_noted: AtomicBool::new(false),
-            gate,
+            gate: Arc::clone(&self.gate),
         };
-        if exchange.state.websocket {
+        if self.websocket {
             watch.may_send.store(watch.send_allowed(), Ordering::Release);
         }
         watch
     }
+}
 
+impl Watch {
     /// Resolves when the connection is no longer allowed; by then the cut is recorded. The caller
     /// closes both sides. Safe to drop and call again.
     pub async fn cut(&self) -> CutReason {
@@ -171,7 +204,8 @@ impl Watch {
         self.gate.sessions.touch(&self.session, self.gate.clock.now());
     }
 
-    fn check(&self) -> Option<CutReason> {
+    /// Asks at once whether it is still allowed. That it is not is then recorded.
+    pub fn check(&self) -> Option<CutReason> {
         let now = self.gate.clock.now();
         let ended = self.signal.ended.load(Ordering::Acquire);
         if ended || !self.gate.sessions.is_alive(&self.session.id, now) {

@@ -5,6 +5,8 @@ use crate::identity::oidc::LoginError;
 use crate::policy::Denial;
 use crate::upstream::UpstreamError;
 
+use super::live::CutReason;
+
 /// Why a request is not forwarded. Each has a status, a stable word for records and metrics, and
 /// a sentence for whoever sent the request.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,10 @@ pub enum Refusal {
     AuditUnavailable,
     #[error("the configuration changed while the request waited to be recorded")]
     Overtaken,
+    #[error("access ended while the request ran: {0}")]
+    Cut(CutReason),
+    #[error("the application did not take the WebSocket handshake")]
+    NotUpgraded,
     #[error("{0}")]
     Upstream(UpstreamError),
 }
@@ -77,7 +83,10 @@ impl Refusal {
             Self::TooManyFields { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Stalled => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoWebSocket | Self::CrossSite | Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::NoWebSocket | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => {
+                StatusCode::FORBIDDEN
+            }
+            Self::NotUpgraded => StatusCode::BAD_GATEWAY,
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::Login(error) => {
                 StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
@@ -119,6 +128,8 @@ impl Refusal {
             Self::PathParameters => "path-parameters",
             Self::AmbiguousCase => "ambiguous-case",
             Self::Overtaken => "overtaken",
+            Self::Cut(_) => "cut",
+            Self::NotUpgraded => "not-upgraded",
             Self::Method { .. } => "method-not-allowed",
             Self::Misdirected => "unknown-host",
             Self::ServerNameMismatch => "server-name-mismatch",
@@ -151,13 +162,13 @@ impl Refusal {
             Self::TooLarge { .. } | Self::TooManyFields { .. } => "Too large",
             Self::Stalled => "Too slow",
             Self::Internal => "Something went wrong here",
-            Self::NoWebSocket | Self::CrossSite | Self::Denied(_) => "Access denied",
+            Self::NoWebSocket | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => "Access denied",
             Self::Unauthenticated { .. } => "Sign-in required",
             Self::Login(_) => "Sign-in failed",
             Self::SessionsUnavailable | Self::AuditUnavailable | Self::Overtaken => {
                 "Not available at the moment"
             }
-            Self::Upstream(_) => "The application did not answer",
+            Self::Upstream(_) | Self::NotUpgraded => "The application did not answer",
         }
     }
 
@@ -185,7 +196,7 @@ impl Refusal {
                 "If you followed a link or submitted a form on another site, open the application \
                  itself and try there."
             }
-            Self::Unauthenticated { .. } => "Sign in and try again.",
+            Self::Unauthenticated { .. } | Self::Cut(_) => "Sign in and try again.",
             Self::Denied(_) => {
                 "If you should have access, give the decision id to your administrator: it says \
                  exactly what was decided and why."
@@ -195,6 +206,7 @@ impl Refusal {
             | Self::AuditUnavailable
             | Self::Overtaken
             | Self::Internal
+            | Self::NotUpgraded
             | Self::Upstream(_) => {
                 "Try again in a moment. If it stays, give the id to your administrator."
             }

@@ -11,10 +11,11 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::activity::InFlight;
+use super::hold::Hold;
 use super::streamed::{Guarded, Streamed};
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::headers;
-use crate::pipeline::live::CutReason;
+use crate::pipeline::live::{CutReason, Holding};
 use crate::upstream::{UpstreamBody, UpstreamError};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -26,6 +27,8 @@ pub enum Fault {
     TooLarge,
     #[error("the request body stopped coming")]
     Stalled,
+    #[error("cut: {0}")]
+    Cut(CutReason),
 }
 
 /// Remembers what became of a request's body after hyper's client has taken it away.
@@ -38,20 +41,37 @@ impl Fate {
     }
 }
 
-/// A request's body that fails once it exceeds its limit or stops coming: the upstream then sees a
-/// broken request, never a shortened one. Its trailers are those that may be trailers.
+/// A request's body that fails once it exceeds its limit, stops coming, or is no longer allowed:
+/// the upstream then sees a broken request, never a shortened one. Its trailers are those that
+/// may be trailers.
+///
+/// INVARIANT: no byte passes more than a second after session or policies stopped allowing it.
 #[derive(Debug)]
 pub struct Limited<B> {
     inner: B,
     left: u64,
     patience: Patience,
     fate: Fate,
+    hold: Option<Hold<Holding>>,
 }
 
 impl<B> Limited<B> {
     /// `limit` in bytes; `idle` is how long may pass without one.
     pub fn new(inner: B, limit: u64, idle: Duration, fate: Fate) -> Self {
-        Self { inner, left: limit, patience: Patience::new(idle), fate }
+        Self { inner, left: limit, patience: Patience::new(idle), fate, hold: None }
+    }
+
+    /// Holds the body to what permitted it.
+    pub fn held(self, holding: Holding) -> Self {
+        Self { hold: Some(Hold::new(holding)), ..self }
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
+        self.hold.as_mut().map_or(Poll::Pending, |hold| hold.poll_cut(cx))
+    }
+
+    fn poll_age(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
+        self.hold.as_mut().map_or(Poll::Pending, |hold| hold.poll_age(cx))
     }
 
     fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
@@ -72,7 +92,13 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(reason) = self.poll_cut(cx) {
+            return self.fail(Fault::Cut(reason));
+        }
         let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            if let Poll::Ready(reason) = self.poll_age(cx) {
+                return self.fail(Fault::Cut(reason));
+            }
             ready!(self.patience.poll_spent(cx));
             return self.fail(Fault::Stalled);
         };

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, SEC_WEBSOCKET_EXTENSIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::Empty;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::activity::InFlight;
 use super::body::{Fate, Fault, Limited, ResponseBody};
+use super::hold::LIVE_AFTER;
 use super::websocket::{self, Ending, Rights};
 use crate::domain::connection::Connection;
 use crate::pipeline::exchange::{Authorized, Exchange};
@@ -41,7 +42,7 @@ pub struct Context {
     pub streams: TaskTracker,
     pub stop: CancellationToken,
     /// Keeps the client's place among the listener's connections.
-    pub place: super::accept::Place,
+    pub _place: super::accept::Place,
 }
 
 /// Serves one request.
@@ -94,15 +95,33 @@ pub async fn answer(
                 }
                 Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))
             }
-            Ok(response) => streamed(&context, exchange, response, in_flight, false),
+            // A handshake is no GET: what a GET would have brought was not decided on.
+            Ok(response)
+                if response.status().is_client_error() || response.status().is_server_error() =>
+            {
+                streamed(&context, exchange, response, in_flight, false)
+            }
+            Ok(_) => own(exchange.refused(&Refusal::NotUpgraded), false, in_flight),
             Err(error) => own(failed(&exchange, error), false, in_flight),
         });
     }
     let fate = Fate::default();
     let idle = context.idle_timeout.min(exchange.route().config.upstream.idle_timeout);
-    let body = Limited::new(body, exchange.max_body_bytes(), idle, fate.clone());
+    let empty = body.is_end_stream();
+    let mut body = Limited::new(body, exchange.max_body_bytes(), idle, fate.clone());
+    if !empty {
+        body = body.held(exchange.holding());
+    }
     let sent = exchange.pool().send(context.worker, Request::from_parts(head, body)).await;
     let response = match (sent, fate.fault()) {
+        // A late answer is only for those who may still have it.
+        (Ok(_), _)
+            if exchange.elapsed() >= LIVE_AFTER
+                && let Some(reason) = exchange.watch().check() =>
+        {
+            exchange.refused(&Refusal::Cut(reason))
+        }
+        (_, Some(Fault::Cut(reason))) => exchange.refused(&Refusal::Cut(reason)),
         (Ok(response), _) => {
             return Ok(streamed(&context, exchange, response, in_flight, is_http2));
         }

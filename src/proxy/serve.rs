@@ -287,7 +287,7 @@ impl Worker {
             idle_timeout: limits.idle_timeout,
             streams: self.streams.clone(),
             stop: self.stop.clone(),
-            place,
+            _place: place,
         });
         let activity = Activity::new(protocol == Protocol::Http1);
         let requests = Arc::clone(&activity);

@@ -9,42 +9,31 @@
 //! hyper then asks for nothing; so there a [guard](Guarded) of its own watches the answer.
 
 use std::fmt;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::activity::InFlight;
 use super::body::ResponseError;
+use super::hold::{Hold, LIVE_AFTER};
 use crate::pipeline::exchange::{Authorized, Exchange};
-use crate::pipeline::live::CutReason;
 use crate::upstream::UpstreamBody;
-
-/// A response that lasts longer than this is watched until it ends.
-const LIVE_AFTER: Duration = Duration::from_secs(1);
 
 type Polled = Poll<Option<Result<Frame<Bytes>, ResponseError>>>;
 
 /// An answer over HTTP/1.
 pub struct Streamed {
     body: UpstreamBody,
-    hold: Hold,
+    hold: Hold<Box<Exchange<Authorized>>>,
     /// Nothing is in flight once the client has it all.
     _in_flight: InFlight,
-}
-
-/// A short answer needs no timer before the first wait, and no registration before it is old.
-enum Hold {
-    Young { exchange: Box<Exchange<Authorized>>, timer: Option<Pin<Box<Sleep>>> },
-    Live(Pin<Box<dyn Future<Output = CutReason> + Send>>),
-    Ended,
 }
 
 impl fmt::Debug for Streamed {
@@ -65,7 +54,7 @@ impl Streamed {
         exchange: Box<Exchange<Authorized>>,
         in_flight: InFlight,
     ) -> Self {
-        Self { body, hold: Hold::Young { exchange, timer: None }, _in_flight: in_flight }
+        Self { body, hold: Hold::new(exchange), _in_flight: in_flight }
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -89,35 +78,6 @@ impl Streamed {
 
     pub fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Hold {
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        match self {
-            Self::Young { exchange, .. } if exchange.elapsed() >= LIVE_AFTER => self.grow_up(cx),
-            Self::Live(cut) => cut.as_mut().poll(cx),
-            Self::Young { .. } | Self::Ended => Poll::Pending,
-        }
-    }
-
-    /// Only called when there is nothing to send: makes sure that a silent stream is held as well.
-    fn poll_age(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        let Self::Young { timer, .. } = self else { return Poll::Pending };
-        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LIVE_AFTER)));
-        ready!(timer.as_mut().poll(cx));
-        self.grow_up(cx)
-    }
-
-    fn grow_up(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
-        if let Self::Young { exchange, .. } = self {
-            let watch = exchange.watch();
-            *self = Self::Live(Box::pin(async move { watch.cut().await }));
-        }
-        match self {
-            Self::Live(cut) => cut.as_mut().poll(cx),
-            Self::Young { .. } | Self::Ended => Poll::Pending,
-        }
     }
 }
 

@@ -310,17 +310,14 @@ impl Store for EmbeddedStore {
         self.write(move |transaction| Tables::open(transaction)?.remove(number(space), &key)).await
     }
 
-    async fn scan(&self, space: Space) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.read(move |database| {
-            let values = database.begin_read()?.open_table(VALUES)?;
     async fn scan(
         &self,
         space: Space,
         prefix: &[u8],
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         let prefix = prefix.to_vec();
-        self.blocking(move |store| {
-            let values = store.database.begin_read()?.open_table(VALUES)?;
+        self.read(move |database| {
+            let values = database.begin_read()?.open_table(VALUES)?;
             let none: &[u8] = &[];
             let mut found = Vec::new();
             let from = (number(space), prefix.as_slice());
@@ -336,19 +333,20 @@ impl Store for EmbeddedStore {
         .await
     }
 
-    async fn purge(&self, now: Timestamp) -> Result<usize, StoreError> {
-        self.write(move |transaction| Tables::open(transaction)?.purge(now.as_millis())).await
     async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError> {
-        self.blocking(move |store| {
-            let expiry = store.database.begin_read()?.open_table(EXPIRY)?;
-            let first = expiry.first()?.map(|(oldest, _)| oldest.value().0);
-            if first.is_none_or(|oldest| oldest > now.as_millis()) {
-                // Most of the time: no write, no fsync.
-                return Ok(0);
-            }
-            store.write(|transaction| {
-                Tables::open(transaction)?.purge(number(space), now.as_millis())
+        let due = self
+            .read(move |database| {
+                let expiry = database.begin_read()?.open_table(EXPIRY)?;
+                let first = expiry.first()?.map(|(oldest, _)| oldest.value().0);
+                Ok(first.is_some_and(|oldest| oldest <= now.as_millis()))
             })
+            .await?;
+        if !due {
+            // Most of the time: no write, no fsync.
+            return Ok(0);
+        }
+        self.write(move |transaction| {
+            Tables::open(transaction)?.purge(number(space), now.as_millis())
         })
         .await
     }
@@ -420,9 +418,9 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_an_error_that_names_the_path() {
-        let error = EmbeddedStore::open(Path::new("/nonexistent/store")).unwrap_err();
-        assert!(error.to_string().contains("`/nonexistent/store`"), "{error}");
+    fn a_folder_that_can_not_be_made_is_an_error_that_names_the_path() {
+        let error = EmbeddedStore::open(Path::new("/proc/nonexistent/store")).unwrap_err();
+        assert!(error.to_string().contains("`/proc/nonexistent/store`"), "{error}");
     }
 
     #[test]

@@ -56,8 +56,7 @@ pub struct Pool {
 
 /// The gauges that the background task keeps, one an endpoint.
 struct Health {
-    gauges: Arc<Vec<IntGauge>>,
-    gauges: Vec<prometheus::IntGauge>,
+    gauges: Vec<IntGauge>,
     interval: Option<Duration>,
 }
 

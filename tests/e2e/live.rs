@@ -9,10 +9,11 @@ use http_body_util::BodyExt;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::gate::{mentions, route};
+use crate::harness::gate::{HOST, mentions, route};
+use crate::harness::raw::find;
 use crate::harness::servers::{Echo, Events, Flood, Heard};
 use crate::harness::websocket::Socket;
-use crate::harness::{Browser, Gate, Recorder, Setup, websocket, within};
+use crate::harness::{Browser, Gate, Recorder, Setup, eventually, websocket, within};
 
 /// What PRODUCT.md promises.
 const PROMISE: Duration = Duration::from_secs(2);
@@ -90,6 +91,65 @@ async fn signing_out_ends_an_event_stream() {
         assert!(end.await.is_some(), "cut, which is no regular end (http2: {http2})");
         assert!(start.elapsed() < PROMISE, "{:?} (http2: {http2})", start.elapsed());
     }
+}
+
+/// The upstream answers only once it has the whole request, so the request is all there is to cut.
+#[tokio::test]
+async fn signing_out_ends_a_request_that_is_still_being_sent() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream).start().await;
+    let mut browser = gate.login("vera").await;
+    let who = format!(
+        "host: {HOST}:{}\r\ncookie: {}\r\n",
+        gate.port(),
+        browser.cookies_for(&browser.url("/"))
+    );
+    let mut raw = gate.raw().await;
+    let head = format!("POST /command HTTP/1.1\r\n{who}transfer-encoding: chunked\r\n\r\n");
+    raw.send(format!("{head}5\r\nearly\r\n").as_bytes()).await;
+    eventually("the first chunk upstream", async || find(&upstream.bytes(), b"early")).await;
+
+    browser.sign_out().await;
+    let start = Instant::now();
+    let answer = within("the refusal", raw.answer()).await.unwrap();
+    assert!(start.elapsed() < PROMISE, "{:?}", start.elapsed());
+    assert_eq!(answer.status, 403);
+    assert!(answer.value("x-wicketgate-decision").is_some(), "{answer:?}");
+    gate.audited("the cut", |record| mentions(record, &["connection-cut", "test/vera"])).await;
+    raw.send(b"4\r\nlate\r\n0\r\n\r\n").await;
+    raw.rest().await;
+    assert_eq!(find(&upstream.bytes(), b"late"), None, "nothing follows");
+    let whole = upstream.requests().iter().any(|request| request.line().contains("/command"));
+    assert!(!whole, "the request never became whole");
+}
+
+/// A handshake is decided on as a WebSocket, so a plain answer to it was not decided on.
+#[tokio::test]
+async fn a_handshake_brings_no_page_that_a_get_would_be_denied() {
+    let upstream = Recorder::answering("HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret").await;
+    let gate = Gate::with_upstream(&upstream)
+        .policy(
+            "permit (principal, action, resource);
+             forbid (principal, action == Wicketgate::Action::\"http:GET\", resource)
+             when { context.path == \"/secret\" };",
+        )
+        .start()
+        .await;
+    let browser = gate.login("vera").await;
+    let who = format!(
+        "host: {HOST}:{}\r\ncookie: {}\r\n",
+        gate.port(),
+        browser.cookies_for(&browser.url("/"))
+    );
+    let mut raw = gate.raw().await;
+    raw.send(format!("GET /secret HTTP/1.1\r\n{who}\r\n").as_bytes()).await;
+    assert_eq!(raw.answer().await.unwrap().status, 403);
+    let handshake = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    raw.send(format!("GET /secret HTTP/1.1\r\n{who}{handshake}\r\n").as_bytes()).await;
+    let answer = raw.answer().await.unwrap();
+    assert_eq!(answer.status, 502);
+    assert_eq!(find(format!("{answer:?}").as_bytes(), b"secret"), None);
 }
 
 /// An HTTP/2 client that takes a byte of each answer and no more.

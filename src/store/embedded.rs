@@ -421,6 +421,10 @@ mod tests {
     fn a_folder_that_can_not_be_made_is_an_error_that_names_the_path() {
         let error = EmbeddedStore::open(Path::new("/proc/nonexistent/store")).unwrap_err();
         assert!(error.to_string().contains("`/proc/nonexistent/store`"), "{error}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().join("store");
+        let error = EmbeddedStore::open(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{}`", path.display())), "{error}");
     }
 
     #[test]

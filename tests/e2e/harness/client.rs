@@ -188,17 +188,23 @@ impl Browser {
 
     /// A stream to the host of `url`, and whether HTTP/2 was agreed on.
     pub async fn connect(&self, url: &Url) -> (Box<dyn Wire>, bool) {
+        self.try_connect(url)
+            .await
+            .unwrap_or_else(|error| panic!("no connection to {url}: {error}"))
+    }
+
+    pub async fn try_connect(&self, url: &Url) -> std::io::Result<(Box<dyn Wire>, bool)> {
         let port = url.port_or_known_default().unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let tcp = TcpStream::connect(address).await.unwrap();
-        tcp.set_nodelay(true).unwrap();
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
         if url.scheme() == "http" {
-            return (Box::new(tcp), false);
+            return Ok((Box::new(tcp), false));
         }
         let name = ServerName::try_from(url.host_str().unwrap().to_owned()).unwrap();
-        let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.unwrap();
+        let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await?;
         let h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        (Box::new(tls), h2)
+        Ok((Box::new(tls), h2))
     }
 
     pub fn url(&self, target: &str) -> Url {

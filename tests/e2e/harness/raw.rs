@@ -28,9 +28,14 @@ impl RawAnswer {
 impl Raw {
     /// Connects to the browser's own host.
     pub async fn connect(browser: &Browser) -> Self {
-        let (wire, h2) = browser.connect(&browser.url("/")).await;
+        Self::try_connect(browser).await.expect("a connection")
+    }
+
+    /// The same to a gate that may be about to die.
+    pub async fn try_connect(browser: &Browser) -> Option<Self> {
+        let (wire, h2) = browser.try_connect(&browser.url("/")).await.ok()?;
         assert!(!h2, "raw requests are HTTP/1.1: offer no h2");
-        Self { wire, pending: Vec::new() }
+        Some(Self { wire, pending: Vec::new() })
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {

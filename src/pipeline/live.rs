@@ -18,6 +18,7 @@ use crate::domain::query::{AccessQuery, Action};
 use crate::identity::session::Session;
 use crate::policy::Denial;
 
+use super::authenticate::is_trusted;
 use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
 use super::gather::gather;
@@ -174,7 +175,10 @@ impl Watch {
     fn check(&self) -> Option<CutReason> {
         let now = self.gate.clock.now();
         let ended = self.signal.ended.load(Ordering::Acquire);
-        if ended || !self.gate.sessions.is_alive(&self.session.id, now) {
+        if ended
+            || !self.gate.sessions.is_alive(&self.session.id, now)
+            || !is_trusted(&self.gate, &self.session)
+        {
             self.record_cut(CutReason::SessionEnded);
             return Some(CutReason::SessionEnded);
         }

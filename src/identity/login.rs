@@ -361,7 +361,7 @@ mod tests {
         let clock = clock();
         let states = states(&clock).await;
         let login = login(&clock);
-        let stalled = states.writes.acquire_many(8).await.unwrap();
+        let stalled = states.writes.acquire_many(u32::try_from(MAX_WRITES).unwrap()).await.unwrap();
         assert!(matches!(states.consume(&login).await, Err(LoginStateError::Busy)));
         drop(stalled);
         states.consume(&login).await.unwrap();

@@ -19,7 +19,8 @@ pub enum Authenticated {
     /// The client sent no credentials.
     NotAttempted,
     Session(Arc<Session>),
-    /// The client sent a session cookie of a session that is over, or that never was.
+    /// The client sent a session cookie of a session that is over, that never was, or that a
+    /// former identity provider vouched for.
     Failed,
 }
 
@@ -48,14 +49,24 @@ pub async fn authenticate(
         }
     };
     if let Cached::Hit(session) = gate.sessions.find_cached(value, at) {
-        return Ok(Authenticated::Session(session));
+        return Ok(known(gate, session));
     }
     match gate.sessions.find(value, at).await {
-        Ok(Some(session)) => Ok(Authenticated::Session(session)),
+        Ok(Some(session)) => Ok(known(gate, session)),
         Ok(None) => Ok(Authenticated::Failed),
         Err(error) => {
             tracing::error!(%error, "the session store does not answer");
             Err(Refusal::SessionsUnavailable)
         }
     }
+}
+
+fn known(gate: &Gate, session: Arc<Session>) -> Authenticated {
+    if is_trusted(gate, &session) { Authenticated::Session(session) } else { Authenticated::Failed }
+}
+
+/// Whether the identity provider that vouched for the session is still the configured one. Asked
+/// of the snapshot in force, so that a provider that was taken out vouches for nobody any more.
+pub fn is_trusted(gate: &Gate, session: &Session) -> bool {
+    session.provider == *gate.snapshot.load().provider.name()
 }

@@ -19,6 +19,7 @@ use crate::domain::query::{AccessQuery, Action};
 use crate::identity::session::Session;
 use crate::policy::Denial;
 
+use super::authenticate::is_trusted;
 use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
 use super::gather::gather;
@@ -208,7 +209,10 @@ impl Watch {
     pub fn check(&self) -> Option<CutReason> {
         let now = self.gate.clock.now();
         let ended = self.signal.ended.load(Ordering::Acquire);
-        if ended || !self.gate.sessions.is_alive(&self.session.id, now) {
+        if ended
+            || !self.gate.sessions.is_alive(&self.session.id, now)
+            || !is_trusted(&self.gate, &self.session)
+        {
             self.record_cut(CutReason::SessionEnded);
             return Some(CutReason::SessionEnded);
         }

@@ -50,6 +50,31 @@ async fn a_good_change_is_applied_and_connections_survive_it() {
 }
 
 #[tokio::test]
+async fn a_session_of_a_provider_that_is_gone_is_no_session_and_its_websocket_is_cut() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let mut gate = Gate::setup()
+        .route(route("app", "/", &page.url()))
+        .route(route("ws", "/ws", &echo.url))
+        .start()
+        .await;
+    let mut browser = gate.login("vera").await;
+    let (_socket, _) = websocket::open(&browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    gate.rewrite(|config| config["identity_providers"][0]["name"] = json!("other"));
+    gate.process.signal("HUP");
+    gate.audited("the cut", |one| mentions(one, &["connection-cut", "the session has ended"]))
+        .await;
+    assert_eq!(echo.next().await, Heard::Ended);
+    let before = page.requests().len();
+    let answer = browser.clone().as_program().get("/").await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(page.requests().len(), before);
+    // The provider itself still knows the browser, under its new name.
+    let answer = browser.get("/.wicketgate/login?start&return_to=/").await;
+    browser.follow(answer).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_bad_change_changes_nothing_and_is_told_everywhere() {
     let page = Recorder::start().await;
     let mut gate = Gate::with_upstream(&page).start().await;

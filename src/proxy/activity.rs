@@ -122,6 +122,12 @@ impl InFlight {
         self.0.ambiguity.get().copied()
     }
 
+    /// Whether other requests share the connection, so that a client which takes nothing of one
+    /// answer does not show as a blocked socket.
+    pub fn is_multiplexed(&self) -> bool {
+        !self.0.reads_begin_header
+    }
+
     /// From here on the connection carries something else than HTTP.
     pub fn upgraded(&self) {
         self.0.upgraded.store(true, Ordering::Relaxed);

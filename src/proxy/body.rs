@@ -195,9 +195,12 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
+    /// The gate's own words. Over HTTP/2 they keep no connection from idling out: anybody gets
+    /// them, also who never takes them.
     pub fn own(text: Bytes, in_flight: InFlight) -> Self {
         let text = (!text.is_empty()).then_some(text);
-        Self(Source::Own { text, _in_flight: Some(in_flight) })
+        let in_flight = (!in_flight.is_multiplexed()).then_some(in_flight);
+        Self(Source::Own { text, _in_flight: in_flight })
     }
 
     pub fn http1(
@@ -266,9 +269,30 @@ impl Body for ResponseBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::ListenerLimits;
+    use crate::proxy::activity::Activity;
     use http_body_util::{BodyExt, Full};
 
     const IDLE: Duration = Duration::from_secs(75);
+
+    #[test]
+    fn a_page_that_an_http2_client_never_takes_keeps_no_connection() {
+        let limits = ListenerLimits {
+            handshake_timeout: IDLE,
+            header_timeout: IDLE,
+            idle_timeout: IDLE,
+            max_header_bytes: 8192,
+            max_headers: 100,
+            max_connections: 1,
+        };
+        for (is_http1, keeps) in [(true, true), (false, false)] {
+            let activity = Activity::new(is_http1);
+            let page = ResponseBody::own(Bytes::from_static(b"page"), activity.begin());
+            assert_eq!(activity.deadline(&limits).is_none(), keeps, "http1: {is_http1}");
+            drop(page);
+            assert!(activity.deadline(&limits).is_some());
+        }
+    }
 
     #[tokio::test]
     async fn a_body_over_its_limit_fails_and_is_remembered() {

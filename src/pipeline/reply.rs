@@ -162,7 +162,7 @@ pub async fn begin_login(
                 host: host.to_string(),
                 source: record::source(arrival),
             };
-            record::note(gate, arrival.at, failed);
+            record::minor(gate, arrival.at, failed);
             short(&Asker::of(&arrival.head), arrival.id, &Refusal::Login(error))
         }
     }

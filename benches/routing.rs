@@ -57,17 +57,15 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
         refuse_cross_site: true,
         response: ResponseRewrite { location: true, cookie_domain: true },
     });
-    Arc::new(RouteEntry {
-        resource: Arc::new(Resource {
-            route: Arc::clone(&route.name),
-            application: "app".into(),
-            zone: None,
-            tenant: None,
-        }),
-        pool: Pool::new(&route, 1, metrics).unwrap(),
-        metrics: metrics.route(&route.name),
-        config: route,
-    })
+    let resource = Resource {
+        route: Arc::clone(&route.name),
+        application: "app".into(),
+        zone: None,
+        tenant: None,
+    };
+    let pool = Pool::new(&route, 1, metrics).unwrap();
+    let handles = metrics.route(&route.name);
+    Arc::new(RouteEntry::new(route, resource, handles, pool))
 }
 
 fn canonicalise(criterion: &mut Criterion) {

@@ -11,6 +11,7 @@ use crate::domain::query::Resource;
 use crate::identity::login::LoginStates;
 use crate::identity::oidc::Provider;
 use crate::metrics::Metrics;
+use crate::pem;
 use crate::pipeline::route::{RouteEntry, RouteTable};
 use crate::pipeline::snapshot::Snapshot;
 use crate::policy::Engine;
@@ -61,6 +62,11 @@ pub fn assemble(
             None
         }
     };
+    for provider in &config.identity_providers {
+        if let Some(Err(error)) = provider.ca.as_deref().map(pem::certificates) {
+            findings.push(error.finding());
+        }
+    }
     let routes = routes(&config, metrics, workers, former, &mut findings);
     match (policies, devices) {
         (Some(policies), Some(devices)) if !has_errors(&findings) => Ok(Assembly {
@@ -128,26 +134,24 @@ fn routes(
             let same = entry.config.upstream == route.upstream
                 && entry.config.host == route.host
                 && route.upstream.tls.is_none();
-            same.then(|| Arc::clone(&entry.pool))
+            same.then(|| entry.renewed(Arc::clone(route), resource(route)))
         });
-        let pool = match kept.map_or_else(|| Pool::new(route, workers, metrics), Ok) {
-            Ok(pool) => pool,
-            Err(found) => {
-                findings.extend(found.into_iter().map(|mut finding| {
-                    if finding.file.as_os_str().is_empty() {
-                        finding.file.clone_from(&config.source);
-                    }
-                    finding.at_path(format!("routes[{index}]"))
-                }));
-                continue;
+        if let Some(entry) = kept {
+            entries.push(Arc::new(entry));
+            continue;
+        }
+        match Pool::new(route, workers, metrics) {
+            Ok(pool) => {
+                let (config, handles) = (Arc::clone(route), metrics.route(&route.name));
+                entries.push(Arc::new(RouteEntry::new(config, resource(route), handles, pool)));
             }
-        };
-        entries.push(Arc::new(RouteEntry {
-            resource: Arc::new(resource(route)),
-            metrics: metrics.route(&route.name),
-            config: Arc::clone(route),
-            pool,
-        }));
+            Err(found) => findings.extend(found.into_iter().map(|mut finding| {
+                if finding.file.as_os_str().is_empty() {
+                    finding.file.clone_from(&config.source);
+                }
+                finding.at_path(format!("routes[{index}]"))
+            })),
+        }
     }
     entries
 }

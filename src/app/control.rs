@@ -312,11 +312,10 @@ impl Control {
         tracing::info!(generation = snapshot.generation, policy_set = %hash, "configuration applied");
         let mut tended = Vec::new();
         for entry in snapshot.routes.entries() {
-            // The address of a pool that is alive belongs to no other.
-            let key = Arc::as_ptr(&entry.pool).addr();
+            let key = entry.upstream_key();
             match self.tended.iter().position(|(known, _)| *known == key) {
                 Some(index) => tended.push(self.tended.swap_remove(index)),
-                None => tended.push((key, self.upkeep.spawn(entry.pool.health(metrics)))),
+                None => tended.push((key, self.upkeep.spawn(entry.tend(metrics)))),
             }
         }
         for (_, gone) in self.tended.drain(..) {

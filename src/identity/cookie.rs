@@ -28,7 +28,9 @@ pub enum CookieState<'a> {
     Absent,
     /// Exactly one, of the right shape.
     Present(&'a str),
-    /// More than one, or one that the gate can't have set. Never the same as none.
+    /// One that the gate can't have set. Never the same as none.
+    Malformed,
+    /// More than one.
     Ambiguous,
 }
 
@@ -72,7 +74,7 @@ pub fn session_cookie(headers: &HeaderMap) -> CookieState<'_> {
                 && value
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-            if well_formed { CookieState::Present(value) } else { CookieState::Ambiguous }
+            if well_formed { CookieState::Present(value) } else { CookieState::Malformed }
         }
         other => other,
     }
@@ -89,7 +91,7 @@ pub fn unique<'a>(headers: &'a HeaderMap, name: &str) -> CookieState<'a> {
     match found.map(std::str::from_utf8) {
         None => CookieState::Absent,
         Some(Ok(value)) => CookieState::Present(value),
-        Some(Err(_)) => CookieState::Ambiguous,
+        Some(Err(_)) => CookieState::Malformed,
     }
 }
 
@@ -226,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_the_gate_never_set_is_ambiguous_and_not_absent() {
+    fn a_value_that_the_gate_never_set_is_malformed_and_not_absent() {
         for value in ["", "short", &format!("{VALUE}A"), &format!("\"{}\"", VALUE.split_at(2).1)] {
             let field = format!("{SESSION_COOKIE}={value}");
-            assert_eq!(session_cookie(&headers(&[&field])), CookieState::Ambiguous, "{value}");
+            assert_eq!(session_cookie(&headers(&[&field])), CookieState::Malformed, "{value}");
         }
     }
 

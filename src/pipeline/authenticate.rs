@@ -44,6 +44,8 @@ pub async fn authenticate(
     let value = match cookie::session_cookie(headers) {
         CookieState::Absent => return Ok(Authenticated::NotAttempted),
         CookieState::Present(value) => value,
+        // As good as one of a session that never was: the browser gets rid of it by signing in.
+        CookieState::Malformed => return Ok(Authenticated::Failed),
         CookieState::Ambiguous => {
             return Err(Refusal::Malformed("the session cookie came twice"));
         }

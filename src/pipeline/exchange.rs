@@ -70,8 +70,8 @@ impl Exchange<Authorized> {
         self.state.head.take()
     }
 
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.route.pool
+    pub fn pool(&self) -> &Pool {
+        self.route.pool()
     }
 
     pub fn route(&self) -> &Arc<RouteEntry> {

@@ -146,7 +146,8 @@ impl Gate {
 
     /// Answers for a refusal: recorded, counted, in the form that the client understands.
     async fn refuse(&self, arrival: &Arrival, refusal: &Refusal) -> http::Response<Bytes> {
-        if !matches!(refusal, Refusal::Denied(_)) {
+        // A denial and a failed login have a record of their own.
+        if !matches!(refusal, Refusal::Denied(_) | Refusal::Login(_)) {
             record::refusal(self, arrival, refusal);
         }
         let outcome = outcome(refusal);
@@ -162,6 +163,7 @@ pub(super) fn outcome(refusal: &Refusal) -> RequestOutcome {
     match refusal {
         Refusal::Denied(_) => RequestOutcome::Denied,
         Refusal::Unauthenticated { .. } => RequestOutcome::Unauthenticated,
+        Refusal::Login(error) if error.status() >= 500 => RequestOutcome::Error,
         Refusal::SessionsUnavailable
         | Refusal::AuditUnavailable
         | Refusal::Overtaken

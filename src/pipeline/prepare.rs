@@ -46,7 +46,7 @@ pub fn prepare(
     head.headers.insert(HOST, host);
     forwarded(&mut head, &arrival.connection, public)?;
     identity(&mut head.headers, gate, arrival.at, arrival.id, route, session)?;
-    if let Some((name, credential)) = route.pool.credential() {
+    if let Some((name, credential)) = route.pool().credential() {
         remove_spellings(&mut head.headers, &name);
         head.headers.insert(name, credential);
     }

@@ -39,7 +39,7 @@ pub async fn permit(
     match durability {
         AuditDurability::Buffered => Ok(()),
         AuditDurability::Durable => {
-            on_disk(ticket).await?;
+            on_disk(gate, ticket).await?;
             // The disk may have taken long: what was true before the wait has to be true after.
             if !gate.sessions.is_alive(&session.id, gate.clock.now()) {
                 return Err(Refusal::Unauthenticated { stale: true });
@@ -52,7 +52,7 @@ pub async fn permit(
     }
 }
 
-async fn on_disk(ticket: Ticket) -> Result<(), Refusal> {
+async fn on_disk(gate: &Gate, ticket: Ticket) -> Result<(), Refusal> {
     match tokio::time::timeout(DISK, ticket.durable()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
@@ -60,6 +60,7 @@ async fn on_disk(ticket: Ticket) -> Result<(), Refusal> {
             Err(Refusal::AuditUnavailable)
         }
         Err(_) => {
+            gate.metrics.audit_denied.inc();
             tracing::error!("access refused because the disk takes too long to keep its record");
             Err(Refusal::AuditUnavailable)
         }

@@ -112,8 +112,11 @@ impl Refusal {
                 "the application could not be reached, or its answer could not be used".to_owned()
             }
             Self::Upstream(_) => "the request ended early".to_owned(),
-            Self::Login(_) if status.is_server_error() => {
+            Self::Login(LoginError::ProviderUnavailable(_)) => {
                 "the identity provider can't be reached, so nobody can sign in right now".to_owned()
+            }
+            Self::Login(_) if status.is_server_error() => {
+                "logins can't be kept at the moment".to_owned()
             }
             other => other.to_string(),
         }

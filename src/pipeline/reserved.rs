@@ -140,7 +140,7 @@ async fn callback(
     // A new login never keeps the session that the browser had before (session fixation).
     let previous = match cookie::session_cookie(&arrival.head.headers) {
         CookieState::Present(value) => Some(value),
-        CookieState::Absent | CookieState::Ambiguous => None,
+        CookieState::Absent | CookieState::Malformed | CookieState::Ambiguous => None,
     };
     let new = NewSession {
         principal: login.principal,

@@ -70,7 +70,7 @@ fn rewrite_location(
     let (named, path) = rest.split_at(end);
     let is_public = scheme.eq_ignore_ascii_case("http")
         && Authority::parse(named).is_ok_and(|named| named.host == authority.host);
-    if !is_public && !route.pool.owns_origin(&format!("{scheme}://{named}")) {
+    if !is_public && !route.pool().owns_origin(&format!("{scheme}://{named}")) {
         return;
     }
     if let Ok(rewritten) = HeaderValue::try_from(format!("https://{authority}{path}")) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::model;
 use crate::domain::canonical::{CanonicalRequest, Host, path_segments};
 use crate::domain::query::Resource;
-use crate::metrics::RouteMetrics;
+use crate::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Pool;
 
 use super::refusal::Refusal;
@@ -15,15 +15,47 @@ use super::refusal::Refusal;
 pub const RESERVED: &str = "/.wicketgate";
 
 /// A route with all that serving it needs, resolved when the snapshot is built.
+///
+/// INVARIANT: its upstream pool is lent to nobody outside the pipeline; an authorised exchange is
+/// the only way to it.
 #[derive(Debug)]
 pub struct RouteEntry {
     pub config: Arc<model::Route>,
     pub resource: Arc<Resource>,
-    pub pool: Arc<Pool>,
     pub metrics: RouteMetrics,
+    pool: Arc<Pool>,
 }
 
 impl RouteEntry {
+    pub fn new(
+        config: Arc<model::Route>,
+        resource: Resource,
+        metrics: RouteMetrics,
+        pool: Arc<Pool>,
+    ) -> Self {
+        Self { config, resource: Arc::new(resource), metrics, pool }
+    }
+
+    /// The same upstream, with its connections, for a route that was read again.
+    pub fn renewed(&self, config: Arc<model::Route>, resource: Resource) -> Self {
+        let (metrics, pool) = (self.metrics.clone(), Arc::clone(&self.pool));
+        Self { config, resource: Arc::new(resource), metrics, pool }
+    }
+
+    /// The background work of the upstream, to be run as long as the entry is in force.
+    pub fn tend(&self, metrics: &Metrics) -> impl Future<Output = ()> + Send + 'static {
+        self.pool.health(metrics)
+    }
+
+    /// Tells upstreams apart: two entries that share one have the same key.
+    pub fn upstream_key(&self) -> usize {
+        Arc::as_ptr(&self.pool).addr()
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     pub fn name(&self) -> &Arc<str> {
         &self.config.name
     }
@@ -197,17 +229,10 @@ mod tests {
             refuse_cross_site: true,
             response: ResponseRewrite { location: true, cookie_domain: true },
         });
-        Arc::new(RouteEntry {
-            resource: Arc::new(Resource {
-                route: name.into(),
-                application: "app".into(),
-                zone: None,
-                tenant: None,
-            }),
-            pool: Pool::new(&route, 1, &metrics).unwrap(),
-            metrics: metrics.route(name),
-            config: route,
-        })
+        let resource =
+            Resource { route: name.into(), application: "app".into(), zone: None, tenant: None };
+        let pool = Pool::new(&route, 1, &metrics).unwrap();
+        Arc::new(RouteEntry::new(route, resource, metrics.route(name), pool))
     }
 
     fn found(table: &RouteTable, host: &str, target: &str) -> String {

@@ -4,8 +4,9 @@
 //! that is replaced as a whole. Several sources of posture may come; the types in
 //! [`crate::domain::device`] stay.
 //!
-//! INVARIANT: a fact that nobody observed, or that claims to come from the future, is absent, and a
-//! certificate that is not valid now identifies nothing.
+//! INVARIANT: a fact that nobody observed is absent, one that claims to come from the future has no
+//! freshness (its age is the largest there is), and a certificate that is not valid now identifies
+//! nothing.
 
 mod registry;
 

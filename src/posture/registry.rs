@@ -13,7 +13,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::digest;
 use time::OffsetDateTime;
@@ -24,9 +23,6 @@ use crate::config::finding::Finding;
 use crate::config::yaml::{self, Cursor, Findings, Map};
 use crate::domain::clock::Timestamp;
 use crate::domain::device::{Device, DeviceIdentity, Posture};
-
-/// How far in the future an observation may lie before it counts as none.
-const LEEWAY: Duration = Duration::from_secs(300);
 
 const MAX_TEXT: usize = 256;
 
@@ -124,7 +120,7 @@ impl Registry {
             .or_else(|| self.by_common_name.get(common_name(&parsed)?));
         match device {
             None => DeviceIdentity::Unregistered,
-            Some(device) => DeviceIdentity::Known(believable(device, now)),
+            Some(device) => DeviceIdentity::Known(Arc::clone(device)),
         }
     }
 
@@ -138,16 +134,6 @@ impl Registry {
 
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
-    }
-}
-
-/// Without the posture when its time can't be right: its age would seem to be none.
-fn believable(device: &Arc<Device>, now: Timestamp) -> Arc<Device> {
-    match &device.posture {
-        Some(posture) if posture.observed_at > now.plus(LEEWAY) => {
-            Arc::new(Device { posture: None, ..device.as_ref().clone() })
-        }
-        _ => Arc::clone(device),
     }
 }
 
@@ -222,6 +208,8 @@ fn fingerprint(text: &str) -> Result<[u8; 32], &'static str> {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+
+    use std::time::Duration;
 
     use super::*;
 
@@ -303,14 +291,17 @@ mod tests {
     }
 
     #[test]
-    fn posture_from_the_future_is_no_posture() {
+    fn posture_from_the_future_keeps_its_facts_and_its_time() {
         let registry = parsed(
             "devices: [{id: one, certificate: {common_name: one}, posture: \
              {observed_at: 2099-01-01T00:00:00Z, managed: true}}]",
         )
         .unwrap();
         let found = registry.identify(Some(&certificate(&["one"])), NOW);
-        assert_eq!(found.known().unwrap().posture, None);
+        // Policies see it as infinitely old; a fact that forbids still forbids.
+        let posture = found.known().unwrap().posture.clone().unwrap();
+        assert_eq!(posture.managed, Some(true));
+        assert!(posture.observed_at > NOW);
     }
 
     #[test]

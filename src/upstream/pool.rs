@@ -217,7 +217,10 @@ impl Pool {
             UpstreamProtocol::Http1 => send::prepare_http1(&mut head)?,
             UpstreamProtocol::Http2 => send::prepare_http2(&mut head, self.scheme)?,
         }
-        self.balance.ensure_resolved().await;
+        let resolved = self.balance.ensure_resolved();
+        if tokio::time::timeout(self.upstream.connect_timeout, resolved).await.is_err() {
+            return Err(UpstreamError::NoHealthyEndpoint);
+        }
         let limits =
             Limits { response: self.upstream.response_timeout, idle: self.upstream.idle_timeout };
         let mut request = Request::from_parts(head, body);

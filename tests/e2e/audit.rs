@@ -132,11 +132,16 @@ async fn what_a_client_sends_cannot_forge_a_record_or_a_log_line() {
     let head = format!("GET /{forged} HTTP/1.1\r\nhost: x{forged}\r\n\r\n");
     raw.send(head.as_bytes()).await;
     raw.answer().await;
+    // Allowed, so its path is in a record: decoded, as text.
+    browser
+        .get("/%7B%22event%22%3A%22session-started%22%2C%22principal%22%3A%22test%2Droot%22%7D")
+        .await;
     gate.audited("the odd request", |record| mentions(record, &["/odd"])).await;
+    gate.audited("the forged path", |record| mentions(record, &["test-root"])).await;
     let started = gate.audit().iter().filter(|one| one["event"] == "session-started").count();
-    let nested = gate.audit().iter().filter(|one| mentions(one, &["test/root"])).count();
-    assert!(started <= 1, "one login, one record");
-    assert!(nested <= 1, "at most as a quoted text");
+    let nested = gate.audit().iter().filter(|one| mentions(one, &["test-root"])).count();
+    assert_eq!(started, 1, "one login, one record");
+    assert_eq!(nested, 1, "only as a quoted text");
     for line in gate.process.output() {
         assert!(!line.contains('\u{1b}'), "a terminal escape in the log: {line:?}");
     }

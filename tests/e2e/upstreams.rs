@@ -165,8 +165,8 @@ async fn an_upstream_that_is_down_or_silent_or_talks_garbage_is_a_clear_answer()
 }
 
 #[tokio::test]
-async fn a_post_is_never_sent_twice() {
-    // Closes after the request was read, without an answer.
+async fn a_request_that_is_not_answered_in_time_is_sent_once_and_is_a_504() {
+    // Reads the request and says nothing.
     let upstream = Recorder::answering("").await;
     let mut to = route("app", "/", &upstream.url());
     to["timeouts"] = json!({ "response": "300ms" });
@@ -175,7 +175,7 @@ async fn a_post_is_never_sent_twice() {
     gate.sign_in(&mut browser, "vera", "/").await;
     let before = upstream.requests().len();
     let answer = browser.send(Method::POST, "/order", &[], "one".into()).await;
-    assert!(matches!(answer.status, 502 | 504), "{answer:?}");
+    assert_eq!(answer.status, 504, "{answer:?}");
     assert_eq!(upstream.requests().len(), before + 1);
 }
 

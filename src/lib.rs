@@ -6,7 +6,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 0 | [`domain`]: the words of the field as types, and the one parser of what a client asks for |
+//! | 0 | [`domain`]: the words of the field as types, and the one parser of what a client asks for; [`sharded`]: state apart for each worker |
 //! | 1 | [`config`]: from YAML to a validated model, or all findings at once |
 //! | 2 | [`store`]: what outlives a restart; [`metrics`]; [`pem`]; [`pages`] |
 //! | 3 | [`tls`], [`identity`], [`posture`], [`policy`], [`upstream`], [`audit`]: one subject each |
@@ -36,6 +36,7 @@ pub mod pipeline;
 pub mod policy;
 pub mod posture;
 pub mod proxy;
+pub mod sharded;
 pub mod store;
 pub mod tls;
 pub mod upstream;

@@ -14,6 +14,7 @@ use checker::{Rules, Sources, check};
 /// A module uses strictly lower layers only, so never a sibling.
 const LAYERS: &[(&str, u8)] = &[
     ("domain", 0),
+    ("sharded", 0),
     ("config", 1),
     ("metrics", 2),
     ("pages", 2),

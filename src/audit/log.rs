@@ -1,7 +1,7 @@
 //! The side that requests see: queue a record, wait for it to be on the disk.
 //!
-//! The queue is bounded by records, counted from the append to the write. It is a vector behind a
-//! mutex that is held for a push; the writer takes the whole vector at once. A producer wakes the
+//! The queue is bounded by records, counted from the append to the write. It is a buffer behind a
+//! mutex that is held for a copy; the writer takes the whole buffer at once. A producer wakes the
 //! writer only when it sleeps on an empty queue, so under load a record costs no system call.
 
 use std::fmt;
@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{broadcast, watch};
 
+use super::decided::{Decided, Kept};
 use super::open::{self, AuditError};
 use super::record;
 use super::writer::{Disk, Medium, Writer};
@@ -19,6 +20,7 @@ use crate::config::model;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::metrics::Metrics;
+use crate::sharded::Sharded;
 
 /// Lines that a subscriber may lag behind before it misses some.
 const SUBSCRIBER_LAG: usize = 1024;
@@ -31,6 +33,7 @@ pub struct AuditUnavailable;
 /// The log of a running gate. Dropping it closes it.
 pub struct AuditLog {
     shared: Arc<Shared>,
+    kept: Sharded<Kept>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -55,7 +58,7 @@ pub(super) struct Shared {
 }
 
 pub(super) struct State {
-    pub queue: Vec<Pending>,
+    pub queue: Queue,
     /// Sequence of the next record to be queued. The writer writes in queue order, so a record's
     /// sequence is known from here on.
     pub next: u64,
@@ -67,9 +70,40 @@ pub(super) struct State {
     pub dead: bool,
 }
 
-pub(super) struct Pending {
-    pub at: Timestamp,
-    pub event: Vec<u8>,
+/// Records in the order in which they came, their text in one piece, so that a record costs no
+/// allocation of its own.
+#[derive(Default)]
+pub(super) struct Queue {
+    text: Vec<u8>,
+    /// When each happened, and where its text ends.
+    records: Vec<(Timestamp, usize)>,
+}
+
+/// A buffer larger than this, in bytes, is given back once it is empty.
+const BUFFER: usize = 4 * 1024 * 1024;
+
+impl Queue {
+    fn push(&mut self, at: Timestamp, event: &[u8]) {
+        self.text.extend_from_slice(event);
+        self.records.push((at, self.text.len()));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Takes every record out, oldest first.
+    pub fn drain(&mut self, mut take: impl FnMut(Timestamp, &[u8])) {
+        let mut start = 0;
+        for (at, end) in self.records.drain(..) {
+            take(at, self.text.get(start..end).unwrap_or_default());
+            start = end;
+        }
+        self.text.clear();
+        if self.text.capacity() > BUFFER {
+            *self = Self::default();
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +159,7 @@ impl AuditLog {
         metrics.audit_healthy.set(1);
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                queue: Vec::new(),
+                queue: Queue::default(),
                 next,
                 wanted: 0,
                 writer: WriterIs::Busy,
@@ -145,7 +179,7 @@ impl AuditLog {
             .name("audit".to_owned())
             .spawn(move || writer.run())
             .map_err(|cause| AuditError::Io { path: config.directory.clone(), cause })?;
-        Ok(Self { shared, writer: Mutex::new(Some(writer)) })
+        Ok(Self { shared, kept: Sharded::default(), writer: Mutex::new(Some(writer)) })
     }
 
     /// Queues a record. Never blocks on I/O. `at` is when it happened, which the record carries.
@@ -153,10 +187,26 @@ impl AuditLog {
     /// # Errors
     /// When the queue is full, the event is larger than 512 KiB, or the log was closed. The
     /// caller must not let happen what the event is about.
-    pub fn append(&self, at: Timestamp, event: Event) -> Result<Ticket, AuditUnavailable> {
-        self.enqueue(at, &event, self.shared.capacity).inspect_err(|_| {
-            self.shared.metrics.audit_denied.inc();
-        })
+    pub fn append(&self, at: Timestamp, event: Event) -> Result<Ticket<'_>, AuditUnavailable> {
+        self.counted(self.serialise(at, &event, self.shared.capacity))
+    }
+
+    /// As [`append`](Self::append), for the record of a decision.
+    ///
+    /// # Errors
+    /// As for `append`.
+    pub fn append_decision(
+        &self,
+        at: Timestamp,
+        decided: &Decided<'_>,
+    ) -> Result<Ticket<'_>, AuditUnavailable> {
+        let Some(mut kept) = self.kept.mine() else { return Err(AuditUnavailable) };
+        let event = kept.encode(decided).map_err(|_| AuditUnavailable);
+        self.counted(event.and_then(|event| self.enqueue(at, event, self.shared.capacity)))
+    }
+
+    fn counted<T>(&self, outcome: Result<T, AuditUnavailable>) -> Result<T, AuditUnavailable> {
+        outcome.inspect_err(|_| self.shared.metrics.audit_denied.inc())
     }
 
     /// As [`append`](Self::append), for what strangers can cause as often as they like and nothing
@@ -165,15 +215,35 @@ impl AuditLog {
     ///
     /// # Errors
     /// When there is no room, or as for `append`. The record is dropped, and counted.
-    pub fn append_minor(&self, at: Timestamp, event: Event) -> Result<Ticket, AuditUnavailable> {
-        self.enqueue(at, &event, self.shared.capacity / 2).inspect_err(|_| {
+    pub fn append_minor(
+        &self,
+        at: Timestamp,
+        event: Event,
+    ) -> Result<Ticket<'_>, AuditUnavailable> {
+        self.serialise(at, &event, self.shared.capacity / 2).inspect_err(|_| {
             self.shared.metrics.audit_dropped.inc();
         })
     }
 
-    fn enqueue(&self, at: Timestamp, event: &Event, room: u64) -> Result<Ticket, AuditUnavailable> {
-        let event = record::encode(event).ok().filter(|event| event.len() <= record::MAX_EVENT);
-        let Some(event) = event else { return Err(AuditUnavailable) };
+    fn serialise(
+        &self,
+        at: Timestamp,
+        event: &Event,
+        room: u64,
+    ) -> Result<Ticket<'_>, AuditUnavailable> {
+        let event = record::encode(event).map_err(|_| AuditUnavailable)?;
+        self.enqueue(at, &event, room)
+    }
+
+    fn enqueue(
+        &self,
+        at: Timestamp,
+        event: &[u8],
+        room: u64,
+    ) -> Result<Ticket<'_>, AuditUnavailable> {
+        if event.len() > record::MAX_EVENT {
+            return Err(AuditUnavailable);
+        }
         let shared = &self.shared;
         let mut state = shared.state.lock();
         let outstanding = shared.outstanding(&state);
@@ -182,7 +252,7 @@ impl AuditLog {
         }
         let sequence = state.next;
         state.next += 1;
-        state.queue.push(Pending { at, event });
+        state.queue.push(at, event);
         if outstanding >= shared.capacity / 2 {
             shared.rouse(&mut state, &[WriterIs::Idle, WriterIs::Gathering]);
         } else {
@@ -190,7 +260,7 @@ impl AuditLog {
         }
         shared.metrics.audit_queue.set(i64::try_from(outstanding + 1).unwrap_or(i64::MAX));
         drop(state);
-        Ok(Ticket { sequence, shared: Arc::clone(shared) })
+        Ok(Ticket { sequence, shared })
     }
 
     /// The records' lines as they are written, for a live view. A receiver that lags more than
@@ -239,18 +309,18 @@ impl Drop for AuditLog {
 
 /// A queued record. Dropping it leaves the record to be written in its turn.
 #[must_use = "where the route wants durable records, wait for `durable`"]
-pub struct Ticket {
+pub struct Ticket<'a> {
     sequence: u64,
-    shared: Arc<Shared>,
+    shared: &'a Shared,
 }
 
-impl fmt::Debug for Ticket {
+impl fmt::Debug for Ticket<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket").field("sequence", &self.sequence).finish_non_exhaustive()
     }
 }
 
-impl Ticket {
+impl Ticket<'_> {
     /// The record's number in the log.
     pub fn sequence(&self) -> u64 {
         self.sequence

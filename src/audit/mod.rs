@@ -5,13 +5,14 @@
 //! [`Ticket`] becomes durable only after fdatasync said so; the writer keeps what it could not
 //! write until it can.
 //!
-//! The way of a record: the request's thread serialises the event ([`record`]) and queues it
-//! ([`log`]); one writer thread links it to the record before (`chain`) and writes whole batches
+//! The way of a record: the request's thread serialises the event ([`record`], and `decided` for
+//! the one that every request pays for) and queues it ([`log`]); one writer thread links it to the record before (`chain`) and writes whole batches
 //! (`writer`) to files of bounded size (`segment`). [`verify`] and [`query`] read the files alone
 //! and need no running gate. The format is specified in `docs/audit.md`.
 
 mod archive;
 mod chain;
+mod decided;
 mod log;
 mod open;
 mod query;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use archive::{archive_policy_set, load_policy_set};
 pub use chain::{Flaw, GENESIS};
+pub use decided::Decided;
 pub use log::{AuditLog, AuditUnavailable, Ticket};
 pub use open::AuditError;
 pub use query::{Filter, Query, find_decision, query};

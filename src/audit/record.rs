@@ -26,8 +26,13 @@ pub(super) const MAX_LINE: usize = MAX_EVENT + 1024;
 /// Serialises an event as a JSON object.
 pub(super) fn encode(event: &Event) -> Result<Vec<u8>, serde_json::Error> {
     let mut out = Vec::with_capacity(1024);
-    event.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Printable))?;
+    write(event, &mut out)?;
     Ok(out)
+}
+
+/// Appends a value as JSON.
+pub(super) fn write(value: &impl Serialize, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, Printable))
 }
 
 /// Compact JSON in which all that does not print is escaped.

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::chain::Chain;
-use super::log::{Pending, Progress, Shared, WriterIs};
+use super::log::{Progress, Queue, Shared, WriterIs};
 use super::open::Opened;
 use super::segment::Segment;
 use crate::config::model;
@@ -111,7 +111,7 @@ impl Writer {
     }
 
     pub(super) fn run(mut self) {
-        let mut batch = Vec::new();
+        let mut batch = Queue::default();
         loop {
             let closing = self.collect(&mut batch);
             if !batch.is_empty() {
@@ -119,9 +119,7 @@ impl Writer {
                     return;
                 }
                 let start = self.tail.len();
-                for Pending { at, event } in batch.drain(..) {
-                    self.chain.append(at, &event, &mut self.tail);
-                }
+                batch.drain(|at, event| self.chain.append(at, event, &mut self.tail));
                 if !self.insist(Self::write) {
                     return;
                 }
@@ -138,7 +136,7 @@ impl Writer {
 
     /// Sleeps until there is something to do, then a moment longer for more of it, unless
     /// somebody waits. Returns whether these are the last records.
-    fn collect(&mut self, batch: &mut Vec<Pending>) -> bool {
+    fn collect(&mut self, batch: &mut Queue) -> bool {
         let shared = Arc::clone(&self.shared);
         let synced = shared.progress.borrow().synced;
         let mut state = shared.state.lock();

@@ -378,6 +378,17 @@ impl CanonicalRequest {
         Ok(Self { method, authority, path, query: query.map(Arc::from) })
     }
 
+    /// Whether this text is exactly the [`target`](Self::target).
+    pub fn is_target(&self, text: &str) -> bool {
+        match (&self.query, text.split_once('?')) {
+            (None, None) => text == self.path.encoded(),
+            (Some(query), Some((path, rest))) => {
+                path == self.path.encoded() && rest == query.as_ref()
+            }
+            _ => false,
+        }
+    }
+
     /// The origin-form target that is forwarded.
     pub fn target(&self) -> String {
         match &self.query {

@@ -30,6 +30,11 @@ impl DecisionId {
         Timestamp::from_millis(i64::try_from(self.0 >> 80).unwrap_or(i64::MAX))
     }
 
+    /// True for about one id in `of`, a power of two.
+    pub fn is_sampled(self, of: u8) -> bool {
+        u8::try_from(self.0 & 0xff).is_ok_and(|random| random & of.wrapping_sub(1) == 0)
+    }
+
     /// The 26 characters, without an allocation.
     pub fn encode(self) -> [u8; 26] {
         let mut out = [b'0'; 26];
@@ -103,8 +108,18 @@ pub struct SessionId(pub [u8; 32]);
 impl SessionId {
     /// The first 16 hex digits: enough to tell sessions apart in records, useless as a credential.
     pub fn short(self) -> String {
-        let nibbles = self.0.iter().take(8).flat_map(|byte| [byte >> 4, byte & 15]);
-        nibbles.filter_map(|nibble| char::from_digit(u32::from(nibble), 16)).collect()
+        self.digits().map(char::from).iter().collect()
+    }
+
+    /// The same digits, without an allocation.
+    pub fn digits(self) -> [u8; 16] {
+        let mut digits = [b'0'; 16];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            for (digit, nibble) in pair.iter_mut().zip([byte >> 4, byte & 15]) {
+                *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+            }
+        }
+        digits
     }
 }
 

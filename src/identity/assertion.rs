@@ -111,32 +111,37 @@ impl Signer {
         Arc::clone(&self.jwks)
     }
 
-    /// The assertion about a session's principal for one audience, as a header field's value.
+    /// Whether an assertion of that time may be handed out now.
+    pub fn is_fresh(&self, made: Timestamp, now: Timestamp) -> bool {
+        made <= now && now.since(made) < REUSE
+    }
+
+    /// The assertion about a session's principal for one audience, as a header field's value, and
+    /// when it was made.
     pub fn assertion(
         &self,
         session: &Session,
         audience: &Arc<str>,
         now: Timestamp,
-    ) -> Result<HeaderValue, SignerError> {
+    ) -> Result<(HeaderValue, Timestamp), SignerError> {
         let stripe = session.id.0.first().map_or(0, |byte| usize::from(*byte) % STRIPES);
         let kept = self.kept.get(stripe).ok_or(SignerError::Sign)?;
         let key = (session.id, Arc::clone(audience));
-        let usable = |at: Timestamp| at <= now && now.since(at) < REUSE;
         if let Some((token, at)) = kept.lock().get(&key)
-            && usable(*at)
+            && self.is_fresh(*at, now)
         {
-            return Ok(token.clone());
+            return Ok((token.clone(), *at));
         }
         let token = self.sign(session, audience, now)?;
         let mut kept = kept.lock();
         if kept.len() >= MAX_IN_STRIPE {
-            kept.retain(|_, (_, at)| usable(*at));
+            kept.retain(|_, (_, at)| self.is_fresh(*at, now));
             if kept.len() >= MAX_IN_STRIPE {
                 kept.clear();
             }
         }
         kept.insert(key, (token.clone(), now));
-        Ok(token)
+        Ok((token, now))
     }
 
     fn sign(

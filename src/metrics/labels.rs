@@ -35,44 +35,25 @@ impl RequestOutcome {
 /// The stages of the pipeline, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    Receive,
+    /// With the match of a route, and what is refused without a policy.
     Normalise,
-    Route,
-    Guard,
     Authenticate,
-    Gather,
     Authorise,
     Record,
     Prepare,
-    Respond,
 }
 
 impl Stage {
-    pub const ALL: [Self; 10] = [
-        Self::Receive,
-        Self::Normalise,
-        Self::Route,
-        Self::Guard,
-        Self::Authenticate,
-        Self::Gather,
-        Self::Authorise,
-        Self::Record,
-        Self::Prepare,
-        Self::Respond,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Normalise, Self::Authenticate, Self::Authorise, Self::Record, Self::Prepare];
 
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Receive => "receive",
             Self::Normalise => "normalise",
-            Self::Route => "route",
-            Self::Guard => "guard",
             Self::Authenticate => "authenticate",
-            Self::Gather => "gather",
             Self::Authorise => "authorise",
             Self::Record => "record",
             Self::Prepare => "prepare",
-            Self::Respond => "respond",
         }
     }
 }

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::domain::connection::Connection;
 use crate::domain::id::DecisionId;
 use crate::identity::session::Session;
 use crate::metrics::RequestOutcome;
 use crate::policy::Permit;
 use crate::upstream::{Pool, UpstreamError};
 
-use super::gate::{Gate, outcome};
+use super::client::ClientConnection;
+use super::gate::outcome;
 use super::live::{Holding, Watch};
 use super::normalise::Normalised;
 use super::receive::Arrival;
@@ -34,11 +34,10 @@ pub struct Authorized {
 
 #[derive(Debug)]
 pub struct Exchange<S> {
-    pub(super) gate: Arc<Gate>,
     pub(super) id: DecisionId,
     pub(super) begun: Instant,
-    pub(super) connection: Arc<Connection>,
-    pub(super) asked: Arc<Normalised>,
+    pub(super) connection: Arc<ClientConnection>,
+    pub(super) asked: Normalised,
     pub(super) route: Arc<RouteEntry>,
     pub(super) asker: Asker,
     pub(super) state: S,
@@ -46,18 +45,16 @@ pub struct Exchange<S> {
 
 impl Exchange<Authorized> {
     pub(super) fn authorized(
-        gate: Arc<Gate>,
-        arrival: &Arrival,
-        asked: Arc<Normalised>,
+        arrival: Arrival,
+        asked: Normalised,
         route: Arc<RouteEntry>,
         asker: Asker,
         state: Authorized,
     ) -> Self {
         Self {
-            gate,
             id: arrival.id,
             begun: arrival.begun,
-            connection: Arc::clone(&arrival.connection),
+            connection: arrival.connection,
             asked,
             route,
             asker,

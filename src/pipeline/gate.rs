@@ -1,31 +1,33 @@
 //! The gate: what lives longer than a snapshot, and the one door through it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::audit::AuditLog;
 use crate::domain::clock::Clock;
-use crate::domain::connection::Connection;
 use crate::domain::event::Occasion;
 use crate::identity::assertion::Signer;
-use crate::identity::session::Sessions;
+use crate::identity::session::{Session, Sessions};
 use crate::metrics::{Metrics, RequestOutcome, Stage};
+use crate::policy::Permit;
 
 use super::authenticate::authenticate;
+use super::client::ClientConnection;
 use super::exchange::{Authorized, Exchange};
 use super::gather::gather;
 use super::guard;
 use super::live::Live;
-use super::normalise::{Upgrade, normalise};
+use super::normalise::{Normalised, Upgrade, normalise};
 use super::prepare::prepare;
 use super::receive::{Arrival, receive};
 use super::record;
 use super::refusal::Refusal;
-use super::reply;
+use super::reply::{self, Asker};
 use super::reserved;
-use super::route::Destination;
+use super::route::{Destination, RouteEntry};
 use super::snapshot::Snapshot;
 
 #[derive(Debug)]
@@ -60,27 +62,36 @@ impl From<Refusal> for Ended {
     }
 }
 
+/// One request in this many has its stages timed: timing them costs more than some of them.
+const TIMED: u8 = 16;
+
+/// What the stages establish of a permitted request.
+struct Passed {
+    asked: Normalised,
+    route: Arc<RouteEntry>,
+    asker: Asker,
+    state: Authorized,
+}
+
 impl Gate {
     /// Takes a request's head through all stages. The body is not looked at.
     pub async fn admit(
-        self: &Arc<Self>,
-        connection: &Arc<Connection>,
+        &self,
+        connection: &Arc<ClientConnection>,
         head: http::request::Parts,
     ) -> Outcome {
         let mut arrival = receive(self, connection, head); // id, time, snapshot
         match self.stages(&mut arrival).await {
-            Ok(exchange) => Outcome::Forward(Box::new(exchange)),
+            Ok(Passed { asked, route, asker, state }) => Outcome::Forward(Box::new(
+                Exchange::authorized(arrival, asked, route, asker, state),
+            )),
             Err(Ended::Answered(response)) => Outcome::Reply(response),
             Err(Ended::Refused(refusal)) => Outcome::Reply(self.refuse(&arrival, &refusal).await),
         }
     }
 
     /// The order of the stages. Each takes what the ones before it established.
-    async fn stages(
-        self: &Arc<Self>,
-        arrival: &mut Arrival,
-    ) -> Result<Exchange<Authorized>, Ended> {
-        let at = arrival.at;
+    async fn stages(&self, arrival: &mut Arrival) -> Result<Passed, Ended> {
         // One reading of the request, or none: before anything is decided on it.
         let asked = normalise(arrival)?;
         // The connection belongs to the host that is asked for: before its certificate counts.
@@ -93,51 +104,73 @@ impl Gate {
                 return Err(answer.map_or_else(Ended::from, Ended::Answered));
             }
         };
-        arrival.route = Some(Arc::clone(&route));
+        let asker = Asker::of(&arrival.head);
+        match self.on_route(arrival, &asked, &route).await {
+            Ok(state) => Ok(Passed { asked, route, asker, state }),
+            Err(refusal) => {
+                arrival.route = Some(route);
+                Err(refusal.into())
+            }
+        }
+    }
+
+    async fn on_route(
+        &self,
+        arrival: &mut Arrival,
+        asked: &Normalised,
+        route: &RouteEntry,
+    ) -> Result<Authorized, Refusal> {
+        let mut timer = arrival.id.is_sampled(TIMED).then(|| Timer::new(arrival.begun));
         // What no policy could make right.
-        guard::guard(arrival, &asked, &route)?;
-        let normalised = arrival.begun.elapsed();
+        guard::guard(arrival, asked, route)?;
+        Timer::stage(&mut timer, route, Stage::Normalise);
         // Who asks: no principal, no question to the policies.
-        let session = authenticate(self, &arrival.head.headers, at).await?.required()?;
-        arrival.principal = Some(Arc::clone(&session.principal.id));
-        let authenticated = arrival.begun.elapsed();
+        let session = authenticate(self, &arrival.head.headers, arrival.at).await?.required()?;
+        Timer::stage(&mut timer, route, Stage::Authenticate);
+        match self.of_session(arrival, asked, route, &session, timer).await {
+            Ok((permit, head)) => {
+                let websocket = asked.upgrade == Upgrade::WebSocket;
+                Ok(Authorized { permit, session, head: Some(head), websocket })
+            }
+            Err(refusal) => {
+                arrival.principal = Some(Arc::clone(&session.principal.id));
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn of_session(
+        &self,
+        arrival: &mut Arrival,
+        asked: &Normalised,
+        route: &RouteEntry,
+        session: &Session,
+        mut timer: Option<Timer>,
+    ) -> Result<(Permit, http::request::Parts), Refusal> {
+        let at = arrival.at;
         // The policies decide on everything that is known.
-        let query = gather(&arrival.snapshot, &arrival.connection, at, &asked, &route, &session);
+        let query = gather(&arrival.snapshot, &arrival.connection, at, asked, route, session);
         let permit = arrival.snapshot.policies.decide(arrival.id, query).map_err(|denial| {
-            record::denial(self, at, &denial, &session, Occasion::Request);
+            record::denial(self, at, &denial, session, Occasion::Request);
             if !denial.decision().errors.is_empty() {
                 self.metrics.decision_errors.inc();
             }
             Refusal::Denied(Box::new(denial))
         })?;
-        let authorised = arrival.begun.elapsed();
+        Timer::stage(&mut timer, route, Stage::Authorise);
         // Access that can't be recorded is denied.
-        record::permit(self, at, &permit, &session, route.config.audit).await?;
-        let recorded = arrival.begun.elapsed();
-        route.metrics.stage(Stage::Normalise, normalised);
-        route.metrics.stage(Stage::Authenticate, authenticated.saturating_sub(normalised));
-        route.metrics.stage(Stage::Authorise, authorised.saturating_sub(authenticated));
-        route.metrics.stage(Stage::Record, recorded.saturating_sub(authorised));
+        record::permit(self, at, &permit, session, route.config.audit).await?;
+        Timer::stage(&mut timer, route, Stage::Record);
         // The head is rewritten last: what the gate adds, nothing strips.
-        let (empty, ()) = http::Request::new(()).into_parts();
-        let head = std::mem::replace(&mut arrival.head, empty);
-        let accepts = reply::Asker::of(&head);
-        let head = prepare(self, arrival, head, &asked, &route, &session)?;
-        let websocket = asked.upgrade == Upgrade::WebSocket;
-        Ok(Exchange::authorized(
-            Arc::clone(self),
-            arrival,
-            Arc::new(asked),
-            route,
-            accepts,
-            Authorized { permit, session, head: Some(head), websocket },
-        ))
+        let head = prepare(self, arrival, asked, route, session)?;
+        Timer::stage(&mut timer, route, Stage::Prepare);
+        Ok((permit, head))
     }
 
     /// Refuses what the listener itself found wrong, before any stage: with an id, on record.
     pub async fn refuse_early(
         &self,
-        connection: &Arc<Connection>,
+        connection: &Arc<ClientConnection>,
         head: http::request::Parts,
         refusal: &Refusal,
     ) -> http::Response<Bytes> {
@@ -156,6 +189,24 @@ impl Gate {
             None => self.metrics.unrouted().observe(outcome, arrival.begun.elapsed()),
         }
         reply::refused(self, arrival, refusal).await
+    }
+}
+
+/// Times the stages of one request.
+struct Timer(Instant);
+
+impl Timer {
+    fn new(begun: Instant) -> Self {
+        Self(begun)
+    }
+
+    /// What has passed since the stage before belongs to this one.
+    fn stage(timer: &mut Option<Self>, route: &RouteEntry, stage: Stage) {
+        if let Some(Self(since)) = timer {
+            let now = Instant::now();
+            route.metrics.stage(stage, now.saturating_duration_since(*since));
+            *since = now;
+        }
     }
 }
 

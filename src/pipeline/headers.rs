@@ -1,9 +1,6 @@
 //! Header names that must not simply pass through.
 
-use http::header::{
-    CONNECTION, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
 pub const DECISION: HeaderName = HeaderName::from_static("x-wicketgate-decision");
@@ -81,19 +78,8 @@ fn spells(name: &str, pattern: &str, prefix: bool) -> bool {
 }
 
 /// Removes every field that belongs to this connection and not to the message (RFC 9110,
-/// section 7.6.1), those that `Connection` names among them.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const FIXED: [HeaderName; 9] = [
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        HeaderName::from_static("http2-settings"),
-    ];
+/// section 7.6.1), those that `Connection` names among them, and those that are foreign here.
+pub fn strip(headers: &mut HeaderMap, is_foreign: impl Fn(&str) -> bool) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -106,9 +92,32 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in &FIXED {
+    // Nearly always there is none of these: one look at the names there are costs less than one
+    // look-up for each of them.
+    let mut goes = headers.keys().filter(|name| {
+        let name = name.as_str();
+        is_hop_by_hop(name) || is_foreign(name)
+    });
+    let Some(first) = goes.next().cloned() else { return };
+    let others: Vec<HeaderName> = goes.cloned().collect();
+    headers.remove(first);
+    for name in others {
         headers.remove(name);
     }
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "te" | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+    )
 }
 
 /// Fields that a trailer section must not carry: they frame, route, authenticate, condition or
@@ -255,7 +264,7 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        strip_hop_by_hop(&mut headers);
+        strip(&mut headers, |_| false);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
     }
 

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::domain::connection::Connection;
 use crate::domain::event::{Event, Occasion};
 use crate::domain::id::{DecisionId, SessionId};
 use crate::domain::query::{AccessQuery, Action};
@@ -21,6 +20,7 @@ use crate::policy::Denial;
 
 use super::authenticate::is_trusted;
 use super::exchange::{Authorized, Exchange};
+use super::client::ClientConnection;
 use super::gate::Gate;
 use super::gather::gather;
 use super::normalise::Normalised;
@@ -95,11 +95,10 @@ pub enum CutReason {
 /// The hold on one live connection. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct Watch {
-    gate: Arc<Gate>,
     signal: Arc<Signal>,
     opened: DecisionId,
     session: Arc<Session>,
-    connection: Arc<Connection>,
+    connection: Arc<ClientConnection>,
     asked: Arc<Normalised>,
     route: Arc<RouteEntry>,
     may_send: AtomicBool,
@@ -109,11 +108,10 @@ pub struct Watch {
 /// What a watch over an exchange needs, apart from the exchange.
 #[derive(Debug)]
 pub struct Holding {
-    gate: Arc<Gate>,
     opened: DecisionId,
     begun: Instant,
     session: Arc<Session>,
-    connection: Arc<Connection>,
+    connection: Arc<ClientConnection>,
     asked: Arc<Normalised>,
     route: Arc<RouteEntry>,
     websocket: bool,
@@ -122,12 +120,11 @@ pub struct Holding {
 impl Holding {
     pub(super) fn of(exchange: &Exchange<Authorized>) -> Self {
         Self {
-            gate: Arc::clone(&exchange.gate),
             opened: exchange.id,
             begun: exchange.begun,
             session: Arc::clone(&exchange.state.session),
             connection: Arc::clone(&exchange.connection),
-            asked: Arc::clone(&exchange.asked),
+            asked: Arc::new(exchange.asked.clone()),
             route: Arc::clone(&exchange.route),
             websocket: exchange.state.websocket,
         }
@@ -142,7 +139,7 @@ impl Holding {
     pub fn watch(&self) -> Watch {
         self.route.metrics.live.inc();
         let watch = Watch {
-            signal: self.gate.live.register(self.session.id),
+            signal: self.connection.gate.live.register(self.session.id),
             opened: self.opened,
             session: Arc::clone(&self.session),
             connection: Arc::clone(&self.connection),
@@ -150,7 +147,6 @@ impl Holding {
             route: Arc::clone(&self.route),
             may_send: AtomicBool::new(false),
             drop_noted: AtomicBool::new(false),
-            gate: Arc::clone(&self.gate),
         };
         if self.websocket {
             watch.may_send.store(watch.send_allowed(), Ordering::Release);
@@ -184,12 +180,12 @@ impl Watch {
         if self.drop_noted.swap(true, Ordering::AcqRel) {
             return;
         }
-        let now = self.gate.clock.now();
+        let now = self.gate().clock.now();
         if let Err(NoLonger::Denied(denial)) = self.decide(Action::WebSocketSend) {
-            record::denial(&self.gate, now, &denial, &self.session, Occasion::Reauthorisation);
+            record::denial(self.gate(), now, &denial, &self.session, Occasion::Reauthorisation);
         }
         record::note(
-            &self.gate,
+            self.gate(),
             now,
             Event::FramesDropped {
                 id: DecisionId::new(now, random_u128()),
@@ -202,16 +198,16 @@ impl Watch {
 
     /// What the client sends on a live connection keeps its session from idling out.
     pub fn client_active(&self) {
-        self.gate.sessions.touch(&self.session, self.gate.clock.now());
+        self.gate().sessions.touch(&self.session, self.gate().clock.now());
     }
 
     /// Asks at once whether it is still allowed. That it is not is then recorded.
     pub fn check(&self) -> Option<CutReason> {
-        let now = self.gate.clock.now();
+        let now = self.gate().clock.now();
         let ended = self.signal.ended.load(Ordering::Acquire);
         if ended
-            || !self.gate.sessions.is_alive(&self.session.id, now)
-            || !is_trusted(&self.gate, &self.session)
+            || !self.gate().sessions.is_alive(&self.session.id, now)
+            || !is_trusted(self.gate(), &self.session)
         {
             self.record_cut(CutReason::SessionEnded);
             return Some(CutReason::SessionEnded);
@@ -230,7 +226,7 @@ impl Watch {
             }
             Err(NoLonger::RouteGone) => CutReason::RouteGone,
             Err(NoLonger::Denied(denial)) => {
-                record::denial(&self.gate, now, &denial, &self.session, Occasion::Reauthorisation);
+                record::denial(self.gate(), now, &denial, &self.session, Occasion::Reauthorisation);
                 CutReason::Denied
             }
         };
@@ -246,6 +242,10 @@ enum NoLonger {
 }
 
 impl Watch {
+    fn gate(&self) -> &Gate {
+        &self.connection.gate
+    }
+
     fn opening_action(&self) -> Action {
         super::gather::action(&self.asked)
     }
@@ -256,12 +256,12 @@ impl Watch {
 
     /// Asks today's snapshot the question of the opening, with today's time and device posture.
     fn decide(&self, action: Action) -> Result<(), NoLonger> {
-        let snapshot = self.gate.snapshot.load();
+        let snapshot = self.gate().snapshot.load();
         let route = match snapshot.routes.find(&self.asked.request) {
             Ok(Destination::Route(route)) if self.still_leads_to(&route) => route,
             _ => return Err(NoLonger::RouteGone),
         };
-        let now = self.gate.clock.now();
+        let now = self.gate().clock.now();
         let query = gather(&snapshot, &self.connection, now, &self.asked, &route, &self.session);
         let query = AccessQuery { action, ..query };
         snapshot
@@ -281,9 +281,9 @@ impl Watch {
     }
 
     fn record_cut(&self, reason: CutReason) {
-        let now = self.gate.clock.now();
+        let now = self.gate().clock.now();
         record::note(
-            &self.gate,
+            self.gate(),
             now,
             Event::ConnectionCut {
                 id: DecisionId::new(now, random_u128()),
@@ -299,7 +299,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.gate.live.deregister(&self.session.id, &self.signal);
+        self.gate().live.deregister(&self.session.id, &self.signal);
         self.route.metrics.live.dec();
     }
 }

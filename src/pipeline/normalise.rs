@@ -19,7 +19,7 @@ use super::receive::Arrival;
 use super::refusal::Refusal;
 
 /// A request that reads in one way only.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Normalised {
     pub request: CanonicalRequest,
     pub upgrade: Upgrade,

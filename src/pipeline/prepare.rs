@@ -5,8 +5,6 @@ use http::header::{CONNECTION, COOKIE, HOST, HeaderName, TE, UPGRADE, VIA};
 use http::{HeaderMap, HeaderValue, Uri, Version};
 
 use crate::config::model::{UpstreamHost, UpstreamProtocol};
-use crate::domain::clock::Timestamp;
-use crate::domain::connection::Connection;
 use crate::domain::id::DecisionId;
 use crate::domain::principal::Principal;
 use crate::identity::cookie;
@@ -19,50 +17,73 @@ use super::receive::Arrival;
 use super::refusal::Refusal;
 use super::route::RouteEntry;
 
+/// Fields that are added at most, so that the map grows once.
+const ADDED: usize = 16;
+
 /// Turns the client's head into the one that is forwarded. Target, host and body length are the
 /// canonical ones that were decided on.
 pub fn prepare(
     gate: &Gate,
-    arrival: &Arrival,
-    mut head: http::request::Parts,
+    arrival: &mut Arrival,
     asked: &Normalised,
     route: &RouteEntry,
     session: &Session,
 ) -> Result<http::request::Parts, Refusal> {
-    let wants_trailers = headers::lists_token(&head.headers, &TE, "trailers");
+    let mut head = std::mem::replace(&mut arrival.head, http::Request::new(()).into_parts().0);
+    let upstream = &route.config.upstream;
+    let wants_trailers = upstream.protocol == UpstreamProtocol::Http2
+        && headers::lists_token(&head.headers, &TE, "trailers");
     strip(&mut head.headers);
-    if wants_trailers && route.config.upstream.protocol == UpstreamProtocol::Http2 {
+    head.headers.reserve(ADDED);
+    if wants_trailers {
         head.headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if asked.upgrade == Upgrade::WebSocket {
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    let public = value(asked.request.authority.to_string())?;
-    let host = match &route.config.upstream.host {
-        UpstreamHost::Preserve => public.clone(),
+    let mut told = arrival.connection.told();
+    let place = told.place(&asked.request.authority, arrival.connection.client)?;
+    let host = match &upstream.host {
+        UpstreamHost::Preserve => place.host.clone(),
         UpstreamHost::Fixed(authority) => value(authority.to_string())?,
     };
     head.headers.insert(HOST, host);
-    forwarded(&mut head, &arrival.connection, public)?;
-    identity(&mut head.headers, gate, arrival.at, arrival.id, route, session)?;
+    place.tell(&mut head.headers);
+    head.headers.append(VIA, HeaderValue::from_static(via(head.version)));
+    for (name, value) in told.names(session) {
+        head.headers.insert(name, value.clone());
+    }
+    let audience = &route.config.application.name;
+    let assertion = told.assertion(gate, session, audience, arrival.at)?;
+    drop(told);
+    head.headers.insert(headers::ASSERTION, assertion);
+    head.headers.insert(headers::DECISION, decision(arrival.id));
     if let Some((name, credential)) = route.pool().credential() {
         remove_spellings(&mut head.headers, &name);
         head.headers.insert(name, credential);
     }
-    head.uri = Uri::try_from(asked.request.target())
-        .map_err(|_| Refusal::Malformed("the request target can't be forwarded"))?;
+    let as_it_came = head.uri.authority().is_none()
+        && head.uri.path_and_query().is_some_and(|came| asked.request.is_target(came.as_str()));
+    if !as_it_came {
+        head.uri = Uri::try_from(asked.request.target())
+            .map_err(|_| Refusal::Malformed("the request target can't be forwarded"))?;
+    }
     head.version = Version::HTTP_11;
     Ok(head)
 }
 
-fn strip(headers: &mut HeaderMap) {
-    headers::strip_hop_by_hop(headers);
-    let ours: Vec<HeaderName> =
-        headers.keys().filter(|name| headers::is_ours_alone(name.as_str())).cloned().collect();
-    for name in ours {
-        headers.remove(name);
+/// RFC 9110, section 7.6.3.
+fn via(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2 wicketgate",
+        Version::HTTP_10 => "1.0 wicketgate",
+        _ => "1.1 wicketgate",
     }
+}
+
+fn strip(headers: &mut HeaderMap) {
+    headers::strip(headers, headers::is_ours_alone);
     if headers.contains_key(COOKIE) {
         cookie::strip_own_cookies(headers);
         join_cookies(headers);
@@ -92,60 +113,7 @@ fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
     }
 }
 
-/// Where the request came from, as the gate saw it. RFC 7239 and the older `X-Forwarded-*`.
-fn forwarded(
-    head: &mut http::request::Parts,
-    connection: &Connection,
-    host: HeaderValue,
-) -> Result<(), Refusal> {
-    let client = connection.client.0.to_string();
-    let (open, close) = if connection.client.0.is_ipv6() { ("\"[", "]\"") } else { ("", "") };
-    let parts: [&[u8]; 7] = [
-        b"for=",
-        open.as_bytes(),
-        client.as_bytes(),
-        close.as_bytes(),
-        b";host=\"",
-        host.as_bytes(),
-        b"\";proto=https",
-    ];
-    head.headers.insert(http::header::FORWARDED, value(parts.concat())?);
-    head.headers.insert(headers::FORWARDED_FOR, value(client)?);
-    head.headers.insert(headers::FORWARDED_HOST, host);
-    head.headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("https"));
-    let via = match head.version {
-        Version::HTTP_2 => "2 wicketgate",
-        Version::HTTP_10 => "1.0 wicketgate",
-        _ => "1.1 wicketgate",
-    };
-    head.headers.append(VIA, HeaderValue::from_static(via));
-    Ok(())
-}
-
-/// A field that the principal lacks is absent: it was stripped before, so nobody else's survives
-/// (CVE-2026-30851).
-fn identity(
-    headers: &mut HeaderMap,
-    gate: &Gate,
-    at: Timestamp,
-    id: DecisionId,
-    route: &RouteEntry,
-    session: &Session,
-) -> Result<(), Refusal> {
-    for (name, value) in session.fields(|| identity_fields(&session.principal)) {
-        headers.insert(name, value.clone());
-    }
-    let audience = &route.config.application.name;
-    let assertion = gate.signer.assertion(session, audience, at).map_err(|error| {
-        tracing::error!(%error, "the identity assertion can't be signed");
-        Refusal::SessionsUnavailable
-    })?;
-    headers.insert(headers::ASSERTION, assertion);
-    headers.insert(headers::DECISION, decision(id));
-    Ok(())
-}
-
-fn identity_fields(principal: &Principal) -> Box<[(HeaderName, HeaderValue)]> {
+pub(super) fn identity_fields(principal: &Principal) -> Box<[(HeaderName, HeaderValue)]> {
     let mut fields = vec![(headers::USER, encode_value(&principal.id))];
     if let Some(email) = &principal.email {
         fields.push((headers::EMAIL, encode_value(email)));
@@ -169,7 +137,7 @@ pub fn decision(id: DecisionId) -> HeaderValue {
     HeaderValue::from_bytes(&id.encode()).unwrap_or(HeaderValue::from_static(""))
 }
 
-fn value(bytes: impl Into<Vec<u8>>) -> Result<HeaderValue, Refusal> {
+pub(super) fn value(bytes: impl Into<Vec<u8>>) -> Result<HeaderValue, Refusal> {
     HeaderValue::try_from(bytes.into())
         .map_err(|_| Refusal::Malformed("the request can't be written as header fields"))
 }

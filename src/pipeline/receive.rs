@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::Guard;
+
 use crate::domain::clock::Timestamp;
-use crate::domain::connection::Connection;
 use crate::domain::id::DecisionId;
 
+use super::client::ClientConnection;
 use super::gate::Gate;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
@@ -18,8 +20,8 @@ pub struct Arrival {
     pub id: DecisionId,
     pub at: Timestamp,
     pub begun: Instant,
-    pub connection: Arc<Connection>,
-    pub snapshot: Arc<Snapshot>,
+    pub connection: Arc<ClientConnection>,
+    pub snapshot: Guard<Arc<Snapshot>>,
     pub head: http::request::Parts,
     /// Known once the request is routed, for records and metrics of a refusal.
     pub route: Option<Arc<RouteEntry>>,
@@ -27,14 +29,18 @@ pub struct Arrival {
     pub principal: Option<Arc<str>>,
 }
 
-pub fn receive(gate: &Gate, connection: &Arc<Connection>, head: http::request::Parts) -> Arrival {
+pub fn receive(
+    gate: &Gate,
+    connection: &Arc<ClientConnection>,
+    head: http::request::Parts,
+) -> Arrival {
     let at = gate.clock.now();
     Arrival {
         id: DecisionId::new(at, random_u128()),
         at,
         begun: Instant::now(),
         connection: Arc::clone(connection),
-        snapshot: gate.snapshot.load_full(),
+        snapshot: gate.snapshot.load(),
         head,
         route: None,
         principal: None,

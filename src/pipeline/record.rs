@@ -5,13 +5,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::audit::Ticket;
+use crate::audit::{AuditUnavailable, Decided, Ticket};
 use crate::config::model::AuditDurability;
 use crate::domain::clock::Timestamp;
-use crate::domain::decision::Decision;
 use crate::domain::event::{Event, Occasion};
-use crate::domain::id::DecisionId;
-use crate::domain::query::AccessQuery;
 use crate::identity::session::Session;
 use crate::policy::{Denial, Permit};
 
@@ -30,9 +27,14 @@ pub async fn permit(
     session: &Session,
     durability: AuditDurability,
 ) -> Result<(), Refusal> {
-    let event =
-        decision_event(permit.id(), Occasion::Request, permit.query(), permit.decision(), session);
-    let ticket = gate.audit.append(at, event).map_err(|error| {
+    let decided = Decided {
+        id: permit.id(),
+        occasion: Occasion::Request,
+        query: permit.query(),
+        decision: permit.decision(),
+        session: &session.id,
+    };
+    let ticket = gate.audit.append_decision(at, &decided).map_err(|error| {
         tracing::error!(%error, "access refused because it can't be recorded");
         Refusal::AuditUnavailable
     })?;
@@ -52,7 +54,7 @@ pub async fn permit(
     }
 }
 
-async fn on_disk(gate: &Gate, ticket: Ticket) -> Result<(), Refusal> {
+async fn on_disk(gate: &Gate, ticket: Ticket<'_>) -> Result<(), Refusal> {
     match tokio::time::timeout(DISK, ticket.durable()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
@@ -68,24 +70,14 @@ async fn on_disk(gate: &Gate, ticket: Ticket) -> Result<(), Refusal> {
 }
 
 pub fn denial(gate: &Gate, at: Timestamp, denial: &Denial, session: &Session, occasion: Occasion) {
-    let event = decision_event(denial.id(), occasion, denial.query(), denial.decision(), session);
-    note(gate, at, event);
-}
-
-fn decision_event(
-    id: DecisionId,
-    occasion: Occasion,
-    query: &AccessQuery,
-    decision: &Decision,
-    session: &Session,
-) -> Event {
-    Event::Decision {
-        id,
+    let decided = Decided {
+        id: denial.id(),
         occasion,
-        query: Box::new(query.clone()),
-        decision: decision.clone(),
-        session: Some(session.id.short()),
-    }
+        query: denial.query(),
+        decision: denial.decision(),
+        session: &session.id,
+    };
+    kept(gate.audit.append_decision(at, &decided));
 }
 
 /// A refusal for another reason than a policy. Nothing was granted, so a full log changes nothing
@@ -122,7 +114,11 @@ pub fn minor(gate: &Gate, at: Timestamp, event: Event) {
 }
 
 pub fn note(gate: &Gate, at: Timestamp, event: Event) {
-    if let Err(error) = gate.audit.append(at, event) {
+    kept(gate.audit.append(at, event));
+}
+
+fn kept(outcome: Result<Ticket<'_>, AuditUnavailable>) {
+    if let Err(error) = outcome {
         tracing::error!(%error, "an audit record was not kept");
     }
 }

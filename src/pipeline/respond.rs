@@ -1,7 +1,7 @@
 //! Stage 11: the upstream's answer, on its way to the client.
 
 use http::header::{
-    ALT_SVC, CONNECTION, CONTENT_LOCATION, HeaderName, LOCATION, SET_COOKIE,
+    CONNECTION, CONTENT_LOCATION, HeaderName, LOCATION, SET_COOKIE,
     STRICT_TRANSPORT_SECURITY, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
@@ -24,21 +24,14 @@ pub fn respond(
     switched: bool,
 ) {
     let headers = &mut head.headers;
-    headers::strip_hop_by_hop(headers);
+    // An alternative service (RFC 7838) would be a way past the gate.
+    headers::strip(headers, |name| {
+        name == "alt-svc" || (name.starts_with('x') && headers::is_ours_alone(name))
+    });
     if switched {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    let ours: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| name.as_str().starts_with('x') && headers::is_ours_alone(name.as_str()))
-        .cloned()
-        .collect();
-    for name in ours {
-        headers.remove(name);
-    }
-    // An alternative service (RFC 7838) would be a way past the gate.
-    headers.remove(ALT_SVC);
     if !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
         headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
     }

@@ -19,16 +19,18 @@ use super::entities::{Names, TranslationError};
 use super::footprint::{Field, Footprint};
 use super::index::Index;
 use super::load::{self, Loaded, Places};
+use super::pairs::{PairKey, Pairs};
 use super::permit::{Denial, Permit};
 use crate::config::finding::Finding;
 use crate::config::model::Policies;
 use crate::domain::decision::{Decision, PolicyRef, Verdict};
 use crate::domain::id::{DecisionId, PolicySetHash};
 use crate::domain::principal::Principal;
-use crate::domain::query::{AccessQuery, Action, Resource};
+use crate::domain::query::{AccessQuery, Resource};
+use crate::sharded::Sharded;
 
 /// Most entities that are kept ready, over all combinations of principal, action and route.
-const MAX_ENTITIES: u64 = 100_000;
+const MAX_ENTITIES: usize = 100_000;
 /// Most different contexts remembered for each combination, and how much text in each, in bytes:
 /// a client chooses its paths.
 const MAX_REMEMBERED: usize = 32;
@@ -49,7 +51,8 @@ pub struct Engine {
     /// The actions and their groups.
     actions: Entities,
     slices: Cache<Vec<usize>, Arc<Slice>>,
-    pairs: Cache<PairKey, Arc<Pair>>,
+    /// Each worker's own.
+    pairs: Sharded<Pairs>,
 }
 
 /// The policies whose scope fits a query, and what they can read together.
@@ -59,20 +62,12 @@ struct Slice {
     footprint: Footprint,
 }
 
-/// Addresses of the shared principal and resource. They can't be used again for others as long as
-/// the [`Pair`] under this key holds both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct PairKey {
-    principal: usize,
-    resource: usize,
-    action: Action,
-}
-
 /// What principal, action and resource determine.
 #[derive(Debug)]
-struct Pair {
-    principal: Arc<Principal>,
-    resource: Arc<Resource>,
+pub(super) struct Pair {
+    /// Held, so that their addresses, which are the key, can't be used again for others.
+    _principal: Arc<Principal>,
+    _resource: Arc<Resource>,
     question: Question,
     slice: Arc<Slice>,
     remembered: Mutex<HashMap<Projection, Arc<Decision>>>,
@@ -90,6 +85,13 @@ pub(super) struct Question {
 
 fn weight(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+impl Pair {
+    /// The entities kept for it, which is what it costs to keep.
+    pub(super) fn entities(&self) -> usize {
+        self.question.entities.len()
+    }
 }
 
 impl Engine {
@@ -135,10 +137,7 @@ impl Engine {
                 .weigher(|numbers: &Vec<usize>, _| weight(numbers.len() + 1))
                 .max_capacity(MAX_SELECTED)
                 .build(),
-            pairs: Cache::builder()
-                .weigher(|_, pair: &Arc<Pair>| weight(pair.question.entities.len()))
-                .max_capacity(MAX_ENTITIES)
-                .build(),
+            pairs: Sharded::default(),
         };
         super::conformance::check(&engine, &schema).map_err(refuse)?;
         Ok(engine)
@@ -204,27 +203,23 @@ impl Engine {
     }
 
     fn pair(&self, query: &AccessQuery) -> Result<Arc<Pair>, TranslationError> {
-        let key = PairKey {
-            principal: Arc::as_ptr(&query.principal).addr(),
-            resource: Arc::as_ptr(&query.resource).addr(),
-            action: query.action,
-        };
-        if let Some(pair) = self.pairs.get(&key)
-            && Arc::ptr_eq(&pair.principal, &query.principal)
-            && Arc::ptr_eq(&pair.resource, &query.resource)
-        {
+        let key = PairKey::of(query);
+        if let Some(pair) = self.pairs.mine().and_then(|pairs| pairs.get(&key)) {
             return Ok(pair);
         }
         let question = self.question(query)?;
         let slice = self.slice(self.applicable(&question))?;
         let pair = Arc::new(Pair {
-            principal: Arc::clone(&query.principal),
-            resource: Arc::clone(&query.resource),
+            _principal: Arc::clone(&query.principal),
+            _resource: Arc::clone(&query.resource),
             question,
             slice,
             remembered: Mutex::default(),
         });
-        self.pairs.insert(key, Arc::clone(&pair));
+        let most = MAX_ENTITIES / self.pairs.copies().max(1);
+        if let Some(mut pairs) = self.pairs.mine() {
+            pairs.insert(key, Arc::clone(&pair), most);
+        }
         Ok(pair)
     }
 

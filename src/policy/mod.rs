@@ -22,6 +22,7 @@ mod footprint;
 mod index;
 mod limits;
 mod load;
+mod pairs;
 pub mod permit;
 pub mod suite;
 mod table;

@@ -39,7 +39,7 @@ impl Permit {
         &self.query
     }
 
-    pub fn decision(&self) -> &Decision {
+    pub fn decision(&self) -> &Arc<Decision> {
         &self.decision
     }
 }
@@ -57,7 +57,7 @@ impl Denial {
         &self.query
     }
 
-    pub fn decision(&self) -> &Decision {
+    pub fn decision(&self) -> &Arc<Decision> {
         &self.decision
     }
 }

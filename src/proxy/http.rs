@@ -21,17 +21,16 @@ use super::activity::InFlight;
 use super::body::{Fate, Fault, Limited, ResponseBody};
 use super::hold::LIVE_AFTER;
 use super::websocket::{self, Ending, Rights};
-use crate::domain::connection::Connection;
 use crate::pipeline::exchange::{Authorized, Exchange};
-use crate::pipeline::gate::{Gate, Outcome};
+use crate::pipeline::client::ClientConnection;
+use crate::pipeline::gate::Outcome;
 use crate::pipeline::live::Watch;
 use crate::pipeline::refusal::Refusal;
 
 /// What serving a request needs, shared by the requests of one connection.
 #[derive(Debug)]
 pub struct Context {
-    pub gate: Arc<Gate>,
-    pub connection: Arc<Connection>,
+    pub connection: Arc<ClientConnection>,
     /// Which of the upstreams' per-worker connections to use.
     pub worker: usize,
     /// Header fields that a request may have.
@@ -58,7 +57,7 @@ pub async fn answer(
     let is_head = head.method == Method::HEAD;
     if let Some(ambiguity) = in_flight.ambiguity() {
         let refusal = Refusal::Malformed(ambiguity.text());
-        let mut response = context.gate.refuse_early(&context.connection, head, &refusal).await;
+        let mut response = context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
         // Where this request ends is not agreed on: nothing after it is read.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return Ok(own(response, is_head, in_flight));
@@ -66,12 +65,12 @@ pub async fn answer(
     // HTTP/1 is held to it while it is parsed; HTTP/2 has only a limit of bytes there.
     if head.headers.len() > context.max_headers {
         let refusal = Refusal::TooManyFields { limit: context.max_headers };
-        let response = context.gate.refuse_early(&context.connection, head, &refusal).await;
+        let response = context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
         return Ok(own(response, is_head, in_flight));
     }
     let is_http2 = head.version == Version::HTTP_2;
     let upgrade = head.extensions.remove::<OnUpgrade>();
-    let mut exchange = match context.gate.admit(&context.connection, head).await {
+    let mut exchange = match context.connection.gate.admit(&context.connection, head).await {
         Outcome::Forward(exchange) => exchange,
         Outcome::Reply(response) => return Ok(own(response, is_head, in_flight)),
     };

@@ -12,16 +12,14 @@ use http_body_util::Full;
 
 use super::activity::InFlight;
 use crate::domain::canonical::{Authority, CanonicalRequest, Host};
-use crate::domain::connection::Connection;
-use crate::pipeline::gate::Gate;
+use crate::pipeline::client::ClientConnection;
 use crate::pipeline::refusal::Refusal;
 
 /// 308 (RFC 9110, section 15.4.9) to the same target, 400 where it is ambiguous, 421 where the
 /// host is none of ours; the refusals go through the gate. `port` is the public one of the TLS
 /// listener.
 pub async fn answer<B>(
-    gate: &Gate,
-    connection: &Arc<Connection>,
+    connection: &Arc<ClientConnection>,
     in_flight: &InFlight,
     request: Request<B>,
     port: u16,
@@ -30,14 +28,14 @@ pub async fn answer<B>(
     let target = match in_flight.ambiguity() {
         Some(ambiguity) => Err(Refusal::Malformed(ambiguity.text())),
         None => {
-            let snapshot = gate.snapshot.load();
+            let snapshot = connection.gate.snapshot.load();
             location(&head, port, |host| snapshot.routes.knows_host(host))
         }
     };
     let is_head = head.method == Method::HEAD;
     let mut response = match target {
         Ok(location) => redirect(location),
-        Err(refusal) => gate.refuse_early(connection, head, &refusal).await,
+        Err(refusal) => connection.gate.refuse_early(connection, head, &refusal).await,
     };
     let headers = response.headers_mut();
     // RFC 6797, section 7.2: not over a transport that anyone can write to.

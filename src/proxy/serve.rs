@@ -23,6 +23,7 @@ use super::redirect;
 use crate::config::model;
 use crate::domain::canonical::Host;
 use crate::domain::connection::{ClientAddr, Connection, PeerAddr};
+use crate::pipeline::client::ClientConnection;
 use crate::pipeline::gate::Gate;
 use crate::tls::{Acceptor, Alpn};
 
@@ -146,6 +147,7 @@ impl Workers {
         let (ended, has_ended) = oneshot::channel();
         let thread =
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                crate::sharded::claim(index);
                 runtime.block_on(async {
                     tokio::select! {
                         () = worker.run(share) => {}
@@ -280,8 +282,7 @@ impl Worker {
         };
         let connection = door.connection(peer, facts.server_name, facts.client_certificate);
         let context = Arc::new(Context {
-            gate: Arc::clone(&self.gate),
-            connection: Arc::new(connection),
+            connection: ClientConnection::new(Arc::clone(&self.gate), connection),
             worker: self.index,
             max_headers: limits.max_headers,
             idle_timeout: limits.idle_timeout,
@@ -307,13 +308,13 @@ impl Worker {
         let limits = &door.listener.limits;
         let activity = Activity::new(true);
         let requests = Arc::clone(&activity);
-        let gate = Arc::clone(&self.gate);
-        let connection = Arc::new(door.connection(peer, None, None));
+        let facts = door.connection(peer, None, None);
+        let connection = ClientConnection::new(Arc::clone(&self.gate), facts);
         let service = service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
-            let (gate, connection) = (Arc::clone(&gate), Arc::clone(&connection));
+            let connection = Arc::clone(&connection);
             let in_flight = requests.begin();
             async move {
-                let response = redirect::answer(&gate, &connection, &in_flight, request, port);
+                let response = redirect::answer(&connection, &in_flight, request, port);
                 Ok::<_, std::convert::Infallible>(response.await)
             }
         });

@@ -1,10 +1,9 @@
 //! One session, in memory and in the store.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use crate::config::secret::Secret;
@@ -34,8 +33,6 @@ pub struct Session {
     /// The `last_seen` that is in the store, or on its way there.
     written: AtomicI64,
     ended: AtomicBool,
-    /// The header fields that tell upstreams of the principal, made once.
-    fields: OnceLock<Box<[(HeaderName, HeaderValue)]>>,
 }
 
 impl Session {
@@ -46,14 +43,6 @@ impl Session {
 
     pub fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
-    }
-
-    /// The header fields that tell upstreams of the principal; `make` makes them, once.
-    pub fn fields(
-        &self,
-        make: impl FnOnce() -> Box<[(HeaderName, HeaderValue)]>,
-    ) -> &[(HeaderName, HeaderValue)] {
-        self.fields.get_or_init(make)
     }
 
     /// Why the session should end by `now`, if it should.
@@ -167,7 +156,6 @@ impl Record {
             last_seen: AtomicI64::new(last_seen),
             written: AtomicI64::new(last_seen),
             ended: AtomicBool::new(false),
-            fields: OnceLock::new(),
         })
     }
 

@@ -1,0 +1,158 @@
+//! A client's connection, and what its requests have in common, worked out once.
+//!
+//! Nearly all requests of a connection ask the same host for the same session. The header fields
+//! that tell upstreams so are made for the first of them and handed out again. They belong to the
+//! connection, which lives on one worker, so that workers share none of it.
+//!
+//! INVARIANT: what is kept here is only ever found under everything that it was made of.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::gate::Gate;
+use super::headers;
+use super::prepare::{self, value};
+use super::refusal::Refusal;
+use crate::domain::canonical::Authority;
+use crate::domain::clock::Timestamp;
+use crate::domain::connection::{ClientAddr, Connection};
+use crate::domain::id::SessionId;
+use crate::identity::session::Session;
+
+#[derive(Debug)]
+pub struct ClientConnection {
+    pub gate: Arc<Gate>,
+    facts: Connection,
+    told: Mutex<Told>,
+}
+
+impl Deref for ClientConnection {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.facts
+    }
+}
+
+impl ClientConnection {
+    pub fn new(gate: Arc<Gate>, facts: Connection) -> Arc<Self> {
+        Arc::new(Self { gate, facts, told: Mutex::default() })
+    }
+
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock()
+    }
+}
+
+/// The fields of the last request.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    place: Option<Place>,
+    names: Option<Names>,
+    assertion: Option<Assertion>,
+}
+
+/// Which host was asked for, and by whom.
+#[derive(Debug)]
+pub(super) struct Place {
+    authority: Authority,
+    client: ClientAddr,
+    pub host: HeaderValue,
+    pub forwarded: HeaderValue,
+    pub forwarded_for: HeaderValue,
+}
+
+#[derive(Debug)]
+struct Names {
+    session: SessionId,
+    fields: Box<[(HeaderName, HeaderValue)]>,
+}
+
+#[derive(Debug)]
+struct Assertion {
+    session: SessionId,
+    audience: Arc<str>,
+    value: HeaderValue,
+    made: Timestamp,
+}
+
+impl Told {
+    pub fn place(&mut self, authority: &Authority, client: ClientAddr) -> Result<&Place, Refusal> {
+        let known = |place: &Place| place.client == client && place.authority == *authority;
+        let place = match self.place.take().filter(known) {
+            Some(place) => place,
+            None => Place::new(authority, client)?,
+        };
+        Ok(self.place.insert(place))
+    }
+
+    /// A field that the principal lacks is absent: it was stripped before, so nobody else's
+    /// survives (CVE-2026-30851).
+    pub fn names(&mut self, session: &Session) -> &[(HeaderName, HeaderValue)] {
+        let names = match self.names.take().filter(|names| names.session == session.id) {
+            Some(names) => names,
+            None => Names {
+                session: session.id,
+                fields: prepare::identity_fields(&session.principal),
+            },
+        };
+        &self.names.insert(names).fields
+    }
+
+    pub fn assertion(
+        &mut self,
+        gate: &Gate,
+        session: &Session,
+        audience: &Arc<str>,
+        now: Timestamp,
+    ) -> Result<HeaderValue, Refusal> {
+        if let Some(kept) = &self.assertion
+            && kept.session == session.id
+            && (Arc::ptr_eq(&kept.audience, audience) || kept.audience == *audience)
+            && gate.signer.is_fresh(kept.made, now)
+        {
+            return Ok(kept.value.clone());
+        }
+        let (value, made) = gate.signer.assertion(session, audience, now).map_err(|error| {
+            tracing::error!(%error, "the identity assertion can't be signed");
+            Refusal::SessionsUnavailable
+        })?;
+        self.assertion = Some(Assertion {
+            session: session.id,
+            audience: Arc::clone(audience),
+            value: value.clone(),
+            made,
+        });
+        Ok(value)
+    }
+}
+
+impl Place {
+    /// Where the request came from, as the gate saw it: RFC 7239, and the older `X-Forwarded-For`.
+    fn new(authority: &Authority, client: ClientAddr) -> Result<Self, Refusal> {
+        let host = authority.to_string();
+        let address = client.0.to_string();
+        let quoted =
+            if client.0.is_ipv6() { format!("\"[{address}]\"") } else { address.clone() };
+        Ok(Self {
+            authority: authority.clone(),
+            client,
+            forwarded: value(format!("for={quoted};host=\"{host}\";proto=https"))?,
+            forwarded_for: value(address)?,
+            host: value(host)?,
+        })
+    }
+}
+
+impl Place {
+    /// Says so in a request's header.
+    pub fn tell(&self, headers: &mut http::HeaderMap) {
+        headers.insert(http::header::FORWARDED, self.forwarded.clone());
+        headers.insert(headers::FORWARDED_FOR, self.forwarded_for.clone());
+        headers.insert(headers::FORWARDED_HOST, self.host.clone());
+        headers.insert(headers::FORWARDED_PROTO, HeaderValue::from_static("https"));
+    }
+}

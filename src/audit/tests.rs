@@ -1,6 +1,7 @@
 //! The log as a whole: written, read back, broken on purpose.
 
 mod crash;
+mod decided;
 mod faults;
 mod reading;
 mod tampering;

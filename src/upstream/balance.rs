@@ -93,6 +93,11 @@ impl Balance {
         self.update_locked().await;
     }
 
+    /// Whether an address is known.
+    pub(super) fn is_resolved(&self) -> bool {
+        !self.targets.load().is_empty()
+    }
+
     /// Resolves the names if no address is known yet.
     pub(super) async fn ensure_resolved(&self) {
         if !self.targets.load().is_empty() {

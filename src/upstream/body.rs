@@ -1,6 +1,7 @@
 //! Bodies on their way through: never held, only watched.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -134,19 +135,41 @@ impl Progress {
     }
 }
 
+/// Waits for the header of the response to a request without a body, until `deadline`. `timer` is
+/// used again where there is one; it is armed only if the answer is not there at once.
+pub(super) async fn soon<F: Future>(
+    sending: F,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    deadline: Instant,
+) -> Result<F::Output, UpstreamError> {
+    let mut sending = pin!(sending);
+    let mut armed = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = sending.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let timer = timer.get_or_insert_with(|| {
+            armed = true;
+            Box::pin(tokio::time::sleep_until(deadline))
+        });
+        if !armed {
+            armed = true;
+            timer.as_mut().reset(deadline);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(UpstreamError::Timeout { what: "answer" }))
+    })
+    .await
+}
+
 /// Waits for the response's header: `response` from the end of the request, and before that
 /// `idle` from its last frame, not counting the time in which the client sends none.
 pub(super) async fn within<F: Future>(
     sending: F,
-    progress: Option<Arc<Progress>>,
+    progress: Arc<Progress>,
     response: Duration,
     idle: Duration,
 ) -> Result<F::Output, UpstreamError> {
-    let Some(progress) = progress else {
-        return tokio::time::timeout(response, sending)
-            .await
-            .map_err(|_| UpstreamError::Timeout { what: "answer" });
-    };
     tokio::pin!(sending);
     loop {
         let (deadline, finished) = progress.deadline(response, idle);

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::body::RequestBody;
 use super::connect::Heard;
 
-/// A connection unused for this long is closed: shorter than what servers commonly allow, so that
+/// A connection whose last request is this long ago is closed: shorter than what servers commonly allow, so that
 /// mostly it is the gate that hangs up first.
 const MAX_AGE: Duration = Duration::from_secs(55);
 
@@ -22,6 +23,8 @@ pub(super) struct Http1 {
     pub(super) address: SocketAddr,
     pub(super) sender: http1::SendRequest<RequestBody>,
     pub(super) heard: Arc<Heard>,
+    /// The timer of its answers, kept with it: moving one on costs less than making one.
+    pub(super) patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// Several requests share an HTTP/2 connection; whoever finds none, or a closed one, opens it
@@ -45,12 +48,13 @@ struct Worker {
 #[derive(Debug)]
 struct Waiting {
     connection: Http1,
+    /// When its last request was sent.
     since: Instant,
 }
 
 impl Waiting {
-    fn is_spent(&self) -> bool {
-        self.connection.sender.is_closed() || self.since.elapsed() > MAX_AGE
+    fn is_spent(&self, now: Instant) -> bool {
+        self.connection.sender.is_closed() || now.saturating_duration_since(self.since) > MAX_AGE
     }
 }
 
@@ -65,7 +69,7 @@ impl Idle {
     }
 
     /// The connection used last, if one is alive and done with its earlier exchange.
-    pub(super) fn take(&self, worker: usize, address: SocketAddr) -> Option<Http1> {
+    pub(super) fn take(&self, worker: usize, address: SocketAddr, now: Instant) -> Option<Http1> {
         let mut waiting = self.worker(worker)?.http1.lock();
         let mut at = waiting.len();
         while at > 0 {
@@ -74,7 +78,7 @@ impl Idle {
             if candidate.connection.address != address {
                 continue;
             }
-            if candidate.is_spent() {
+            if candidate.is_spent(now) {
                 waiting.remove(at);
             } else if candidate.connection.sender.is_ready() {
                 return Some(waiting.remove(at).connection);
@@ -83,7 +87,7 @@ impl Idle {
         None
     }
 
-    fn give(&self, worker: usize, connection: Http1) {
+    fn give(&self, worker: usize, connection: Http1, since: Instant) {
         if connection.sender.is_closed() || self.max_idle == 0 {
             return;
         }
@@ -96,7 +100,7 @@ impl Idle {
         {
             waiting.remove(oldest);
         }
-        waiting.push(Waiting { connection, since: Instant::now() });
+        waiting.push(Waiting { connection, since });
     }
 
     pub(super) fn http2(&self, worker: usize, address: SocketAddr) -> Http2Slot {
@@ -108,9 +112,10 @@ impl Idle {
 
     /// Closes what has waited too long, and forgets addresses that are no longer in use.
     pub(super) fn sweep(&self, current: &[SocketAddr]) {
+        let now = Instant::now();
         for worker in &self.workers {
             worker.http1.lock().retain(|waiting| {
-                !waiting.is_spent() && current.contains(&waiting.connection.address)
+                !waiting.is_spent(now) && current.contains(&waiting.connection.address)
             });
             worker.http2.lock().retain(|address, _| current.contains(address));
         }
@@ -140,10 +145,12 @@ pub(super) struct Lease {
     pub(super) idle: Arc<Idle>,
     pub(super) worker: usize,
     pub(super) connection: Http1,
+    /// When the request was sent.
+    pub(super) since: Instant,
 }
 
 impl Lease {
     pub(super) fn give_back(self) {
-        self.idle.give(self.worker, self.connection);
+        self.idle.give(self.worker, self.connection, self.since);
     }
 }

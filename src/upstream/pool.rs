@@ -195,7 +195,7 @@ impl Pool {
     {
         let began = Instant::now();
         let (head, body) = request.into_parts();
-        match self.try_endpoints(worker, head, RequestBody::new(body)).await {
+        match self.try_endpoints(worker, began, head, RequestBody::new(body)).await {
             Ok(response) => {
                 self.metrics.upstream_latency(began.elapsed());
                 Ok(response)
@@ -210,6 +210,7 @@ impl Pool {
     async fn try_endpoints(
         &self,
         worker: usize,
+        began: Instant,
         mut head: request::Parts,
         body: RequestBody,
     ) -> Result<Response<UpstreamBody>, UpstreamError> {
@@ -217,9 +218,11 @@ impl Pool {
             UpstreamProtocol::Http1 => send::prepare_http1(&mut head)?,
             UpstreamProtocol::Http2 => send::prepare_http2(&mut head, self.scheme)?,
         }
-        let resolved = self.balance.ensure_resolved();
-        if tokio::time::timeout(self.upstream.connect_timeout, resolved).await.is_err() {
-            return Err(UpstreamError::NoHealthyEndpoint);
+        if !self.balance.is_resolved() {
+            let resolved = self.balance.ensure_resolved();
+            if tokio::time::timeout(self.upstream.connect_timeout, resolved).await.is_err() {
+                return Err(UpstreamError::NoHealthyEndpoint);
+            }
         }
         let limits =
             Limits { response: self.upstream.response_timeout, idle: self.upstream.idle_timeout };
@@ -229,33 +232,38 @@ impl Pool {
         let mut last = UpstreamError::NoHealthyEndpoint;
         let mut sent = 0;
         while let Some(target) = self.balance.select(&tried) {
-            let began = Instant::now();
-            // What is left for connecting is shared with the endpoints that may have to follow.
-            let share =
-                budget / u32::try_from(self.balance.untried(&tried).clamp(1, 3)).unwrap_or(1);
             // Once a kept connection has failed, the others to the endpoint are as likely dead.
-            let fresh = sent > 0;
-            let connected = match self.upstream.protocol {
-                UpstreamProtocol::Http1 => self.http1(worker, &target, share, fresh).await,
-                UpstreamProtocol::Http2 => self.http2(worker, &target, share).await,
-            };
-            let (connection, reused) = match connected {
-                Ok(connected) => connected,
-                Err(error) => {
-                    tracing::debug!(%error, "an upstream endpoint can't be reached");
-                    tried.push(target.address);
-                    budget = budget.saturating_sub(began.elapsed());
-                    if budget.is_zero() {
-                        return Err(error);
+            let kept = if sent > 0 { None } else { self.kept(worker, &target, began) };
+            let (connection, reused) = match kept {
+                Some(kept) => (kept, true),
+                None => {
+                    // What is left for connecting is shared with the endpoints that may follow.
+                    let others = u32::try_from(self.balance.untried(&tried).clamp(1, 3));
+                    let share = budget / others.unwrap_or(1);
+                    let dialled = Instant::now();
+                    let connected = match self.upstream.protocol {
+                        UpstreamProtocol::Http1 => self.http1(&target, share).await,
+                        UpstreamProtocol::Http2 => self.http2(worker, &target, share).await,
+                    };
+                    budget = budget.saturating_sub(dialled.elapsed());
+                    match connected {
+                        Ok(connected) => connected,
+                        Err(error) => {
+                            tracing::debug!(%error, "an upstream endpoint can't be reached");
+                            tried.push(target.address);
+                            if budget.is_zero() {
+                                return Err(error);
+                            }
+                            last = error;
+                            continue;
+                        }
                     }
-                    last = error;
-                    continue;
                 }
             };
             sent += 1;
             let outcome = match connection {
                 Connection::Http1(connection) => {
-                    send::over_http1(connection, reused, request, limits, worker, &self.idle).await
+                    send::over_http1(connection, reused, request, limits, worker, began, &self.idle).await
                 }
                 Connection::Http2(sender) => {
                     send::over_http2(sender, reused, request, limits).await
@@ -270,16 +278,22 @@ impl Pool {
         Err(last)
     }
 
+    /// An open connection that waits for a request.
+    fn kept(&self, worker: usize, target: &Target, now: Instant) -> Option<Connection> {
+        match self.upstream.protocol {
+            UpstreamProtocol::Http1 => {
+                self.idle.take(worker, target.address, now).map(Connection::Http1)
+            }
+            // Shared by all requests, and found together with the lock to open one.
+            UpstreamProtocol::Http2 => None,
+        }
+    }
+
     async fn http1(
         &self,
-        worker: usize,
         target: &Target,
         budget: Duration,
-        fresh: bool,
     ) -> Result<(Connection, bool), UpstreamError> {
-        if !fresh && let Some(kept) = self.idle.take(worker, target.address) {
-            return Ok((Connection::Http1(kept), true));
-        }
         let (stream, heard) = self.connector.connect(target, budget).await?;
         let (sender, connection) = send::http1_builder()
             .handshake(TokioIo::new(stream))
@@ -290,7 +304,7 @@ impl Pool {
             let _ = connection.with_upgrades().await;
         });
         let address = target.address;
-        Ok((Connection::Http1(Http1 { address, sender, heard }), false))
+        Ok((Connection::Http1(Http1 { address, sender, heard, patience: None }), false))
     }
 
     async fn http2(

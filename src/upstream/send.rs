@@ -8,8 +8,9 @@ use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, request, uri}
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::Instant;
 
-use super::body::{RequestBody, UpstreamBody, within};
+use super::body::{RequestBody, UpstreamBody, soon, within};
 use super::error::UpstreamError;
 use super::idle::{Http1, Idle, Lease};
 
@@ -110,6 +111,7 @@ pub(super) async fn over_http1(
     request: Request<RequestBody>,
     limits: Limits,
     worker: usize,
+    now: Instant,
     idle: &Arc<Idle>,
 ) -> Try {
     connection.heard.clear();
@@ -117,7 +119,11 @@ pub(super) async fn over_http1(
     let spare = spare(&request, reused);
     let progress = request.body().progress();
     let sending = connection.sender.try_send_request(request);
-    let result = match within(sending, progress, limits.response, limits.idle).await {
+    let result = match progress {
+        None => soon(sending, &mut connection.patience, now + limits.response).await,
+        Some(progress) => within(sending, progress, limits.response, limits.idle).await,
+    };
+    let result = match result {
         Ok(result) => result,
         Err(timeout) => return Try::Failed(timeout),
     };
@@ -139,7 +145,7 @@ pub(super) async fn over_http1(
     }
     let keep = response.status() != StatusCode::SWITCHING_PROTOCOLS
         && response.version() == Version::HTTP_11;
-    let lease = keep.then(|| Lease { idle: Arc::clone(idle), worker, connection });
+    let lease = keep.then(|| Lease { idle: Arc::clone(idle), worker, connection, since: now });
     Try::Answered(Box::new(response.map(|body| UpstreamBody::new(body, lease, limits.idle))))
 }
 
@@ -153,7 +159,11 @@ pub(super) async fn over_http2(
     let spare = spare(&request, reused);
     let progress = request.body().progress();
     let sending = sender.try_send_request(request);
-    let result = match within(sending, progress, limits.response, limits.idle).await {
+    let result = match progress {
+        None => soon(sending, &mut None, Instant::now() + limits.response).await,
+        Some(progress) => within(sending, progress, limits.response, limits.idle).await,
+    };
+    let result = match result {
         Ok(result) => result,
         Err(timeout) => return Try::Failed(timeout),
     };

@@ -13,7 +13,7 @@ use crate::domain::decision::Decision;
 use crate::domain::event::Occasion;
 use crate::domain::id::{DecisionId, SessionId};
 use crate::domain::principal::{Authentication, Principal};
-use crate::domain::query::{AccessQuery, Action, Resource};
+use crate::domain::query::{AccessQuery, Action, RequestContext, Resource};
 
 /// Texts that each worker keeps of either kind.
 const KEPT: usize = 256;
@@ -110,8 +110,7 @@ impl Kept {
             },
             || Ok((Asked::of(query), Asked::text(query)?)),
         )?);
-        text.extend_from_slice(b",\"context\":");
-        record::write(&query.context, text)?;
+        context(&query.context, text)?;
         text.push(b',');
         let decision = decided.decision;
         text.extend_from_slice(decisions.get(
@@ -144,6 +143,27 @@ impl Asked {
             resource: &query.resource,
         })
     }
+}
+
+/// What differs from request to request, field by field as serde writes it.
+fn context(context: &RequestContext, text: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    let RequestContext { host, path, method, source, time, device } = context;
+    text.extend_from_slice(b",\"context\":{\"host\":");
+    record::write(host, text)?;
+    text.extend_from_slice(b",\"path\":");
+    record::write(path, text)?;
+    text.extend_from_slice(b",\"method\":");
+    record::write(method, text)?;
+    text.extend_from_slice(b",\"source\":");
+    record::write(source, text)?;
+    text.extend_from_slice(b",\"time\":");
+    record::write(time, text)?;
+    if let Some(device) = device {
+        text.extend_from_slice(b",\"device\":");
+        record::write(device, text)?;
+    }
+    text.push(b'}');
+    Ok(())
 }
 
 /// The fields of an object, without its braces.

@@ -112,7 +112,7 @@ pub const KEYS: &[Key] = &[
     key("routes[].timeouts.connect", "duration", "`5s`", "To connect, TLS included."),
     key("routes[].timeouts.response", "duration", "`60s`", "From the end of the request to the response's header."),
     key("routes[].timeouts.idle", "duration", "`5m`", "Without a byte in either direction on a response body or WebSocket."),
-    key("routes[].max_idle_connections", "number", "`32`", "Idle connections kept for each upstream and worker thread."),
+    key("routes[].max_idle_connections", "number", "`128`", "Idle connections kept for each upstream and worker thread."),
     key("routes[].max_body", "size", "`10MiB`", "Largest request body."),
     key("routes[].websocket", "boolean", "`true`; `false` with `http2`", "Whether WebSockets may be opened. They need `protocol: http1`."),
     key("routes[].path_parameters", "boolean", "`false`", "Whether paths may carry `;parameters`. Servers disagree on what they mean; policies never see them."),

@@ -224,7 +224,7 @@ mod tests {
         let signer = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();
         let session = session(&store, &clock, "idp/ada").await;
         let audience: Arc<str> = "https://portal.example".into();
-        let token = signer.assertion(&session, &audience, clock.now()).unwrap();
+        let (token, _) = signer.assertion(&session, &audience, clock.now()).unwrap();
         let claims = read(&signer.jwks(), token.to_str().unwrap(), &audience).unwrap();
         assert_eq!(claims["sub"], "idp/ada");
         assert_eq!(claims["tenant"], "acme");

@@ -107,6 +107,16 @@ pub fn names_with_prefix<'a>(headers: &'a HeaderMap, prefix: &str, most: usize) 
 /// Takes the gate's cookies out of what is forwarded. The others keep their bytes, their order
 /// and their division into fields; a field that held only ours disappears.
 pub fn strip_own_cookies(headers: &mut HeaderMap) {
+    // The common case: no cookie but ours.
+    let mut fields = headers.get_all(COOKIE).iter();
+    if let (Some(only), None) = (fields.next(), fields.next())
+        && !only.as_bytes().contains(&b';')
+    {
+        if is_ours(only.as_bytes()) {
+            headers.remove(COOKIE);
+        }
+        return;
+    }
     let ours = |field: &HeaderValue| field.as_bytes().split(|byte| *byte == b';').any(is_ours);
     if !headers.get_all(COOKIE).iter().any(ours) {
         return;

@@ -86,7 +86,9 @@ fn strip(headers: &mut HeaderMap) {
     headers::strip(headers, headers::is_ours_alone);
     if headers.contains_key(COOKIE) {
         cookie::strip_own_cookies(headers);
-        join_cookies(headers);
+        if headers.len() > headers.keys_len() {
+            join_cookies(headers);
+        }
     }
 }
 

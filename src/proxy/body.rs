@@ -179,7 +179,7 @@ pub enum ResponseError {
 pub struct ResponseBody(Source);
 
 enum Source {
-    /// The gate's own words.
+    /// All of it is there.
     Own {
         text: Option<Bytes>,
         _in_flight: Option<InFlight>,
@@ -195,8 +195,8 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
-    /// The gate's own words. Over HTTP/2 they keep no connection from idling out: anybody gets
-    /// them, also who never takes them.
+    /// What is there at once: the gate's own words, and short answers. Over HTTP/2 it keeps no
+    /// connection from idling out: anybody gets it, also who never takes it.
     pub fn own(text: Bytes, in_flight: InFlight) -> Self {
         let text = (!text.is_empty()).then_some(text);
         let in_flight = (!in_flight.is_multiplexed()).then_some(in_flight);
@@ -218,9 +218,6 @@ impl ResponseBody {
         in_flight: InFlight,
         idle: Duration,
     ) -> Self {
-        if body.is_end_stream() {
-            return Self::http1(body, exchange, in_flight);
-        }
         Self(Source::Http2(Guarded::new(body, exchange, in_flight, idle)))
     }
 }

@@ -229,7 +229,7 @@ impl Observer {
         within: Step,
         stops: impl Fn(u8) -> bool,
     ) -> Result<usize, Ambiguity> {
-        let Some(at) = rest.iter().position(|byte| stops(*byte)) else {
+        let Some(at) = first(rest, stops) else {
             self.step = within;
             return Ok(rest.len());
         };
@@ -364,6 +364,19 @@ impl Framing {
         }
         Ok(())
     }
+}
+
+/// Where the first such byte is. Lines are long and mostly without one, so it looks at many bytes
+/// at a time.
+fn first(bytes: &[u8], stops: impl Fn(u8) -> bool) -> Option<usize> {
+    let (chunks, _) = bytes.as_chunks::<32>();
+    let clear = chunks
+        .iter()
+        .take_while(|chunk| !chunk.iter().fold(false, |any, byte| any | stops(*byte)))
+        .count();
+    let start = clear * 32;
+    let rest = bytes.get(start..).unwrap_or_default();
+    rest.iter().position(|byte| stops(*byte)).map(|at| start + at)
 }
 
 /// What a byte that may not stand in a line makes of it.

@@ -4,7 +4,9 @@
 //! gate alone makes.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -98,7 +100,7 @@ pub async fn answer(
             Ok(response)
                 if response.status().is_client_error() || response.status().is_server_error() =>
             {
-                streamed(&context, exchange, response, in_flight, false)
+                streamed(&context, exchange, response, in_flight, false).await
             }
             Ok(_) => own(exchange.refused(&Refusal::NotUpgraded), false, in_flight),
             Err(error) => own(failed(&exchange, error), false, in_flight),
@@ -122,7 +124,7 @@ pub async fn answer(
         }
         (_, Some(Fault::Cut(reason))) => exchange.refused(&Refusal::Cut(reason)),
         (Ok(response), _) => {
-            return Ok(streamed(&context, exchange, response, in_flight, is_http2));
+            return Ok(streamed(&context, exchange, response, in_flight, is_http2).await);
         }
         (Err(_), Some(Fault::TooLarge)) => {
             exchange.refused(&Refusal::TooLarge { limit: exchange.max_body_bytes() })
@@ -149,21 +151,28 @@ fn failed(
     response
 }
 
+/// An answer of at most this many bytes, one HTTP/2 frame, that has arrived whole is passed on at
+/// once and needs no watching.
+const AT_ONCE: u64 = 16 * 1024;
+
 /// The upstream's answer, its body streamed.
-fn streamed(
+async fn streamed(
     context: &Context,
     exchange: Box<Exchange<Authorized>>,
     response: Response<crate::upstream::UpstreamBody>,
     in_flight: InFlight,
     is_http2: bool,
 ) -> Response<ResponseBody> {
-    let (mut head, body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
     exchange.respond(&mut head, false);
     exchange.finished(head.status);
-    let body = if is_http2 {
-        ResponseBody::http2(body, exchange, in_flight, context.idle_timeout)
-    } else {
-        ResponseBody::http1(body, exchange, in_flight)
+    let whole = poll_fn(|cx| Poll::Ready(body.whole(AT_ONCE, cx))).await;
+    let body = match whole {
+        Some(whole) => ResponseBody::own(whole, in_flight),
+        None if is_http2 => {
+            ResponseBody::http2(body, exchange, in_flight, context.idle_timeout)
+        }
+        None => ResponseBody::http1(body, exchange, in_flight),
     };
     Response::from_parts(head, body)
 }

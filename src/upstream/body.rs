@@ -196,21 +196,43 @@ pub(super) async fn within<F: Future>(
 #[derive(Debug)]
 pub struct UpstreamBody {
     incoming: Option<Incoming>,
-    /// Gives the connection back at the end. Dropped before that, it closes the connection.
+    /// Moves the connection on, and gives it back at the end. Dropped before that, it closes it.
+    /// HTTP/2 has none.
     lease: Option<Lease>,
     idle: Duration,
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Taken from the upstream and not yet passed on.
+    ahead: Option<Result<Frame<Bytes>, UpstreamError>>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Option<Lease>, idle: Duration) -> Self {
         let mut body =
-            Self { incoming: Some(incoming), lease, idle, waiting_since: None, timer: None };
+            Self { incoming: Some(incoming), lease, idle, waiting_since: None, timer: None, ahead: None };
         if body.is_end_stream() {
             body.finish();
         }
         body
+    }
+
+    /// The whole body, if that is at most `most` bytes and has arrived. The upstream's connection
+    /// is then free.
+    pub fn whole(&mut self, most: u64, cx: &mut Context<'_>) -> Option<Bytes> {
+        if self.is_end_stream() {
+            return Some(Bytes::new());
+        }
+        if self.size_hint().exact().is_none_or(|length| length > most) {
+            return None;
+        }
+        let Poll::Ready(Some(frame)) = Pin::new(&mut *self).poll_frame(cx) else { return None };
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) if self.is_end_stream() => return Some(data),
+            Ok(Ok(data)) => self.ahead = Some(Ok(Frame::data(data))),
+            Ok(Err(other)) => self.ahead = Some(Ok(other)),
+            Err(error) => self.ahead = Some(Err(error)),
+        }
+        None
     }
 
     fn finish(&mut self) {
@@ -250,10 +272,20 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
+        if let Some(ahead) = this.ahead.take() {
+            return Poll::Ready(Some(ahead));
+        }
         let Some(incoming) = &mut this.incoming else {
             return Poll::Ready(None);
         };
-        match Pin::new(incoming).poll_frame(cx) {
+        let mut frame = Pin::new(&mut *incoming).poll_frame(cx);
+        if frame.is_pending()
+            && let Some(lease) = &mut this.lease
+        {
+            lease.connection.drive(cx);
+            frame = Pin::new(incoming).poll_frame(cx);
+        }
+        match frame {
             Poll::Pending => {
                 ready!(this.poll_idle(cx));
                 this.fail(UpstreamError::Timeout { what: "send its answer's body" })
@@ -274,10 +306,13 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.ahead.is_none() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.ahead.is_some() {
+            return SizeHint::default();
+        }
         self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

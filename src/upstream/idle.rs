@@ -2,30 +2,19 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::body::RequestBody;
-use super::connect::Heard;
+use super::wire::Http1;
 
 /// A connection whose last request is this long ago is closed: shorter than what servers commonly allow, so that
 /// mostly it is the gate that hangs up first.
 const MAX_AGE: Duration = Duration::from_secs(55);
-
-/// An open HTTP/1 connection.
-#[derive(Debug)]
-pub(super) struct Http1 {
-    pub(super) address: SocketAddr,
-    pub(super) sender: http1::SendRequest<RequestBody>,
-    pub(super) heard: Arc<Heard>,
-    /// The timer of its answers, kept with it: moving one on costs less than making one.
-    pub(super) patience: Option<Pin<Box<Sleep>>>,
-}
 
 /// Several requests share an HTTP/2 connection; whoever finds none, or a closed one, opens it
 /// while the others wait for the lock.
@@ -53,8 +42,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn is_spent(&self, now: Instant) -> bool {
-        self.connection.sender.is_closed() || now.saturating_duration_since(self.since) > MAX_AGE
+    fn is_old(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) > MAX_AGE
     }
 }
 
@@ -74,21 +63,23 @@ impl Idle {
         let mut at = waiting.len();
         while at > 0 {
             at -= 1;
-            let candidate = waiting.get(at)?;
+            let candidate = waiting.get_mut(at)?;
             if candidate.connection.address != address {
                 continue;
             }
-            if candidate.is_spent(now) {
-                waiting.remove(at);
-            } else if candidate.connection.sender.is_ready() {
-                return Some(waiting.remove(at).connection);
+            let usable = !candidate.is_old(now) && candidate.connection.is_ready();
+            let candidate = waiting.remove(at);
+            if usable {
+                return Some(candidate.connection);
             }
         }
         None
     }
 
-    fn give(&self, worker: usize, connection: Http1, since: Instant) {
-        if connection.sender.is_closed() || self.max_idle == 0 {
+    /// Keeps a connection for the next request, unless it is not done: an upstream that answers
+    /// before it has the whole request gets no more of it, and the connection ends.
+    fn give(&self, worker: usize, mut connection: Http1, since: Instant) {
+        if self.max_idle == 0 || !connection.is_ready() {
             return;
         }
         let Some(worker) = self.worker(worker) else { return };
@@ -114,8 +105,10 @@ impl Idle {
     pub(super) fn sweep(&self, current: &[SocketAddr]) {
         let now = Instant::now();
         for worker in &self.workers {
-            worker.http1.lock().retain(|waiting| {
-                !waiting.is_spent(now) && current.contains(&waiting.connection.address)
+            worker.http1.lock().retain_mut(|waiting| {
+                !waiting.is_old(now)
+                    && current.contains(&waiting.connection.address)
+                    && !waiting.connection.is_closed()
             });
             worker.http2.lock().retain(|address, _| current.contains(address));
         }
@@ -123,14 +116,14 @@ impl Idle {
 
     #[cfg(test)]
     pub(super) fn all_closed(&self) -> bool {
-        let closed = |waiting: &Waiting| waiting.connection.sender.is_closed();
-        self.workers.iter().all(|worker| worker.http1.lock().iter().all(closed))
+        let closed = |waiting: &mut Waiting| waiting.connection.is_closed();
+        self.workers.iter().all(|worker| worker.http1.lock().iter_mut().all(closed))
     }
 
     #[cfg(test)]
     pub(super) fn all_ready(&self) -> bool {
-        let ready = |waiting: &Waiting| waiting.connection.sender.is_ready();
-        self.workers.iter().all(|worker| worker.http1.lock().iter().all(ready))
+        let ready = |waiting: &mut Waiting| waiting.connection.is_ready();
+        self.workers.iter().all(|worker| worker.http1.lock().iter_mut().all(ready))
     }
 
     #[cfg(test)]
@@ -145,12 +138,16 @@ pub(super) struct Lease {
     pub(super) idle: Arc<Idle>,
     pub(super) worker: usize,
     pub(super) connection: Http1,
+    /// Whether another request may follow on it.
+    pub(super) keep: bool,
     /// When the request was sent.
     pub(super) since: Instant,
 }
 
 impl Lease {
     pub(super) fn give_back(self) {
-        self.idle.give(self.worker, self.connection, self.since);
+        if self.keep {
+            self.idle.give(self.worker, self.connection, self.since);
+        }
     }
 }

@@ -20,6 +20,7 @@ mod idle;
 mod pool;
 mod send;
 mod tls;
+mod wire;
 
 pub use body::UpstreamBody;
 pub use error::UpstreamError;

@@ -20,9 +20,10 @@ use super::connect::Connector;
 use super::credential;
 use super::error::UpstreamError;
 use super::health::Probe;
-use super::idle::{Http1, Idle};
+use super::idle::Idle;
 use super::send::{self, Limits, Try};
 use super::tls;
+use super::wire::Http1;
 use crate::config::finding::Finding;
 use crate::config::model::{Route, Upstream, UpstreamHost, UpstreamProtocol};
 use crate::domain::canonical::Authority;
@@ -295,16 +296,8 @@ impl Pool {
         budget: Duration,
     ) -> Result<(Connection, bool), UpstreamError> {
         let (stream, heard) = self.connector.connect(target, budget).await?;
-        let (sender, connection) = send::http1_builder()
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| UpstreamError::from_hyper(&error))?;
-        // Errors of the connection reach whoever waits for its response.
-        tokio::spawn(async move {
-            let _ = connection.with_upgrades().await;
-        });
-        let address = target.address;
-        Ok((Connection::Http1(Http1 { address, sender, heard, patience: None }), false))
+        let connection = Http1::open(target.address, stream, heard).await?;
+        Ok((Connection::Http1(connection), false))
     }
 
     async fn http2(

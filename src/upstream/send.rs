@@ -1,5 +1,7 @@
 //! One try at sending a request over a connection, and what to make of its answer.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,8 @@ use tokio::time::Instant;
 
 use super::body::{RequestBody, UpstreamBody, soon, within};
 use super::error::UpstreamError;
-use super::idle::{Http1, Idle, Lease};
+use super::idle::{Idle, Lease};
+use super::wire::Http1;
 
 /// Header fields that a response may have.
 const MAX_RESPONSE_HEADERS: usize = 100;
@@ -118,11 +121,20 @@ pub(super) async fn over_http1(
     let upgrade = asks_for_upgrade(request.headers());
     let spare = spare(&request, reused);
     let progress = request.body().progress();
-    let sending = connection.sender.try_send_request(request);
+    if upgrade {
+        connection.release();
+    }
+    let mut patience = connection.patience.take();
+    let mut sending = pin!(connection.sender.try_send_request(request));
+    let driven = poll_fn(|cx| {
+        connection.drive(cx);
+        sending.as_mut().poll(cx)
+    });
     let result = match progress {
-        None => soon(sending, &mut connection.patience, now + limits.response).await,
-        Some(progress) => within(sending, progress, limits.response, limits.idle).await,
+        None => soon(driven, &mut patience, now + limits.response).await,
+        Some(progress) => within(driven, progress, limits.response, limits.idle).await,
     };
+    connection.patience = patience;
     let result = match result {
         Ok(result) => result,
         Err(timeout) => return Try::Failed(timeout),
@@ -143,9 +155,13 @@ pub(super) async fn over_http1(
     if let Err(error) = check(&response, upgrade) {
         return Try::Failed(error);
     }
-    let keep = response.status() != StatusCode::SWITCHING_PROTOCOLS
-        && response.version() == Version::HTTP_11;
-    let lease = keep.then(|| Lease { idle: Arc::clone(idle), worker, connection, since: now });
+    let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then(|| Lease {
+        idle: Arc::clone(idle),
+        worker,
+        keep: response.version() == Version::HTTP_11,
+        connection,
+        since: now,
+    });
     Try::Answered(Box::new(response.map(|body| UpstreamBody::new(body, lease, limits.idle))))
 }
 

@@ -40,7 +40,7 @@ pub(super) fn upstream(route: &Map<'_>, base: &Base) -> Option<Upstream> {
         connect_timeout: timeout("connect", 5),
         response_timeout: timeout("response", 60),
         idle_timeout: timeout("idle", 300),
-        max_idle: route.or("max_idle_connections", 32, |at| at.number(0, 10_000)),
+        max_idle: route.or("max_idle_connections", 128, |at| at.number(0, 10_000)),
         endpoints: endpoints?.0,
     })
 }

@@ -1,0 +1,87 @@
+//! An HTTP/1 connection to an upstream, moved on by the request that uses it.
+//!
+//! hyper's connection is a future that reads and writes. It has no task of its own here: the
+//! request's task polls it, so that a request wakes nobody else on its way out and its answer
+//! nobody else on its way in. While a connection waits in the pool nobody polls it; what happened
+//! to it meanwhile is found when it is used again, before anything is sent, or when the pool is
+//! swept.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use hyper::client::conn::http1::{Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::time::Sleep;
+
+use super::body::RequestBody;
+use super::connect::{Heard, Stream};
+use super::error::UpstreamError;
+use super::send;
+
+type Wire = Connection<TokioIo<Stream>, RequestBody>;
+
+pub(super) struct Http1 {
+    pub(super) address: SocketAddr,
+    pub(super) sender: SendRequest<RequestBody>,
+    pub(super) heard: Arc<Heard>,
+    /// The timer of its answers, kept with it: moving one on costs less than making one.
+    pub(super) patience: Option<Pin<Box<Sleep>>>,
+    /// None once it has ended, or has a task of its own.
+    wire: Option<Box<Wire>>,
+}
+
+impl fmt::Debug for Http1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http1").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Http1 {
+    pub(super) async fn open(
+        address: SocketAddr,
+        stream: Stream,
+        heard: Arc<Heard>,
+    ) -> Result<Self, UpstreamError> {
+        let (sender, wire) = send::http1_builder()
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| UpstreamError::from_hyper(&error))?;
+        Ok(Self { address, sender, heard, patience: None, wire: Some(Box::new(wire)) })
+    }
+
+    /// Reads and writes what can be read and written now.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(wire) = &mut self.wire
+            && Pin::new(wire.as_mut()).poll(cx).is_ready()
+        {
+            // Its errors reach whoever waits for the response.
+            self.wire = None;
+        }
+    }
+
+    /// Gives the connection a task of its own, in which it can become something else than HTTP.
+    pub(super) fn release(&mut self) {
+        if let Some(wire) = self.wire.take() {
+            tokio::spawn(async move {
+                let _ = wire.with_upgrades().await;
+            });
+        }
+    }
+
+    /// Whether it is done with its last exchange, and open as far as is known.
+    pub(super) fn is_ready(&mut self) -> bool {
+        if !self.sender.is_ready() {
+            self.drive(&mut Context::from_waker(Waker::noop()));
+        }
+        self.sender.is_ready()
+    }
+
+    /// Whether the other side has hung up.
+    pub(super) fn is_closed(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.sender.is_closed()
+    }
+}

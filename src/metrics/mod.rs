@@ -5,14 +5,14 @@
 //! bounded by the configuration and no request can grow it.
 //!
 //! The hot path never looks a label up: [`Metrics::route`] resolves a route's handles once, the
-//! snapshot keeps them, and counting is an atomic addition. Names, labels and meanings are listed
+//! snapshot keeps them, and each worker counts for itself until somebody looks. Names, labels and meanings are listed
 //! in `docs/metrics.md`, which a test holds against the registry.
 
 mod labels;
 mod route;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// A resolved gauge, for those who count up and down themselves.
 pub use prometheus::IntGauge;
@@ -20,6 +20,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
+
+use parking_lot::Mutex;
 
 pub use labels::{RequestOutcome, Stage};
 pub use route::RouteMetrics;
@@ -69,6 +71,8 @@ pub struct Metrics {
     certificate_expiry: IntGaugeVec,
     policy_set_info: IntGaugeVec,
     unrouted: OnceLock<RouteMetrics>,
+    /// Those whose workers' counts are added up before a look.
+    routes: Mutex<Vec<Weak<route::Handles>>>,
     /// Sessions begun by a login.
     pub sessions_started: IntCounter,
     /// Sessions that this process keeps in memory.
@@ -264,6 +268,7 @@ impl Metrics {
                 &["hash"],
             ),
             unrouted: OnceLock::new(),
+            routes: Mutex::default(),
             registry: add.registry,
         };
         Arc::new(metrics)
@@ -271,6 +276,12 @@ impl Metrics {
 
     /// Everything in Prometheus' text format, version 0.0.4.
     pub fn render(&self) -> String {
+        self.routes.lock().retain(|route| {
+            route.upgrade().is_some_and(|route| {
+                route.flush();
+                true
+            })
+        });
         let mut text = String::with_capacity(16 * 1024);
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics could not be rendered");
@@ -280,7 +291,15 @@ impl Metrics {
 
     /// The handles of a route, resolved once; the snapshot keeps them.
     pub fn route(&self, name: &str) -> RouteMetrics {
-        RouteMetrics::resolve(self, name)
+        let route = RouteMetrics::resolve(self, name);
+        let mut routes = self.routes.lock();
+        // Now and then, so that those of former configurations don't pile up.
+        if routes.len().is_power_of_two() {
+            routes.retain(|route| route.strong_count() > 0);
+        }
+        routes.push(route.handles());
+        drop(routes);
+        route
     }
 
     /// The handles for requests that no route matched: the label is `-`, which no route is called.

@@ -1,13 +1,15 @@
 //! The handles of one route.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::Metrics;
 use super::labels::{RequestOutcome, Stage};
+use crate::sharded::Sharded;
 
 /// Counters and histograms of one route, resolved. Cloning counts one reference.
 #[derive(Clone)]
@@ -17,12 +19,62 @@ pub struct RouteMetrics {
     pub live: IntGauge,
 }
 
-struct Handles {
+pub(super) struct Handles {
     route: Box<str>,
     outcomes: [(IntCounter, Histogram); RequestOutcome::ALL.len()],
+    counts: Sharded<Option<Counts>>,
     stages: [Histogram; Stage::ALL.len()],
     upstream_duration: Histogram,
     upstream_errors: IntCounterVec,
+}
+
+/// What a worker has counted since the last look at the metrics: additions without atomics.
+struct Counts {
+    outcomes: [(LocalIntCounter, LocalHistogram); RequestOutcome::ALL.len()],
+    upstream_duration: LocalHistogram,
+}
+
+impl Counts {
+    fn of(handles: &Handles) -> Self {
+        Self {
+            outcomes: handles
+                .outcomes
+                .each_ref()
+                .map(|(count, duration)| (count.local(), duration.local())),
+            upstream_duration: handles.upstream_duration.local(),
+        }
+    }
+
+    fn flush(&self) {
+        for (count, duration) in &self.outcomes {
+            count.flush();
+            duration.flush();
+        }
+        self.upstream_duration.flush();
+    }
+}
+
+impl Handles {
+    fn count(&self, count: impl FnOnce(&Counts)) {
+        if let Some(mut counts) = self.counts.mine() {
+            count(counts.get_or_insert_with(|| Counts::of(self)));
+        }
+    }
+
+    /// Adds up what the workers have counted.
+    pub(super) fn flush(&self) {
+        for counts in self.counts.all() {
+            if let Some(counts) = counts.as_ref() {
+                counts.flush();
+            }
+        }
+    }
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.flush();
+    }
 }
 
 impl fmt::Debug for RouteMetrics {
@@ -44,6 +96,7 @@ impl RouteMetrics {
             handles: Arc::new(Handles {
                 route: route.into(),
                 outcomes,
+                counts: Sharded::default(),
                 stages: metrics.stage_duration.clone(),
                 upstream_duration: metrics.upstream_duration.with_label_values(&[route]),
                 upstream_errors: metrics.upstream_errors.clone(),
@@ -52,12 +105,18 @@ impl RouteMetrics {
         }
     }
 
+    pub(super) fn handles(&self) -> Weak<Handles> {
+        Arc::downgrade(&self.handles)
+    }
+
     /// Counts a request that ended, and how long it took in all.
     pub fn observe(&self, outcome: RequestOutcome, total: Duration) {
-        if let Some((count, duration)) = self.handles.outcomes.get(outcome as usize) {
-            count.inc();
-            duration.observe(total.as_secs_f64());
-        }
+        self.handles.count(|counts| {
+            if let Some((count, duration)) = counts.outcomes.get(outcome as usize) {
+                count.inc();
+                duration.observe(total.as_secs_f64());
+            }
+        });
     }
 
     /// How long one stage took.
@@ -74,6 +133,6 @@ impl RouteMetrics {
 
     /// From the request sent to the header of the answer.
     pub fn upstream_latency(&self, took: Duration) {
-        self.handles.upstream_duration.observe(took.as_secs_f64());
+        self.handles.count(|counts| counts.upstream_duration.observe(took.as_secs_f64()));
     }
 }

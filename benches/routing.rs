@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use wicketgate::config::model::{
-    Application, AuditDurability, Endpoint, ResponseRewrite, Route, Selection, Upstream,
-    UpstreamHost, UpstreamProtocol,
+    Application, AuditDurability, Endpoint, ResponseRewrite, Route, RouteBounds, Selection,
+    Upstream, UpstreamHost, UpstreamProtocol,
 };
 use wicketgate::domain::canonical::{Authority, CanonicalRequest, Host};
 use wicketgate::domain::query::Resource;
@@ -56,6 +56,7 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
         audit: AuditDurability::Buffered,
         refuse_cross_site: true,
         response: ResponseRewrite { location: true, cookie_domain: true },
+        bounds: RouteBounds::default(),
     });
     let resource = Resource {
         route: Arc::clone(&route.name),

@@ -52,6 +52,8 @@ pub struct Readiness {
     pub store_healthy: bool,
     /// For information: without it nobody new signs in, and sessions go on. `None`: not asked yet.
     pub identity_provider_reachable: Option<bool>,
+    /// Whether new requests are turned away to save memory.
+    pub memory_short: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -75,6 +77,7 @@ impl Readiness {
             && self.configuration_generation > 0
             && self.audit_healthy
             && self.store_healthy
+            && !self.memory_short
     }
 }
 

@@ -19,6 +19,7 @@ fn ready() -> Readiness {
         audit_healthy: true,
         store_healthy: true,
         identity_provider_reachable: Some(false),
+        memory_short: false,
     }
 }
 
@@ -73,6 +74,7 @@ async fn readiness_names_what_is_wrong_and_a_refused_reload_is_not_it() {
     for (what, break_it) in [
         ("audit", (|state| state.audit_healthy = false) as fn(&mut Readiness)),
         ("store", |state| state.store_healthy = false),
+        ("memory", |state| state.memory_short = true),
         ("listeners", |state| state.listeners.clear()),
         ("configuration", |state| state.configuration_generation = 0),
     ] {

@@ -12,7 +12,9 @@ use crate::identity::login::LoginStates;
 use crate::identity::oidc::Provider;
 use crate::metrics::Metrics;
 use crate::pem;
+use crate::pipeline::rate::Limits;
 use crate::pipeline::route::{RouteEntry, RouteTable};
+use crate::pipeline::slots::Bounds;
 use crate::pipeline::snapshot::Snapshot;
 use crate::policy::Engine;
 use crate::posture::Registry;
@@ -29,6 +31,7 @@ pub struct Assembly {
     pub policies: Arc<Engine>,
     pub devices: Arc<Registry>,
     pub routes: Vec<Arc<RouteEntry>>,
+    pub limits: Arc<Limits>,
 }
 
 /// Reads and builds everything. Upstreams that `former` has in the same form are kept, with
@@ -68,8 +71,11 @@ pub fn assemble(
         }
     }
     let routes = routes(&config, metrics, workers, former, &mut findings);
+    let former = former.map(|former| &*former.limits);
+    let limits = Arc::new(Limits::of_gate(&config.rate_limits, former));
     match (policies, devices) {
         (Some(policies), Some(devices)) if !has_errors(&findings) => Ok(Assembly {
+            limits,
             config,
             warnings: findings,
             tls,
@@ -127,9 +133,10 @@ fn routes(
     findings: &mut Vec<Finding>,
 ) -> Vec<Arc<RouteEntry>> {
     let mut entries = Vec::new();
+    let mut bounds = Bounds::after(former);
     for (index, route) in config.routes.iter().enumerate() {
         let kept = former.and_then(|former| {
-            let entry = former.routes.entries().find(|entry| *entry.name() == route.name)?;
+            let entry = former.routes.named(&route.name)?;
             // With TLS, files that the configuration only names may have changed.
             let same = entry.config.upstream == route.upstream
                 && entry.config.host == route.host
@@ -137,13 +144,14 @@ fn routes(
             same.then(|| entry.renewed(Arc::clone(route), resource(route)))
         });
         if let Some(entry) = kept {
-            entries.push(Arc::new(entry));
+            entries.push(Arc::new(entry.bounded(bounds.of(route))));
             continue;
         }
         match Pool::new(route, workers, metrics) {
             Ok(pool) => {
                 let (config, handles) = (Arc::clone(route), metrics.route(&route.name));
-                entries.push(Arc::new(RouteEntry::new(config, resource(route), handles, pool)));
+                let entry = RouteEntry::new(config, resource(route), handles, pool);
+                entries.push(Arc::new(entry.bounded(bounds.of(route))));
             }
             Err(found) => findings.extend(found.into_iter().map(|mut finding| {
                 if finding.file.as_os_str().is_empty() {
@@ -193,6 +201,7 @@ impl Assembly {
             policies: Arc::clone(&self.policies),
             devices: Arc::clone(&self.devices),
             provider,
+            limits: Arc::clone(&self.limits),
         }
     }
 }

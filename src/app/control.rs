@@ -30,6 +30,7 @@ use crate::store::{Space, Store};
 use crate::tls::Acceptor;
 
 use super::assemble::{Assembly, assemble};
+use super::memory::Budget;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
@@ -52,6 +53,7 @@ pub struct Control {
     config: Option<Config>,
     generation: u64,
     upkeep: JoinSet<()>,
+    memory: Budget,
     tended: Vec<(usize, AbortHandle)>,
     endings: Option<UnboundedReceiver<Ended>>,
     /// Ends of sessions that the audit log has no record of yet. More may end at once than its
@@ -80,6 +82,7 @@ impl Control {
             audit_healthy: true,
             store_healthy: true,
             identity_provider_reachable: None,
+            memory_short: false,
         };
         Self {
             endings: gate.sessions.endings(),
@@ -93,6 +96,7 @@ impl Control {
             config: None,
             generation: 1,
             upkeep: JoinSet::new(),
+            memory: Budget::default(),
             tended: Vec::new(),
             unrecorded: VecDeque::new(),
         }
@@ -134,6 +138,7 @@ impl Control {
         let sessions = Arc::clone(&self.gate.sessions);
         self.upkeep.spawn(async move { sessions.maintain().await });
         self.applied();
+        self.upkeep.spawn(self.memory.clone().watch(Arc::clone(&self.gate)));
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
             tokio::select! {
@@ -290,6 +295,7 @@ impl Control {
         let snapshot = self.gate.snapshot.load_full();
         let now = self.gate.clock.now();
         let hash = snapshot.policies.hash();
+        self.memory.set(self.config.as_ref().and_then(|config| config.limits.memory));
         let metrics = &self.gate.metrics;
         metrics.config_generation.set(i64::try_from(snapshot.generation).unwrap_or(i64::MAX));
         metrics.last_reload_success.set(now.as_seconds());

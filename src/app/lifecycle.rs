@@ -184,6 +184,7 @@ impl Running {
             readiness: Arc::new(move || {
                 let mut readiness = state.lock().readiness.clone();
                 readiness.audit_healthy = gate.audit.healthy();
+                readiness.memory_short = gate.pressure.admit().is_err();
                 readiness
             }),
         };

@@ -5,6 +5,7 @@ mod control;
 pub mod explain;
 mod lifecycle;
 pub mod logging;
+mod memory;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::identity::session::{SessionError, Sessions};
 use crate::metrics::Metrics;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::live::Live;
+use crate::pipeline::pressure::Pressure;
 use crate::proxy::serve;
 use crate::store::{EmbeddedStore, Store, StoreError};
 
@@ -151,6 +153,7 @@ async fn open(
         audit,
         metrics,
         live: Live::default(),
+        pressure: Pressure::default(),
         clock,
     });
     Ok(Control::new(path, gate, store, logins, workers))

@@ -25,6 +25,9 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     pub audit: Audit,
     pub store: Store,
+    /// Over all routes, the gate's own pages included where they count by address.
+    pub rate_limits: Vec<RateLimit>,
+    pub limits: Limits,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +197,94 @@ pub struct Route {
     pub refuse_cross_site: bool,
     /// Whether the upstream's `Location` and cookie domains are mapped to the public host.
     pub response: ResponseRewrite,
+    pub bounds: RouteBounds,
+}
+
+/// How much of a route may be in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteBounds {
+    /// Of this route alone, beside those of the whole gate.
+    pub rate_limits: Vec<RateLimit>,
+    /// Requests on their way at once. Default 4,096.
+    pub max_in_flight: usize,
+    /// The same over all routes with the same endpoints.
+    pub max_upstream_in_flight: Option<usize>,
+    /// Open WebSockets. Default 4,096.
+    pub max_websockets: usize,
+    pub websocket: WebSocketLimits,
+}
+
+impl Default for RouteBounds {
+    fn default() -> Self {
+        Self {
+            rate_limits: Vec::new(),
+            max_in_flight: 4096,
+            max_upstream_in_flight: None,
+            max_websockets: 4096,
+            websocket: WebSocketLimits::default(),
+        }
+    }
+}
+
+/// At most so many requests in any stretch of time as long as the window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub per: LimitPer,
+    /// From 1.
+    pub requests: u32,
+    /// Whole seconds, as the `RateLimit` fields have them.
+    pub window: Duration,
+}
+
+/// Who shares a rate limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitPer {
+    /// The client's IPv4 address, or its IPv6 /64.
+    Address,
+    Session,
+    /// The principal's tenant; those without one share one.
+    Tenant,
+    /// All who are permitted on a route.
+    Route,
+}
+
+impl LimitPer {
+    pub const ALL: [Self; 4] = [Self::Address, Self::Session, Self::Tenant, Self::Route];
+
+    /// As configuration, records and metrics write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Session => "session",
+            Self::Tenant => "tenant",
+            Self::Route => "route",
+        }
+    }
+}
+
+/// What a client may send on a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebSocketLimits {
+    /// Payload of one frame, in bytes. Default 16 MiB.
+    pub max_frame: u64,
+    /// Payload of a message over all its frames, in bytes. Default 16 MiB.
+    pub max_message: u64,
+    /// Frames of any kind, with a second's worth at once. Default 10,000.
+    pub frames_per_second: u32,
+}
+
+impl Default for WebSocketLimits {
+    fn default() -> Self {
+        Self { max_frame: 16 << 20, max_message: 16 << 20, frames_per_second: 10_000 }
+    }
+}
+
+/// What the whole process may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Resident memory from which on new requests are turned away, in bytes. `None`: three
+    /// quarters of what the machine or the control group has.
+    pub memory: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

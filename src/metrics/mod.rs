@@ -70,6 +70,8 @@ pub struct Metrics {
     reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     policy_set_info: IntGaugeVec,
+    rate_limited: IntCounterVec,
+    shed: IntCounterVec,
     unrouted: OnceLock<RouteMetrics>,
     /// Those whose workers' counts are added up before a look.
     routes: Mutex<Vec<Weak<route::Handles>>>,
@@ -97,6 +99,10 @@ pub struct Metrics {
     pub config_generation: IntGauge,
     /// When the configuration in force was loaded, in Unix seconds.
     pub last_reload_success: IntGauge,
+    /// Resident memory, as last sampled, in bytes.
+    pub memory_resident: IntGauge,
+    /// Resident memory from which on requests are turned away, in bytes.
+    pub memory_budget: IntGauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -267,6 +273,22 @@ impl Metrics {
                 "1, labelled with the hash of the policy set in force.",
                 &["hash"],
             ),
+            rate_limited: add.counters(
+                "wicketgate_rate_limited_total",
+                "Requests refused by a rate limit, by route and by what the limit counts.",
+                &["route", "per"],
+            ),
+            shed: add.counters(
+                "wicketgate_shed_total",
+                "Requests turned away for want of room, by route and by what was full.",
+                &["route", "full"],
+            ),
+            memory_resident: add
+                .gauge("wicketgate_memory_resident_bytes", "Resident memory, as last sampled."),
+            memory_budget: add.gauge(
+                "wicketgate_memory_budget_bytes",
+                "Resident memory from which on requests are turned away.",
+            ),
             unrouted: OnceLock::new(),
             routes: Mutex::default(),
             registry: add.registry,
@@ -326,6 +348,16 @@ impl Metrics {
     /// provider's).
     pub fn logins(&self, result: &'static str) {
         self.logins.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a request that a rate limit refused. `route`: a configured name, or `-`.
+    pub fn rate_limited(&self, route: &str, per: &'static str) {
+        self.rate_limited.with_label_values(&[route, per]).inc();
+    }
+
+    /// Counts a request that found no room. `full`: `route`, `upstream`, `websockets` or `memory`.
+    pub fn shed(&self, route: &str, full: &'static str) {
+        self.shed.with_label_values(&[route, full]).inc();
     }
 
     /// Counts a reload: `ok` or `refused`.

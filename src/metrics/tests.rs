@@ -14,6 +14,8 @@ fn touched() -> Arc<Metrics> {
     metrics.tls_handshakes("1.3", "ok");
     metrics.sessions_ended(EndReason::Logout);
     metrics.logins("success");
+    metrics.rate_limited("portal", "address");
+    metrics.shed("portal", "route");
     metrics.reloads("ok");
     metrics.certificate_expiry("portal.localhost", Timestamp::from_seconds(7));
     metrics.policy_set_info(&PolicySetHash("abc".into()));

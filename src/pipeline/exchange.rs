@@ -15,11 +15,13 @@ use super::client::ClientConnection;
 use super::gate::outcome;
 use super::live::{Holding, Watch};
 use super::normalise::Normalised;
+use super::rate::Quota;
 use super::receive::Arrival;
 use super::refusal::Refusal;
 use super::reply::{self, Asker};
 use super::respond;
 use super::route::RouteEntry;
+use super::slots::Held;
 
 /// The state that holds a permit.
 ///
@@ -30,6 +32,7 @@ pub struct Authorized {
     pub(super) session: Arc<Session>,
     pub(super) head: Option<http::request::Parts>,
     pub(super) websocket: bool,
+    pub(super) held: Held,
 }
 
 #[derive(Debug)]
@@ -40,6 +43,7 @@ pub struct Exchange<S> {
     pub(super) asked: Normalised,
     pub(super) route: Arc<RouteEntry>,
     pub(super) asker: Asker,
+    pub(super) quota: Quota,
     pub(super) state: S,
 }
 
@@ -58,6 +62,7 @@ impl Exchange<Authorized> {
             asked,
             route,
             asker,
+            quota: arrival.quota,
             state,
         }
     }
@@ -96,6 +101,7 @@ impl Exchange<Authorized> {
     /// 101 to a WebSocket handshake.
     pub fn respond(&self, head: &mut http::response::Parts, switched: bool) {
         respond::respond(head, &self.route, &self.asked.request.authority, switched);
+        self.quota.tell(&mut head.headers);
     }
 
     /// The answer in the place of an upstream that failed.
@@ -106,14 +112,25 @@ impl Exchange<Authorized> {
             %error,
             "the upstream failed"
         );
-        reply::short(&self.asker, self.id, &Refusal::Upstream(error))
+        self.short(&Refusal::Upstream(error))
     }
 
     /// The answer, counted as such, when something about the request turned out wrong after it
     /// was permitted.
     pub fn refused(&self, refusal: &Refusal) -> http::Response<Bytes> {
         self.route.metrics.observe(outcome(refusal), self.begun.elapsed());
-        reply::short(&self.asker, self.id, refusal)
+        self.short(refusal)
+    }
+
+    fn short(&self, refusal: &Refusal) -> http::Response<Bytes> {
+        let mut response = reply::short(&self.asker, self.id, refusal);
+        self.quota.tell(response.headers_mut());
+        response
+    }
+
+    /// The places that the exchange holds, for what outlives it.
+    pub fn into_held(self) -> Held {
+        self.state.held
     }
 
     /// Counts the exchange once its answer's head is known.

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Version};
 
 use crate::audit::AuditLog;
 use crate::domain::clock::Clock;
@@ -22,12 +24,15 @@ use super::guard;
 use super::live::Live;
 use super::normalise::{Normalised, Upgrade, normalise};
 use super::prepare::prepare;
+use super::pressure::Pressure;
+use super::rate;
 use super::receive::{Arrival, receive};
 use super::record;
 use super::refusal::Refusal;
 use super::reply::{self, Asker};
 use super::reserved;
 use super::route::{Destination, RouteEntry};
+use super::slots::Held;
 use super::snapshot::Snapshot;
 
 #[derive(Debug)]
@@ -39,6 +44,7 @@ pub struct Gate {
     pub metrics: Arc<Metrics>,
     pub live: Live,
     pub clock: Clock,
+    pub pressure: Pressure,
 }
 
 /// What becomes of a request.
@@ -92,6 +98,10 @@ impl Gate {
 
     /// The order of the stages. Each takes what the ones before it established.
     async fn stages(&self, arrival: &mut Arrival) -> Result<Passed, Ended> {
+        // Who is short of memory takes on nothing; what is under way goes on.
+        self.pressure.admit()?;
+        // Whoever floods is refused before anything that he says is looked at.
+        rate::by_address(arrival)?;
         // One reading of the request, or none: before anything is decided on it.
         let asked = normalise(arrival)?;
         // The connection belongs to the host that is asked for: before its certificate counts.
@@ -121,6 +131,7 @@ impl Gate {
         route: &RouteEntry,
     ) -> Result<Authorized, Refusal> {
         let mut timer = arrival.id.is_sampled(TIMED).then(|| Timer::new(arrival.begun));
+        rate::by_address_on(arrival, route)?;
         // What no policy could make right.
         guard::guard(arrival, asked, route)?;
         Timer::stage(&mut timer, route, Stage::Normalise);
@@ -128,9 +139,9 @@ impl Gate {
         let session = authenticate(self, &arrival.head.headers, arrival.at).await?.required()?;
         Timer::stage(&mut timer, route, Stage::Authenticate);
         match self.of_session(arrival, asked, route, &session, timer).await {
-            Ok((permit, head)) => {
+            Ok((permit, held, head)) => {
                 let websocket = asked.upgrade == Upgrade::WebSocket;
-                Ok(Authorized { permit, session, head: Some(head), websocket })
+                Ok(Authorized { permit, session, head: Some(head), websocket, held })
             }
             Err(refusal) => {
                 arrival.principal = Some(Arc::clone(&session.principal.id));
@@ -146,8 +157,10 @@ impl Gate {
         route: &RouteEntry,
         session: &Session,
         mut timer: Option<Timer>,
-    ) -> Result<(Permit, http::request::Parts), Refusal> {
+    ) -> Result<(Permit, Held, http::request::Parts), Refusal> {
         let at = arrival.at;
+        // A caller's own share, before the policies are asked on his behalf.
+        rate::by_caller(arrival, route, session)?;
         // The policies decide on everything that is known.
         let query = gather(&arrival.snapshot, &arrival.connection, at, asked, route, session);
         let permit = arrival.snapshot.policies.decide(arrival.id, query).map_err(|denial| {
@@ -158,13 +171,16 @@ impl Gate {
             Refusal::Denied(Box::new(denial))
         })?;
         Timer::stage(&mut timer, route, Stage::Authorise);
+        // What all share, only for those who are entitled to a part of it.
+        rate::by_route(arrival, route)?;
+        let held = route.places.take(&route.config, asked.upgrade == Upgrade::WebSocket)?;
         // Access that can't be recorded is denied.
         record::permit(self, at, &permit, session, route.config.audit).await?;
         Timer::stage(&mut timer, route, Stage::Record);
         // The head is rewritten last: what the gate adds, nothing strips.
         let head = prepare(self, arrival, asked, route, session)?;
         Timer::stage(&mut timer, route, Stage::Prepare);
-        Ok((permit, head))
+        Ok((permit, held, head))
     }
 
     /// Refuses what the listener itself found wrong, before any stage: with an id, on record.
@@ -188,7 +204,26 @@ impl Gate {
             Some(route) => route.metrics.observe(outcome, arrival.begun.elapsed()),
             None => self.metrics.unrouted().observe(outcome, arrival.begun.elapsed()),
         }
-        reply::refused(self, arrival, refusal).await
+        self.count_bound(arrival, refusal);
+        let mut response = reply::refused(self, arrival, refusal).await;
+        arrival.quota.tell(response.headers_mut());
+        if matches!(refusal, Refusal::Overloaded) && arrival.head.version <= Version::HTTP_11 {
+            // The connection's memory is what is wanted back.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl Gate {
+    fn count_bound(&self, arrival: &Arrival, refusal: &Refusal) {
+        let route = arrival.route.as_ref().map_or("-", |route| route.name());
+        match refusal {
+            Refusal::RateLimited { per, .. } => self.metrics.rate_limited(route, per.name()),
+            Refusal::Busy(what) => self.metrics.shed(route, what),
+            Refusal::Overloaded => self.metrics.shed(route, "memory"),
+            _ => {}
+        }
     }
 }
 

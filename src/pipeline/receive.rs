@@ -11,6 +11,7 @@ use crate::domain::id::DecisionId;
 
 use super::client::ClientConnection;
 use super::gate::Gate;
+use super::rate::Quota;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
 
@@ -27,6 +28,8 @@ pub struct Arrival {
     pub route: Option<Arc<RouteEntry>>,
     /// Known once the request is authenticated.
     pub principal: Option<Arc<str>>,
+    /// What the rate limits that it met say.
+    pub quota: Quota,
 }
 
 pub fn receive(
@@ -44,6 +47,7 @@ pub fn receive(
         head,
         route: None,
         principal: None,
+        quota: Quota::default(),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Every reason for which the gate itself answers instead of an upstream.
 
+use std::sync::Arc;
+
+use crate::config::model::LimitPer;
 use crate::domain::canonical::{HostError, TargetError};
 use crate::identity::oidc::LoginError;
 use crate::policy::Denial;
@@ -62,6 +65,17 @@ pub enum Refusal {
     NotUpgraded,
     #[error("{0}")]
     Upstream(UpstreamError),
+    #[error("too many requests: the limit `{policy}` is reached")]
+    RateLimited {
+        per: LimitPer,
+        policy: Arc<str>,
+        /// Until one more passes, in seconds.
+        wait: u64,
+    },
+    #[error("too much is under way at once: {0}")]
+    Busy(&'static str),
+    #[error("the gate is short of memory")]
+    Overloaded,
 }
 
 impl Refusal {
@@ -91,10 +105,22 @@ impl Refusal {
             Self::Login(error) => {
                 StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
-            Self::SessionsUnavailable | Self::AuditUnavailable | Self::Overtaken => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::SessionsUnavailable
+            | Self::AuditUnavailable
+            | Self::Overtaken
+            | Self::Busy(_)
+            | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Upstream(error) => error.status(),
+        }
+    }
+
+    /// When another try may have a better end, in seconds (RFC 9110, section 10.2.3).
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::RateLimited { wait, .. } => Some((*wait).max(1)),
+            Self::Busy(_) => Some(1),
+            _ => (self.status() == http::StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }
 
@@ -149,6 +175,9 @@ impl Refusal {
             Self::SessionsUnavailable => "sessions-unavailable",
             Self::AuditUnavailable => "audit-unavailable",
             Self::Upstream(_) => "upstream",
+            Self::RateLimited { .. } => "rate-limited",
+            Self::Busy(_) => "busy",
+            Self::Overloaded => "overloaded",
         }
     }
 
@@ -168,9 +197,12 @@ impl Refusal {
             Self::NoWebSocket | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => "Access denied",
             Self::Unauthenticated { .. } => "Sign-in required",
             Self::Login(_) => "Sign-in failed",
-            Self::SessionsUnavailable | Self::AuditUnavailable | Self::Overtaken => {
-                "Not available at the moment"
-            }
+            Self::SessionsUnavailable
+            | Self::AuditUnavailable
+            | Self::Overtaken
+            | Self::Busy(_)
+            | Self::Overloaded => "Not available at the moment",
+            Self::RateLimited { .. } => "Too many requests",
             Self::Upstream(_) | Self::NotUpgraded => "The application did not answer",
         }
     }
@@ -204,12 +236,15 @@ impl Refusal {
                 "If you should have access, give the decision id to your administrator: it says \
                  exactly what was decided and why."
             }
+            Self::RateLimited { .. } => "Wait a moment, then try again.",
             Self::Login(_) => "Start again. If it fails again, give the id to your administrator.",
             Self::SessionsUnavailable
             | Self::AuditUnavailable
             | Self::Overtaken
             | Self::Internal
             | Self::NotUpgraded
+            | Self::Busy(_)
+            | Self::Overloaded
             | Self::Upstream(_) => {
                 "Try again in a moment. If it stays, give the id to your administrator."
             }

@@ -115,10 +115,16 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
         if let (Refusal::Unauthenticated { .. }, Some(members)) = (refusal, body.as_object_mut()) {
             members.insert("login".into(), "/.wicketgate/login".into());
         }
+        // draft-ietf-httpapi-ratelimit-headers-11, section 5.
+        if let (Refusal::RateLimited { policy, .. }, Some(members)) =
+            (refusal, body.as_object_mut())
+        {
+            members.insert("violated-policies".into(), serde_json::json!([**policy]));
+        }
         problem(status, id, &body)
     };
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    if let Some(seconds) = refusal.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     if let Refusal::Method { allow } = refusal {
         response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static(allow));

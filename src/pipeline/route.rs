@@ -9,7 +9,9 @@ use crate::domain::query::Resource;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Pool;
 
+use super::rate::Limits;
 use super::refusal::Refusal;
+use super::slots::Places;
 
 /// Paths under this prefix are the gate's own on every protected host.
 pub const RESERVED: &str = "/.wicketgate";
@@ -23,6 +25,8 @@ pub struct RouteEntry {
     pub config: Arc<model::Route>,
     pub resource: Arc<Resource>,
     pub metrics: RouteMetrics,
+    pub(super) limits: Limits,
+    pub(super) places: Places,
     pool: Arc<Pool>,
 }
 
@@ -33,13 +37,19 @@ impl RouteEntry {
         metrics: RouteMetrics,
         pool: Arc<Pool>,
     ) -> Self {
-        Self { config, resource: Arc::new(resource), metrics, pool }
+        let (limits, places) = (Limits::default(), Places::default());
+        Self { config, resource: Arc::new(resource), metrics, limits, places, pool }
+    }
+
+    /// Bounds what passes; the counts may be those of the entry before.
+    #[must_use]
+    pub fn bounded(self, (limits, places): (Limits, Places)) -> Self {
+        Self { limits, places, ..self }
     }
 
     /// The same upstream, with its connections, for a route that was read again.
     pub fn renewed(&self, config: Arc<model::Route>, resource: Resource) -> Self {
-        let (metrics, pool) = (self.metrics.clone(), Arc::clone(&self.pool));
-        Self { config, resource: Arc::new(resource), metrics, pool }
+        Self::new(config, resource, self.metrics.clone(), Arc::clone(&self.pool))
     }
 
     /// The background work of the upstream, to be run as long as the entry is in force.
@@ -148,6 +158,10 @@ impl RouteTable {
         self.by_name.values()
     }
 
+    pub fn named(&self, name: &str) -> Option<&Arc<RouteEntry>> {
+        self.by_name.get(name)
+    }
+
     pub fn knows_host(&self, host: &Host) -> bool {
         self.hosts.contains_key(host)
     }
@@ -188,8 +202,8 @@ mod tests {
 
     use super::*;
     use crate::config::model::{
-        Application, AuditDurability, Endpoint, ResponseRewrite, Route, Selection, Upstream,
-        UpstreamHost, UpstreamProtocol,
+        Application, AuditDurability, Endpoint, ResponseRewrite, Route, RouteBounds, Selection,
+        Upstream, UpstreamHost, UpstreamProtocol,
     };
     use crate::domain::canonical::Authority;
     use crate::metrics::Metrics;
@@ -228,6 +242,7 @@ mod tests {
             audit: AuditDurability::Buffered,
             refuse_cross_site: true,
             response: ResponseRewrite { location: true, cookie_domain: true },
+            bounds: RouteBounds::default(),
         });
         let resource =
             Resource { route: name.into(), application: "app".into(), zone: None, tenant: None };

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::rate::Limits;
 use super::route::RouteTable;
 use crate::identity::oidc::Provider;
 use crate::policy::Engine;
@@ -18,4 +19,6 @@ pub struct Snapshot {
     pub policies: Arc<Engine>,
     pub devices: Arc<Registry>,
     pub provider: Arc<Provider>,
+    /// Of the whole gate; routes have their own.
+    pub limits: Arc<Limits>,
 }

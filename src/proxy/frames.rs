@@ -9,8 +9,7 @@
 //! from its first frame on, and one that loses its permission half-way, between two frames or
 //! inside of one, ends the connection.
 
-/// Largest frame payload that a client may send, in bytes.
-pub const MAX_FRAME: u64 = 16 * 1024 * 1024;
+use crate::config::model::WebSocketLimits;
 
 /// Largest frame header: two bytes, eight of length, four of mask.
 const MAX_HEADER: usize = 14;
@@ -29,8 +28,12 @@ pub enum FrameError {
     BadControl,
     #[error("the length is not written in its shortest form")]
     BadLength,
-    #[error("the frame is longer than {MAX_FRAME} bytes")]
-    TooLong,
+    #[error("the frame is longer than {0} bytes")]
+    TooLong(u64),
+    #[error("the message is longer than {0} bytes")]
+    MessageTooLong(u64),
+    #[error("more than {0} frames came within a second")]
+    TooMany(u32),
     #[error("a continuation continues nothing, or a message begins inside another")]
     BadSequence,
     #[error("permission to send ended in the middle of a message")]
@@ -41,8 +44,8 @@ impl FrameError {
     /// The close code that tells the client (RFC 6455, section 7.4.1).
     pub fn close_code(self) -> u16 {
         match self {
-            Self::TooLong => 1009,
-            Self::Interrupted => 1008,
+            Self::TooLong(_) | Self::MessageTooLong(_) => 1009,
+            Self::Interrupted | Self::TooMany(_) => 1008,
             _ => 1002,
         }
     }
@@ -148,6 +151,7 @@ enum Message {
 pub struct Scanner {
     /// Whether RSV1 may be set on the first frame of a message (RFC 7692, section 6).
     compression: bool,
+    limits: WebSocketLimits,
     header: Header,
     /// Payload bytes of the current frame still to come.
     remaining: u64,
@@ -157,20 +161,27 @@ pub struct Scanner {
     /// Whether something of a data frame has passed since this was last asked.
     data_passed: bool,
     message: Message,
+    /// Payload of the message so far, in bytes, the current frame included.
+    length: u64,
+    /// Frames begun since this was last asked.
+    begun: u32,
     closed: bool,
 }
 
 impl Scanner {
     /// `compression`: an extension was agreed on.
-    pub fn new(compression: bool) -> Self {
+    pub fn new(compression: bool, limits: WebSocketLimits) -> Self {
         Self {
             compression,
+            limits,
             header: Header::default(),
             remaining: 0,
             passing: false,
             data: false,
             data_passed: false,
             message: Message::None,
+            length: 0,
+            begun: 0,
             closed: false,
         }
     }
@@ -190,6 +201,11 @@ impl Scanner {
     /// sends, as against the pings and pongs that go on without them.
     pub fn take_data_passed(&mut self) -> bool {
         std::mem::take(&mut self.data_passed)
+    }
+
+    /// Frames of any kind that have begun since the last call.
+    pub fn take_begun(&mut self) -> u32 {
+        std::mem::take(&mut self.begun)
     }
 
     /// Looks at the next bytes, in whatever pieces they arrive, and appends to `out` what may be
@@ -226,6 +242,8 @@ impl Scanner {
             let Some(header) = self.header.take(&mut input) else { return Ok(dropped) };
             let frame = Frame::parse(header)?;
             check_client_frame(frame, self.compression)?;
+            self.begun = self.begun.saturating_add(1);
+            self.check_length(frame)?;
             self.data = matches!(frame.kind, Kind::Message | Kind::Continuation);
             self.passing = match frame.kind {
                 Kind::Close => {
@@ -249,6 +267,25 @@ impl Scanner {
             self.remaining = frame.payload;
         }
         Ok(dropped)
+    }
+
+    /// Before the frame's header is forwarded: a frame that is too long never begins.
+    fn check_length(&mut self, frame: Frame) -> Result<(), FrameError> {
+        let WebSocketLimits { max_frame, max_message, .. } = self.limits;
+        match frame.kind {
+            Kind::Message => self.length = 0,
+            Kind::Continuation => {}
+            // Between the fragments of a message, and no part of it.
+            Kind::Close | Kind::Control => return Ok(()),
+        }
+        self.length = self.length.saturating_add(frame.payload);
+        if frame.payload > max_frame {
+            return Err(FrameError::TooLong(max_frame));
+        }
+        if self.length > max_message {
+            return Err(FrameError::MessageTooLong(max_message));
+        }
+        Ok(())
     }
 
     /// Whether this data frame passes.
@@ -285,9 +322,6 @@ fn check_client_frame(frame: Frame, compression: bool) -> Result<(), FrameError>
         if !frame.last || frame.payload > 125 || short {
             return Err(FrameError::BadControl);
         }
-    }
-    if frame.payload > MAX_FRAME {
-        return Err(FrameError::TooLong);
     }
     Ok(())
 }

@@ -214,8 +214,10 @@ async fn hold(
 ) {
     let watch = exchange.watch();
     let idle = exchange.route().config.upstream.idle_timeout;
+    let limits = exchange.route().config.bounds.websocket;
     let decision = exchange.decision_id();
-    drop(exchange);
+    // Its place is taken for as long as it lives.
+    let _held = exchange.into_held();
     // The client's side is handed over once the 101 is written; a client that goes away before
     // that is an error here.
     let (client, upstream) = match tokio::try_join!(client, upstream) {
@@ -231,7 +233,7 @@ async fn hold(
             () = context.stop.cancelled() => Ending::new(1001, "the gate is stopping"),
         }
     };
-    let ending = websocket::relay(client, upstream, compression, idle, &watch, end).await;
+    let ending = websocket::relay(client, upstream, compression, limits, idle, &watch, end).await;
     if let Some(Ending { code, reason }) = ending {
         tracing::info!(%decision, code, reason, "closed a WebSocket");
     }

@@ -25,6 +25,7 @@ use crate::domain::canonical::Host;
 use crate::domain::connection::{ClientAddr, Connection, PeerAddr};
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::gate::Gate;
+use crate::pipeline::pressure::Level;
 use crate::tls::{Acceptor, Alpn};
 
 /// What is done with the connections of a listener.
@@ -227,6 +228,10 @@ impl Worker {
             }
         };
         accept::accept(&listener, &door.places, &self.stop, |stream, peer, place| {
+            if self.gate.pressure.level() == Level::Critical {
+                tracing::debug!(%peer, "refused a connection: memory is short");
+                return;
+            }
             let (worker, door) = (Arc::clone(&self), Arc::clone(&door));
             self.streams.spawn(async move { worker.connection(&door, stream, peer, place).await });
         })

@@ -14,7 +14,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::frames::{Boundary, Scanner, client_close, server_close};
+use super::frames::{Boundary, FrameError, Scanner, client_close, server_close};
+use crate::config::model::WebSocketLimits;
 
 /// Buffer of each direction, in bytes.
 const BUFFER: usize = 8 * 1024;
@@ -50,6 +51,7 @@ pub async fn relay<C, U>(
     client: C,
     upstream: U,
     compression: bool,
+    limits: WebSocketLimits,
     idle: Duration,
     rights: &impl Rights,
     end: impl Future<Output = Ending>,
@@ -60,7 +62,8 @@ where
 {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_upstream, mut to_upstream) = tokio::io::split(upstream);
-    let mut scanner = Scanner::new(compression);
+    let mut scanner = Scanner::new(compression, limits);
+    let mut pace = Pace::new(limits.frames_per_second);
     let mut boundary = Boundary::default();
     // Whether all that the scanner let pass was also written.
     let mut written = true;
@@ -79,6 +82,11 @@ where
                 moved.now();
                 let input = buffer.get(..count).unwrap_or_default();
                 let scanned = scanner.scan(input, &mut out, || rights.may_send());
+                if let Err(error) = pace.spend(scanner.take_begun(), moved.millis()) {
+                    // Nothing passes of what came too fast, so a frame may stay half written.
+                    written = false;
+                    return Some(Ending::new(error.close_code(), error.to_string()));
+                }
                 if scanner.take_data_passed() {
                     rights.active();
                 }
@@ -154,6 +162,34 @@ where
     ending
 }
 
+/// A token bucket of frames, of a second's worth.
+struct Pace {
+    limit: u32,
+    /// Thousandths of a frame that may still come at once.
+    left: u64,
+    /// When they were last added to, in milliseconds.
+    filled: u64,
+}
+
+impl Pace {
+    fn new(limit: u32) -> Self {
+        Self { limit, left: u64::from(limit) * 1000, filled: 0 }
+    }
+
+    /// Takes off what came; `now` is in milliseconds.
+    fn spend(&mut self, frames: u32, now: u64) -> Result<(), FrameError> {
+        let limit = u64::from(self.limit);
+        let since = now.saturating_sub(self.filled).min(1000);
+        self.filled = now.max(self.filled);
+        self.left = (self.left + since * limit).min(limit * 1000);
+        match self.left.checked_sub(u64::from(frames) * 1000) {
+            Some(left) => self.left = left,
+            None => return Err(FrameError::TooMany(self.limit)),
+        }
+        Ok(())
+    }
+}
+
 /// When a byte last went either way.
 struct Moved {
     begun: Instant,
@@ -168,6 +204,11 @@ impl Moved {
     fn now(&self) {
         let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Since the beginning.
+    fn millis(&self) -> u64 {
+        self.millis.load(Ordering::Relaxed)
     }
 
     async fn idle_for(&self, limit: Duration) {

@@ -56,6 +56,7 @@ fn route(upstream: Upstream) -> Arc<Route> {
         audit: AuditDurability::Buffered,
         refuse_cross_site: true,
         response: ResponseRewrite { location: true, cookie_domain: true },
+        bounds: RouteBounds::default(),
     })
 }
 

@@ -14,6 +14,7 @@ mod harness;
 
 mod audit;
 mod bodies;
+mod bounds;
 mod bypass;
 mod commands;
 mod docs;

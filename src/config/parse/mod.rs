@@ -7,6 +7,7 @@
 mod access;
 mod applications;
 mod backend;
+mod bounds;
 mod files;
 mod listeners;
 mod routes;
@@ -55,6 +56,8 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
     let routes = top.required("routes").map(|at| routes::routes(&at, known, &base));
     let audit = top.required("audit").and_then(|at| state::audit(&at, &base));
     let store = top.required("store").and_then(|at| state::store(&at, &base));
+    let rate_limits = bounds::rate_limits(&top);
+    let limits = bounds::limits(&top);
     Some(Config {
         source: file.to_owned(),
         listeners: listeners?,
@@ -67,6 +70,8 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
         routes: routes?,
         audit: audit?,
         store: store?,
+        rate_limits,
+        limits,
     })
 }
 

@@ -10,7 +10,7 @@ use crate::domain::canonical::{CanonicalPath, Host, path_segments};
 
 use super::files::Base;
 use super::values::{Unique, host, unique_name, words};
-use super::{keys, upstream};
+use super::{bounds, keys, upstream};
 
 /// The first segment of the paths that the gate answers itself.
 const RESERVED: &str = ".wicketgate";
@@ -44,6 +44,7 @@ pub(super) fn routes(
         let refuse_cross_site =
             map.or("cross_site", true, |at| at.choice(&[("refuse", true), ("allow", false)]));
         let response = response(&map);
+        let bounds = bounds::of_route(&map);
         let (host, path) = place?;
         Some(Arc::new(Route {
             name: name?,
@@ -58,6 +59,7 @@ pub(super) fn routes(
             audit,
             refuse_cross_site,
             response,
+            bounds,
         }))
     };
     at.non_empty_list().iter().filter_map(route).collect()

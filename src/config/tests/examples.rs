@@ -27,6 +27,8 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(route.audit, AuditDurability::Buffered);
     assert_eq!(route.upstream.host, UpstreamHost::Preserve);
     assert!(route.upstream.tls.is_none() && route.upstream.credential.is_none());
+    assert_eq!(route.bounds, RouteBounds::default());
+    assert_eq!((&*config.rate_limits, config.limits.memory), (&[][..], None));
     assert_eq!(config.audit.segment_bytes, 256 << 20);
 }
 
@@ -70,6 +72,22 @@ fn every_value_arrives_in_the_model() {
         matches!(&grpc.upstream.credential, Some(UpstreamCredential::Header { name, .. }) if name == "x-api-key")
     );
     assert!(matches!(grpc.upstream.health.as_ref().unwrap().kind, HealthCheckKind::Tcp));
+    let rule =
+        |per, requests, seconds| RateLimit { per, requests, window: Duration::from_secs(seconds) };
+    let bounds = RouteBounds {
+        rate_limits: vec![rule(LimitPer::Session, 20, 21), rule(LimitPer::Tenant, 22, 86_400)],
+        max_in_flight: 23,
+        max_upstream_in_flight: Some(24),
+        max_websockets: 25,
+        websocket: WebSocketLimits {
+            max_frame: 32 << 10,
+            max_message: 64 << 10,
+            frames_per_second: 26,
+        },
+    };
+    assert_eq!(route.bounds, bounds);
+    let whole = [rule(LimitPer::Address, 27, 60), rule(LimitPer::Route, 28, 3600)];
+    assert_eq!((&*config.rate_limits, config.limits.memory), (&whole[..], Some(512 << 20)));
     assert_eq!((config.audit.queue, config.audit.segment_bytes), (16, 17 << 20));
     assert_eq!(watch::paths(&config).len(), 4, "itself, file, folder, private");
 }

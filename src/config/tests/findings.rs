@@ -66,6 +66,13 @@ fn every_mistake_is_explained_as_reviewed() {
         vec![("folder, schema: file", "folder".into())],
         vec![("store: {path: store.redb}", "store: {path: folder}\nsession: {idle_timeout: 11h}".into())],
         vec![("store: {path: store.redb}", String::new())],
+        vec![(route, with("rate_limits: [{per: adress, requests: 0, window: 1500ms}]"))],
+        vec![(route, with("rate_limits: [{per: route, requests: 1, window: 2d}]"))],
+        vec![(route, with("rate_limits:\n      - {per: route, requests: 1, window: 60s}\n      - {per: route, requests: 2, window: 1m}"))],
+        vec![(route, with("rate_limits: {per: route, requests: 1, window: 1s}"))],
+        vec![(route, with("websocket_limits: {max_message: 1KiB, max_frame: 2KiB, frames_per_second: 0}"))],
+        vec![(route, with("max_in_flight: 0"))],
+        vec![("store: {path: store.redb}", "store: {path: store.redb}\nlimits: {memory: 1MiB}".into())],
     ];
     let mut text = String::new();
     for case in &cases {

@@ -28,7 +28,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 fn pass(input: &[u8]) -> Result<Vec<u8>, FrameError> {
     let mut out = Vec::new();
-    Scanner::new(false).scan(input, &mut out, || true).map(|_| out)
+    Scanner::new(false, WebSocketLimits::default()).scan(input, &mut out, || true).map(|_| out)
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn data_frames_are_dropped_whole_and_control_frames_pass_when_sending_is_not_all
     ]
     .concat();
     let mut out = Vec::new();
-    let mut scanner = Scanner::new(false);
+    let mut scanner = Scanner::new(false, WebSocketLimits::default());
     assert_eq!(scanner.scan(&input, &mut out, || false), Ok(4));
     assert_eq!(out, [ping.clone(), ping, close].concat());
     assert!(scanner.closed());
@@ -62,7 +62,7 @@ fn data_frames_are_dropped_whole_and_control_frames_pass_when_sending_is_not_all
 
 #[test]
 fn a_message_whose_beginning_was_dropped_is_dropped_to_its_end() {
-    let mut scanner = Scanner::new(false);
+    let mut scanner = Scanner::new(false, WebSocketLimits::default());
     let mut out = Vec::new();
     assert_eq!(scanner.scan(&frame(TEXT, b"a"), &mut out, || false), Ok(1));
     assert_eq!(scanner.scan(&frame(FIN, b"b"), &mut out, || true), Ok(1));
@@ -72,9 +72,63 @@ fn a_message_whose_beginning_was_dropped_is_dropped_to_its_end() {
     assert_eq!(out, next);
 }
 
+/// At most 300 bytes a frame, and 500 a message.
+fn tight() -> Scanner {
+    let limits = WebSocketLimits { max_frame: 300, max_message: 500, frames_per_second: 9 };
+    Scanner::new(false, limits)
+}
+
+#[test]
+fn a_frame_that_is_too_long_never_begins() {
+    let mut out = Vec::new();
+    let fits = frame(FIN | TEXT, &[7; 300]);
+    assert_eq!(tight().scan(&fits, &mut out, || true), Ok(0));
+    assert_eq!(out, fits);
+    for input in [
+        frame(FIN | TEXT, &[7; 301]),
+        // Only its header: what it announces is enough.
+        vec![FIN | TEXT, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4],
+    ] {
+        out.clear();
+        let error = tight().scan(&input, &mut out, || true).unwrap_err();
+        assert_eq!((error, error.close_code()), (FrameError::TooLong(300), 1009));
+        assert!(out.is_empty());
+    }
+}
+
+#[test]
+fn a_message_is_measured_over_all_its_fragments_and_nothing_between_them() {
+    let mut out = Vec::new();
+    let (first, ping) = (frame(TEXT, &[7; 300]), frame(FIN | PING, &[7; 125]));
+    let fits = [&*first, &ping, &frame(0, &[7; 100]), &frame(FIN, &[7; 100])].concat();
+    // A second message begins from nothing.
+    let twice = [&*fits, &fits].concat();
+    assert_eq!(tight().scan(&twice, &mut out, || true), Ok(0));
+    assert_eq!(out, twice);
+    out.clear();
+    let begun = [&*first, &ping, &frame(0, &[7; 200])].concat();
+    let input = [&*begun, &frame(FIN, &[7; 1])].concat();
+    let error = tight().scan(&input, &mut out, || true).unwrap_err();
+    assert_eq!((error, error.close_code()), (FrameError::MessageTooLong(500), 1009));
+    assert_eq!(out, begun);
+}
+
+#[test]
+fn an_endless_row_of_empty_fragments_is_counted_as_frames() {
+    let mut scanner = tight();
+    let row = [frame(TEXT, b""), frame(0, b"").repeat(20), frame(FIN | PING, b"")].concat();
+    scanner.scan(&row, &mut Vec::new(), || true).unwrap();
+    assert_eq!((scanner.take_begun(), scanner.take_begun()), (22, 0));
+    // Nor does it help to have no right to send.
+    scanner.scan(&row[..6], &mut Vec::new(), || false).unwrap_err();
+    let mut scanner = tight();
+    scanner.scan(&row, &mut Vec::new(), || false).unwrap();
+    assert_eq!(scanner.take_begun(), 22);
+}
+
 #[test]
 fn permission_lost_inside_a_message_ends_the_connection() {
-    let mut scanner = Scanner::new(false);
+    let mut scanner = Scanner::new(false, WebSocketLimits::default());
     let mut out = Vec::new();
     scanner.scan(&frame(TEXT, b"a"), &mut out, || true).unwrap();
     let before = out.clone();
@@ -85,7 +139,7 @@ fn permission_lost_inside_a_message_ends_the_connection() {
 
 #[test]
 fn permission_lost_inside_a_frame_stops_it_short_of_its_end() {
-    let mut scanner = Scanner::new(false);
+    let mut scanner = Scanner::new(false, WebSocketLimits::default());
     let mut out = Vec::new();
     let whole = frame(FIN | TEXT, b"open the valve");
     let (begun, end) = whole.split_at(whole.len() - 1);
@@ -98,7 +152,7 @@ fn permission_lost_inside_a_frame_stops_it_short_of_its_end() {
 
 #[test]
 fn a_ping_that_has_begun_passes_to_its_end_whatever_the_permission() {
-    let mut scanner = Scanner::new(false);
+    let mut scanner = Scanner::new(false, WebSocketLimits::default());
     let mut out = Vec::new();
     let whole = [frame(FIN | TEXT, b"data"), frame(FIN | PING, b"hi")].concat();
     let (begun, end) = whole.split_at(whole.len() - 1);
@@ -109,9 +163,7 @@ fn a_ping_that_has_begun_passes_to_its_end_whatever_the_permission() {
 
 #[test]
 fn malformed_frames_are_refused_with_the_code_that_says_why() {
-    use FrameError::{
-        BadControl, BadLength, BadSequence, ReservedBit, ReservedOpcode, TooLong, Unmasked,
-    };
+    use FrameError::{BadControl, BadLength, BadSequence, ReservedBit, ReservedOpcode, Unmasked};
     let mask = [0; 4];
     let cases: Vec<(&str, Vec<u8>, FrameError)> = vec![
         ("unmasked", vec![FIN | TEXT, 0], Unmasked),
@@ -144,17 +196,18 @@ fn malformed_frames_are_refused_with_the_code_that_says_why() {
             [&[FIN | TEXT, 0xff, 128, 0, 0, 0, 0, 1, 0, 0][..], &mask].concat(),
             BadLength,
         ),
-        ("too long", [&[FIN | TEXT, 0xff, 0, 0, 0, 0, 1, 0, 0, 1][..], &mask].concat(), TooLong),
     ];
     for (name, input, expected) in cases {
         assert_eq!(pass(&input), Err(expected), "{name}");
     }
-    assert_eq!((TooLong.close_code(), ReservedBit.close_code()), (1009, 1002));
+    assert_eq!(ReservedBit.close_code(), 1002);
 }
 
 #[test]
 fn compression_allows_rsv1_on_the_first_frame_of_a_message_only() {
-    let scan = |input: &[u8]| Scanner::new(true).scan(input, &mut Vec::new(), || true);
+    let scan = |input: &[u8]| {
+        Scanner::new(true, WebSocketLimits::default()).scan(input, &mut Vec::new(), || true)
+    };
     assert_eq!(scan(&frame(FIN | 0x40 | TEXT, b"x")), Ok(0));
     assert_eq!(scan(&frame(FIN | 0x40 | PING, b"x")), Err(FrameError::ReservedBit));
     let continued = [frame(0x40 | TEXT, b"x"), frame(FIN | 0x40, b"y")].concat();
@@ -222,7 +275,7 @@ proptest! {
         // Permission changes at one place in the stream, however that is cut.
         let parts = input.split_at(flip.index(input.len() + 1));
         let run = |cut: &dyn Fn(usize) -> usize| {
-            let mut scanner = Scanner::new(true);
+            let mut scanner = Scanner::new(true, WebSocketLimits::default());
             let (mut out, mut dropped, mut pieces) = (Vec::new(), 0, 0);
             for (mut rest, allowed) in [(parts.0, allowed.0), (parts.1, allowed.1)] {
                 while !rest.is_empty() {
@@ -242,7 +295,7 @@ proptest! {
     #[test]
     fn what_passes_is_what_came_when_all_is_allowed(input in stream()) {
         let mut out = Vec::new();
-        let mut scanner = Scanner::new(true);
+        let mut scanner = Scanner::new(true, WebSocketLimits::default());
         let result = scanner.scan(&input, &mut out, || true);
         prop_assert!(input.starts_with(&out));
         if result.is_ok() && !scanner.closed() {
@@ -253,11 +306,11 @@ proptest! {
     #[test]
     fn no_data_byte_passes_when_nothing_is_allowed(input in stream()) {
         let mut out = Vec::new();
-        let _ = Scanner::new(true).scan(&input, &mut out, || false);
+        let _ = Scanner::new(true, WebSocketLimits::default()).scan(&input, &mut out, || false);
         // Scanned again with everything allowed, all that is left are control frames.
         let mut data = 0;
         let mut again = Vec::new();
-        let _ = Scanner::new(true).scan(&out, &mut again, || { data += 1; true });
+        let _ = Scanner::new(true, WebSocketLimits::default()).scan(&out, &mut again, || { data += 1; true });
         prop_assert_eq!(data, 0);
     }
 }

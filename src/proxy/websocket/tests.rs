@@ -45,6 +45,10 @@ struct Socket {
 
 impl Socket {
     fn open() -> Self {
+        Self::limited(WebSocketLimits::default())
+    }
+
+    fn limited(limits: WebSocketLimits) -> Self {
         let (client, gate_client) = tokio::io::duplex(1024);
         let (upstream, gate_upstream) = tokio::io::duplex(1024);
         let rights = Arc::new(Test { may_send: true.into(), ..Test::default() });
@@ -57,7 +61,7 @@ impl Socket {
                     Err(_) => std::future::pending().await,
                 }
             };
-            relay(gate_client, gate_upstream, false, IDLE, &own, end).await
+            relay(gate_client, gate_upstream, false, limits, IDLE, &own, end).await
         });
         Self { client, upstream, rights, end, task }
     }
@@ -182,4 +186,40 @@ async fn a_slow_back_end_slows_the_client_instead_of_filling_memory() {
     let written =
         tokio::time::timeout(Duration::from_secs(5), socket.client.write_all(&frames)).await;
     assert!(written.is_err(), "all was taken in although nobody read it");
+}
+
+/// Small enough to be reached by hand.
+const TIGHT: WebSocketLimits =
+    WebSocketLimits { max_frame: 5, max_message: 7, frames_per_second: 4 };
+
+#[tokio::test(start_paused = true)]
+async fn as_many_frames_as_a_second_may_bring_pass_and_the_next_ends_the_socket() {
+    let mut socket = Socket::limited(TIGHT);
+    for _ in 0..3 {
+        socket.client.write_all(&PING.repeat(4)).await.unwrap();
+        assert_eq!(read(&mut socket.upstream, PING.len() * 4).await, PING.repeat(4));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    socket.client.write_all(&PING.repeat(4)).await.unwrap();
+    assert_eq!(read(&mut socket.upstream, PING.len() * 4).await, PING.repeat(4));
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    socket.client.write_all(PING).await.unwrap();
+    assert_eq!(read(&mut socket.upstream, PING.len()).await, PING, "a quarter brings one more");
+    socket.client.write_all(ASKED).await.unwrap();
+    let told = rest(&mut socket.client).await;
+    assert_eq!(told.get(2..4).unwrap(), 1008_u16.to_be_bytes());
+    assert!(rest(&mut socket.upstream).await.is_empty(), "it never saw the frame");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_over_the_limit_is_closed_with_1009() {
+    let mut socket = Socket::limited(TIGHT);
+    // Five bytes, then three that would continue them.
+    let begun = [&[0x01], ASKED.get(1..).unwrap()].concat();
+    socket.client.write_all(&begun).await.unwrap();
+    assert_eq!(read(&mut socket.upstream, begun.len()).await, begun);
+    socket.client.write_all(&[0x80, 0x83, 0, 0, 0, 0, 1, 2, 3]).await.unwrap();
+    let told = rest(&mut socket.client).await;
+    assert_eq!(told.get(2..4).unwrap(), 1009_u16.to_be_bytes());
+    assert_eq!(rest(&mut socket.upstream).await, client_close(1001, ""));
 }

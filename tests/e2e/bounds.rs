@@ -1,0 +1,306 @@
+//! How much passes: rates, what is under way at once, memory.
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::Method;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::gate::{Gate, HOST, SECOND_HOST, mentions, route};
+use crate::harness::raw::Raw;
+use crate::harness::recorder::Recorder;
+use crate::harness::servers::{Echo, Events, Heard};
+use crate::harness::{eventually, websocket, within};
+
+/// So long that no test is slow enough to see it pass.
+fn limit(per: &str, requests: u32) -> Value {
+    json!({ "per": per, "requests": requests, "window": "1h" })
+}
+
+fn bounded(name: &str, path: &str, upstream: &str, keys: Value) -> Value {
+    let mut route = route(name, path, upstream);
+    route.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    route
+}
+
+#[tokio::test]
+async fn the_nth_request_passes_and_the_next_is_refused_on_record_with_what_to_do() {
+    let upstream = Recorder::start().await;
+    let keys = json!({ "rate_limits": [limit("session", 3)] });
+    let gate = Gate::setup()
+        .route(bounded("app", "/app", &upstream.url(), keys))
+        .route(route("free", "/", &upstream.url()))
+        .start()
+        .await;
+    let mut vera = gate.login("vera").await.as_program();
+    let before = upstream.requests().len();
+    for left in [2, 1, 0] {
+        let answer = vera.get("/app").await.expect(200);
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"session-3600s\";q=3;w=3600"));
+        let state = answer.header("ratelimit").unwrap();
+        assert!(state.starts_with(&format!("\"session-3600s\";r={left};t=")), "{state}");
+    }
+    let refused = vera.get("/app").await.expect(429);
+    assert_eq!(upstream.requests().len() - before, 3);
+    assert_eq!(refused.header("content-type"), Some("application/problem+json"));
+    assert_eq!(refused.json()["violated-policies"], json!(["session-3600s"]));
+    let state = refused.header("ratelimit").unwrap();
+    let wait = state.strip_prefix("\"session-3600s\";r=0;t=").unwrap();
+    assert_eq!(refused.header("retry-after"), Some(wait));
+    assert!((3590..=4050).contains(&wait.parse::<u32>().unwrap()), "{wait}");
+    let id = refused.header("x-wicketgate-decision").unwrap();
+    gate.audited("the refusal", |record| mentions(record, &[id, "rate-limited", "test/vera"]))
+        .await;
+    let counted = gate.metric("wicketgate_rate_limited_total", "per=\"session\"").await;
+    assert_eq!(counted, 1.0);
+    // Another route, and another session, are none of its business.
+    let free = vera.get("/").await.expect(200);
+    assert_eq!(free.header("ratelimit"), None);
+    gate.login("otto").await.get("/app").await.expect(200);
+    gate.login("vera").await.get("/app").await.expect(200);
+}
+
+#[tokio::test]
+async fn an_address_is_limited_before_anything_it_says_counts() {
+    let upstream = Recorder::start().await;
+    let second = json!({ "host": SECOND_HOST });
+    let gate = Gate::with_upstream(&upstream)
+        .route(bounded("second", "/", &upstream.url(), second))
+        .configure(|config| config["rate_limits"] = json!([limit("address", 10)]))
+        .start()
+        .await;
+    let port = gate.port();
+    let host = format!("{HOST}:{port}");
+    // Ten requests of which no two look alike, none of them with a session.
+    let heads = [
+        format!("GET / HTTP/1.1\r\nhost: {host}\r\n"),
+        format!("GET / HTTP/1.1\r\nhost: {}\r\n", host.to_uppercase()),
+        format!("GET / HTTP/1.1\r\nhost: {HOST}.:{port}\r\n"),
+        format!("GET //a HTTP/1.1\r\nhost: {host}\r\n"),
+        format!("GET /%2e%2e/b HTTP/1.1\r\nhost: {host}\r\n"),
+        format!("POST /x HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n"),
+        format!("GET /.wicketgate/me HTTP/1.1\r\nhost: {host}\r\n"),
+        format!("GET / HTTP/1.1\r\nhost: {host}\r\nx-forwarded-for: 192.0.2.7\r\n"),
+        format!("GET / HTTP/1.1\r\nhost: {host}\r\nforwarded: for=192.0.2.8\r\n"),
+        format!("GET / HTTP/1.1\r\nhost: {host}\r\ncookie: __Host-wicketgate=a\r\n"),
+    ];
+    for head in &heads {
+        let mut raw = gate.raw().await;
+        raw.send(format!("{head}connection: close\r\n\r\n").as_bytes()).await;
+        let answer = raw.answer().await.unwrap();
+        assert_ne!(answer.status, 429, "{head}");
+    }
+    for head in &heads {
+        let mut raw = gate.raw().await;
+        raw.send(format!("{head}connection: close\r\n\r\n").as_bytes()).await;
+        let answer = raw.answer().await.unwrap();
+        assert_eq!(answer.status, 429, "{head}");
+        assert!(answer.value("retry-after").is_some(), "{answer:?}");
+        assert_eq!(answer.value("ratelimit-policy"), Some("\"all-address-3600s\";q=10;w=3600"));
+    }
+    let mut other = gate.browser();
+    let answer = other.get(&format!("https://{SECOND_HOST}:{port}/")).await;
+    answer.expect(429);
+    assert_eq!(gate.metric("wicketgate_rate_limited_total", "route=\"-\"").await, 11.0);
+    gate.audited("the refusal", |record| mentions(record, &["rate-limited", "127.0.0.1"])).await;
+}
+
+#[tokio::test]
+async fn a_tenant_shares_its_limit_and_a_route_is_not_used_up_by_those_who_may_not_enter() {
+    let upstream = Recorder::start().await;
+    let shared = json!({ "rate_limits": [limit("tenant", 2)] });
+    let whole = json!({ "rate_limits": [limit("route", 2)] });
+    let gate = Gate::setup()
+        .route(route("app", "/", &upstream.url()))
+        .route(bounded("shared", "/shared", &upstream.url(), shared))
+        .route(bounded("whole", "/whole", &upstream.url(), whole))
+        .policy(
+            r#"permit (principal is Wicketgate::User, action, resource);
+               forbid (principal, action, resource == Wicketgate::Route::"whole")
+               unless { principal in Wicketgate::Group::"ot-engineers" };"#,
+        )
+        .start()
+        .await;
+    // Two sessions of one person are one tenant.
+    let mut first = gate.login("vera").await.as_program();
+    let mut again = gate.login("vera").await.as_program();
+    let mut engineer = gate.login("otto").await.as_program();
+    first.get("/shared").await.expect(200);
+    again.get("/shared").await.expect(200);
+    first.get("/shared").await.expect(429);
+    engineer.get("/shared").await.expect(200);
+    for _ in 0..5 {
+        let denied = first.get("/whole").await.expect(403);
+        assert_eq!(denied.header("ratelimit"), None);
+    }
+    engineer.get("/whole").await.expect(200);
+    engineer.get("/whole").await.expect(200);
+    engineer.get("/whole").await.expect(429);
+}
+
+#[tokio::test]
+async fn a_reload_neither_forgets_what_passed_nor_keeps_an_old_limit() {
+    let upstream = Recorder::start().await;
+    let mut gate = Gate::with_upstream(&upstream)
+        .configure(|config| config["routes"][0]["rate_limits"] = json!([limit("session", 2)]))
+        .start()
+        .await;
+    let mut vera = gate.login("vera").await.as_program();
+    // Signing in led to the page once.
+    vera.get("/").await.expect(200);
+    vera.get("/").await.expect(429);
+    let generation =
+        async |gate: &Gate| gate.metric("wicketgate_configuration_generation", "").await;
+    let before = generation(&gate).await;
+    gate.rewrite(|config| config["routes"][0]["max_in_flight"] = json!(7));
+    eventually("the reload", async || (generation(&gate).await > before).then_some(())).await;
+    vera.get("/").await.expect(429);
+    gate.rewrite(|config| config["routes"][0]["rate_limits"] = json!([limit("session", 50)]));
+    eventually("the reload", async || (generation(&gate).await > before + 1.0).then_some(())).await;
+    vera.get("/").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_full_route_answers_503_at_once_and_has_room_again_however_a_request_ends() {
+    let (page, events) = (Recorder::start().await, Events::start().await);
+    let one = json!({ "max_in_flight": 1 });
+    let shared = json!({ "max_upstream_in_flight": 1 });
+    let gate = Gate::setup()
+        .route(route("app", "/", &page.url()))
+        .route(bounded("events", "/events", &events.url, one))
+        .route(bounded("left", "/left", &events.url, shared.clone()))
+        .route(bounded("right", "/right", &events.url, shared))
+        .start()
+        .await;
+    let mut vera = gate.login("vera").await.as_program();
+    let mut otto = gate.login("otto").await.as_program();
+    for (held, other, full) in [("/events", "/events", "route"), ("/left", "/right", "upstream")] {
+        let open = vera.open(Method::GET, held, &[], Bytes::new()).await;
+        assert_eq!(open.status(), 200);
+        let refused = otto.get(other).await.expect(503);
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert!(refused.text().contains("urn:wicketgate:busy"), "{}", refused.text());
+        otto.get("/").await.expect(200);
+        let label = format!("full=\"{full}\"");
+        assert_eq!(gate.metric("wicketgate_shed_total", &label).await, 1.0);
+        // The client goes away in the middle of the answer.
+        drop(open);
+        let again = eventually("room", async || {
+            let answer = otto.open(Method::GET, other, &[], Bytes::new()).await;
+            (answer.status() == 200).then_some(answer)
+        })
+        .await;
+        drop(again);
+    }
+}
+
+#[tokio::test]
+async fn websockets_have_a_bound_of_their_own_for_as_long_as_they_live() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let keys = json!({ "max_websockets": 1, "max_in_flight": 1 });
+    let gate = Gate::setup()
+        .route(route("app", "/", &page.url()))
+        .route(bounded("ws", "/ws", &echo.url, keys))
+        .start()
+        .await;
+    let vera = gate.login("vera").await;
+    let (mut socket, _) = websocket::open(&vera, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    assert_eq!(websocket::open(&vera, "/ws").await.err(), Some(503));
+    assert_eq!(gate.metric("wicketgate_shed_total", "full=\"websockets\"").await, 1.0);
+    socket.close(None).await.unwrap();
+    while let Some(Ok(_)) = within("the close", socket.next()).await {}
+    eventually("room", async || websocket::open(&vera, "/ws").await.ok()).await;
+}
+
+#[tokio::test]
+async fn a_websocket_message_over_the_limit_is_closed_with_1009_and_never_arrives() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let keys = json!({ "websocket_limits": { "max_message": "1KiB", "frames_per_second": 20 } });
+    let gate = Gate::setup()
+        .route(route("app", "/", &page.url()))
+        .route(bounded("ws", "/ws", &echo.url, keys))
+        .start()
+        .await;
+    let vera = gate.login("vera").await;
+    for (messages, code) in [(vec!["x".repeat(1025)], 1009), (vec!["y".to_owned(); 500], 1008)] {
+        let (mut socket, _) = websocket::open(&vera, "/ws").await.unwrap();
+        assert_eq!(echo.next().await, Heard::Opened);
+        let fits = "z".repeat(1024);
+        socket.send(Message::text(fits.as_str())).await.unwrap();
+        assert_eq!(echo.next().await, Heard::Text(fits));
+        for message in messages {
+            let _ = socket.feed(Message::text(message)).await;
+        }
+        let _ = socket.flush().await;
+        let closed = loop {
+            match within("the close", socket.next()).await {
+                Some(Ok(Message::Close(Some(frame)))) => break u16::from(frame.code),
+                Some(Ok(_)) => {}
+                other => panic!("no close frame: {other:?}"),
+            }
+        };
+        assert_eq!(closed, code);
+        let mut arrived = 0;
+        while let Heard::Text(text) = echo.next().await {
+            assert_eq!(text, "y");
+            arrived += 1;
+        }
+        assert!(arrived <= 20, "{arrived}");
+    }
+}
+
+/// Has the gate hold this much for each connection: a header that is never complete.
+async fn ballast(gate: &Gate, connections: usize) -> Vec<Raw> {
+    let mut held = Vec::new();
+    let padding = "x".repeat(900 * 1024);
+    for _ in 0..connections {
+        let Some(mut raw) = Raw::try_connect(&gate.browser()).await else { break };
+        raw.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nx: {padding}").as_bytes()).await;
+        held.push(raw);
+    }
+    held
+}
+
+#[tokio::test]
+async fn a_gate_short_of_memory_turns_requests_away_and_recovers() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream)
+        .configure(|config| {
+            config["limits"] = json!({ "memory": "160MiB" });
+            config["listeners"][0]["limits"] =
+                json!({ "max_header_bytes": "1MiB", "header_timeout": "60s" });
+        })
+        .start()
+        .await;
+    let mut vera = gate.login("vera").await.as_program();
+    vera.get("/").await.expect(200);
+    let mut stream = gate.raw().await;
+    let held = ballast(&gate, 120).await;
+    let refused = eventually("the gate to be short of memory", async || {
+        let answer = vera.get("/").await;
+        (answer.status != 200).then_some(answer)
+    })
+    .await
+    .expect(503);
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    assert_eq!(refused.header("connection"), Some("close"));
+    let (status, body) = gate.admin("/readyz").await.unwrap();
+    assert_eq!(status, 503);
+    assert!(body.contains("\"memory_short\": true"), "{body}");
+    let budget = gate.metric("wicketgate_memory_budget_bytes", "").await;
+    assert_eq!(budget, f64::from(160 << 20));
+    assert!(gate.metric("wicketgate_memory_resident_bytes", "").await > budget * 0.9);
+    // A connection from before is answered, too.
+    stream.send(format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n\r\n").as_bytes()).await;
+    assert_eq!(stream.answer().await.unwrap().status, 503);
+    drop(held);
+    eventually("the gate to recover", async || {
+        let answer = vera.get("/").await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(gate.admin("/readyz").await.unwrap().0, 200);
+    gate.audited("the refusal", |record| mentions(record, &["overloaded"])).await;
+}

@@ -99,6 +99,8 @@ pub struct Metrics {
     pub config_generation: IntGauge,
     /// When the configuration in force was loaded, in Unix seconds.
     pub last_reload_success: IntGauge,
+    /// Connections closed for a flood of frames.
+    pub http2_floods: IntCounter,
     /// Resident memory, as last sampled, in bytes.
     pub memory_resident: IntGauge,
     /// Resident memory from which on requests are turned away, in bytes.
@@ -282,6 +284,10 @@ impl Metrics {
                 "wicketgate_shed_total",
                 "Requests turned away for want of room, by route and by what was full.",
                 &["route", "full"],
+            ),
+            http2_floods: add.counter(
+                "wicketgate_http2_floods_total",
+                "Connections closed because their HTTP/2 frames only made work.",
             ),
             memory_resident: add
                 .gauge("wicketgate_memory_resident_bytes", "Resident memory, as last sampled."),

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::flood::Frames;
 use super::head::{Ambiguity, Observer};
 use crate::config::model::ListenerLimits;
 
@@ -36,6 +37,8 @@ pub struct Activity {
     /// What read in two ways. It stays: a connection has no next request after that.
     ambiguity: OnceLock<Ambiguity>,
     upgraded: AtomicBool,
+    /// Too many frames came that only cost work.
+    flooded: AtomicBool,
 }
 
 impl Activity {
@@ -50,6 +53,7 @@ impl Activity {
             ended: AtomicBool::new(false),
             ambiguity: OnceLock::new(),
             upgraded: AtomicBool::new(false),
+            flooded: AtomicBool::new(false),
         })
     }
 
@@ -64,6 +68,11 @@ impl Activity {
     /// Whether the client has closed its side.
     pub fn ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection was given up for a flood of frames.
+    pub fn flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     /// When this connection has to end if nothing changes.
@@ -149,16 +158,24 @@ pub struct Observed<T> {
     activity: Arc<Activity>,
     /// HTTP/1 only: HTTP/2 has no lines to disagree about.
     observer: Option<Observer>,
+    /// HTTP/2 only.
+    frames: Option<Frames>,
 }
 
 impl<T> Observed<T> {
     pub fn new(inner: T, activity: Arc<Activity>) -> Self {
         let observer = activity.reads_begin_header.then(Observer::default);
-        Self { inner, activity, observer }
+        let frames = (!activity.reads_begin_header).then(Frames::default);
+        Self { inner, activity, observer, frames }
     }
 
     fn observe(&mut self, bytes: &[u8]) {
         self.activity.read(bytes.len());
+        if let Some(frames) = &mut self.frames
+            && frames.observe(bytes, || self.activity.now())
+        {
+            self.activity.flooded.store(true, Ordering::Relaxed);
+        }
         let Some(observer) = &mut self.observer else { return };
         if self.activity.upgraded.load(Ordering::Relaxed) {
             self.observer = None;
@@ -179,6 +196,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = result {
             self.observe(buf.filled().get(before..).unwrap_or_default());
+            if self.activity.flooded() {
+                return Poll::Ready(Err(std::io::Error::other("a flood of HTTP/2 frames")));
+            }
         }
         result
     }

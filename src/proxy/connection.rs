@@ -39,18 +39,30 @@ const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// hyper allocates for another number of headers than this, its own default.
 const HYPER_MAX_HEADERS: usize = 100;
 
-/// What a client may make the gate hold or do on one HTTP/2 connection. RFC 9113, section 10.5;
-/// CVE-2023-44487 and CVE-2025-8671 (resets), CVE-2024-2758 (CONTINUATION; bounded inside `h2` by
-/// the header list size), CVE-2019-9511 and its kin (windows, pings).
+/// What a client may make the gate hold or do on one HTTP/2 connection (RFC 9113, section 10.5).
+///
+/// More bounds are not set here: `h2` takes as many CONTINUATION frames as the header list size
+/// calls for (CVE-2024-2758), a hundred empty DATA frames, and tiny ones only as fast as they are
+/// read (RUSTSEC-2026-0258); and `super::flood` counts resets, pings and their like by time.
 mod h2 {
     use std::time::Duration;
 
+    /// The least that RFC 9113 recommends (section 6.5.2). Times the windows below it is what a
+    /// connection can have the gate hold.
     pub(super) const STREAMS: u32 = 100;
+    /// Of a request's body, unread: enough for 100 Mbit/s at 20 ms.
     pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
+    /// Over all bodies of a connection, so that a hundred streams hold no more than four.
     pub(super) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+    /// Of an answer, for each stream, that the client doesn't take (CVE-2019-9511, -9517).
     pub(super) const SEND_BUFFER: usize = 64 * 1024;
+    /// Requests taken back before they were even looked at (CVE-2023-44487): one read brings
+    /// hundreds of an attack, and hardly one of a browser.
     pub(super) const PENDING_RESETS: usize = 20;
+    /// Streams that the gate had to reset for what the client did on them, in the connection's
+    /// life (CVE-2025-8671). Who keeps the protocol causes none.
     pub(super) const LOCAL_RESETS: usize = 100;
+    /// A client that is gone without a word is noticed after the two together.
     pub(super) const PING_INTERVAL: Duration = Duration::from_secs(30);
     pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(20);
 }

@@ -9,6 +9,7 @@ pub mod accept;
 pub mod activity;
 pub mod body;
 pub mod connection;
+mod flood;
 pub mod frames;
 pub mod head;
 pub mod hold;

@@ -300,7 +300,12 @@ impl Worker {
         let service = service_fn(move |request| {
             http::answer(Arc::clone(&context), requests.begin(), request)
         });
-        Some(connection::serve(stream, protocol, limits, &activity, &self.stop, service).await)
+        let end = connection::serve(stream, protocol, limits, &activity, &self.stop, service).await;
+        if activity.flooded() {
+            self.gate.metrics.http2_floods.inc();
+            tracing::warn!(%peer, "closed a connection: a flood of HTTP/2 frames");
+        }
+        Some(end)
     }
 
     async fn plain(

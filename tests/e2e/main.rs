@@ -19,6 +19,7 @@ mod bypass;
 mod commands;
 mod docs;
 mod faults;
+mod floods;
 mod framing;
 mod identity_headers;
 mod live;

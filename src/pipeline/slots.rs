@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::rate::Limits;
 use super::refusal::Refusal;
@@ -16,29 +15,24 @@ use super::snapshot::Snapshot;
 use crate::config::model::Route;
 use crate::domain::canonical::Host;
 
-/// Counts what is on its way. Exact over all workers.
+/// Counts what is on its way, over all workers, by the references to one token: taking a place and
+/// giving it back are one atomic step each.
+///
+/// INVARIANT: nothing but a [`Slot`] holds a second reference.
 #[derive(Debug, Default)]
-pub struct Slots(AtomicUsize);
+struct Slots(Arc<()>);
 
 impl Slots {
-    fn take(self: &Arc<Self>, limit: usize) -> Option<Slot> {
-        if self.0.fetch_add(1, Ordering::Relaxed) >= limit {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Slot(Arc::clone(self)))
+    /// Never more than `limit`. Two that race for the last place may both find none.
+    fn take(&self, limit: usize) -> Option<Slot> {
+        let slot = Slot(Arc::clone(&self.0));
+        (Arc::strong_count(&slot.0) - 1 <= limit).then_some(slot)
     }
 }
 
 /// One place, free again when it is dropped: at the end of the answer's body, however it ends.
 #[derive(Debug)]
-struct Slot(Arc<Slots>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+struct Slot(Arc<()>);
 
 /// What tells sets of endpoints apart: routes that share one share its places.
 type Endpoints = BTreeSet<(Host, u16)>;
@@ -117,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_however_its_request_ends() {
-        let slots = Arc::new(Slots::default());
+        let slots = Slots::default();
         let first = slots.take(2).unwrap();
         let second = slots.take(2).unwrap();
         assert!(slots.take(2).is_none());
@@ -125,6 +119,6 @@ mod tests {
         let third = slots.take(2).unwrap();
         assert!(slots.take(2).is_none());
         drop((second, third));
-        assert_eq!(slots.0.load(Ordering::Relaxed), 0, "those who found none left nothing behind");
+        assert_eq!(Arc::strong_count(&slots.0), 1, "those who found none left nothing behind");
     }
 }

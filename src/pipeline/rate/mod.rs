@@ -116,30 +116,35 @@ impl Limits {
 }
 
 /// Where a request stands with the limits that it met, as its answer tells.
+///
+/// A request that meets none carries a null pointer, and one that does an allocation.
 #[derive(Debug, Default)]
-pub struct Quota {
+pub struct Quota(Option<Box<Fields>>);
+
+/// The values of the two header fields, so far.
+#[derive(Debug, Default)]
+struct Fields {
     policy: String,
     state: String,
 }
 
 impl Quota {
     fn note(&mut self, limit: &Limit, remaining: u32, wait: u64) {
-        if !self.policy.is_empty() {
-            self.policy.push_str(", ");
-            self.state.push_str(", ");
+        let fields = self.0.get_or_insert_default();
+        if !fields.policy.is_empty() {
+            fields.policy.push_str(", ");
+            fields.state.push_str(", ");
         }
-        self.policy.push_str(&limit.policy);
+        fields.policy.push_str(&limit.policy);
         // Writing to a string doesn't fail.
-        let _ = write!(self.state, "\"{}\";r={remaining};t={wait}", limit.name);
+        let _ = write!(fields.state, "\"{}\";r={remaining};t={wait}", limit.name);
     }
 
     /// Adds the `RateLimit` fields. An upstream's own stay: they are lists, and its limits hold as
     /// well.
     pub fn tell(&self, headers: &mut HeaderMap) {
-        if self.policy.is_empty() {
-            return;
-        }
-        for (name, text) in [(POLICY, &self.policy), (STATE, &self.state)] {
+        let Some(fields) = &self.0 else { return };
+        for (name, text) in [(POLICY, &fields.policy), (STATE, &fields.state)] {
             if let Ok(value) = HeaderValue::from_str(text) {
                 headers.append(name, value);
             }

@@ -104,6 +104,30 @@ async fn an_address_is_limited_before_anything_it_says_counts() {
 }
 
 #[tokio::test]
+async fn a_routes_limit_by_address_comes_before_sign_in_and_stays_with_its_route() {
+    let upstream = Recorder::start().await;
+    let keys = json!({ "rate_limits": [limit("address", 2)] });
+    let gate = Gate::with_upstream(&upstream)
+        .route(bounded("guarded", "/guarded", &upstream.url(), keys))
+        .start()
+        .await;
+    let mut stranger = gate.browser().as_program();
+    for path in ["/guarded", "/guarded/deeper"] {
+        let answer = stranger.get(path).await.expect(401);
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"address-3600s\";q=2;w=3600"));
+    }
+    stranger.get("/guarded").await.expect(429);
+    let mut modern = gate.browser_h2().as_program();
+    modern.get("/guarded/elsewhere").await.expect(429);
+    stranger.get("/").await.expect(401);
+    assert_eq!(gate.metric("wicketgate_rate_limited_total", "route=\"guarded\"").await, 2.0);
+    // A person gets a page.
+    let page = gate.browser().get("/guarded").await.expect(429);
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert!(page.header("retry-after").is_some());
+}
+
+#[tokio::test]
 async fn a_tenant_shares_its_limit_and_a_route_is_not_used_up_by_those_who_may_not_enter() {
     let upstream = Recorder::start().await;
     let shared = json!({ "rate_limits": [limit("tenant", 2)] });

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
@@ -30,12 +30,13 @@ impl Budget {
         self.0.store(budget, Ordering::Relaxed);
     }
 
-    /// Samples for as long as it is polled.
+    /// Samples for as long as it is polled. The disk of the audit log is looked at by the way.
     pub async fn watch(self, gate: Arc<Gate>) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            gate.audit.look(Instant::now());
             let Some(resident) = resident() else { continue };
             let budget = self.0.load(Ordering::Relaxed);
             let before = gate.pressure.level();

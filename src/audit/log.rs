@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, watch};
 use super::decided::{Decided, Kept};
 use super::open::{self, AuditError};
 use super::record;
+use super::stall::Stall;
 use super::writer::{Disk, Medium, Writer};
 use crate::config::model;
 use crate::domain::clock::Timestamp;
@@ -35,6 +36,7 @@ pub struct AuditLog {
     shared: Arc<Shared>,
     kept: Sharded<Kept>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    stall: Stall,
 }
 
 impl fmt::Debug for AuditLog {
@@ -179,7 +181,12 @@ impl AuditLog {
             .name("audit".to_owned())
             .spawn(move || writer.run())
             .map_err(|cause| AuditError::Io { path: config.directory.clone(), cause })?;
-        Ok(Self { shared, kept: Sharded::default(), writer: Mutex::new(Some(writer)) })
+        Ok(Self {
+            shared,
+            kept: Sharded::default(),
+            writer: Mutex::new(Some(writer)),
+            stall: Stall::default(),
+        })
     }
 
     /// Queues a record. Never blocks on I/O. `at` is when it happened, which the record carries.
@@ -269,9 +276,25 @@ impl AuditLog {
         self.shared.lines.subscribe()
     }
 
-    /// Whether the last attempt to write succeeded.
+    /// Whether the last attempt to write succeeded, and none takes too long.
     pub fn healthy(&self) -> bool {
-        self.shared.healthy.load(Ordering::Acquire)
+        self.shared.healthy.load(Ordering::Acquire) && !self.stall.is_stalled()
+    }
+
+    pub(super) fn stall(&self) -> &Stall {
+        &self.stall
+    }
+
+    /// The oldest record that is not on the disk, and whether the queue is full.
+    pub(super) fn backlog(&self) -> (Option<u64>, bool) {
+        let synced = self.shared.progress.borrow().synced;
+        let state = self.shared.state.lock();
+        let full = self.shared.outstanding(&state) >= self.shared.capacity;
+        ((state.next > synced).then_some(synced), full)
+    }
+
+    pub(super) fn tell_health(&self) {
+        self.shared.metrics.audit_healthy.set(i64::from(self.healthy()));
     }
 
     /// Writes and syncs what is queued, and ends the writer. Later appends are refused. Blocks.

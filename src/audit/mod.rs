@@ -18,6 +18,7 @@ mod open;
 mod query;
 mod record;
 mod segment;
+mod stall;
 mod verify;
 mod writer;
 

@@ -98,7 +98,7 @@ impl<'a> Bounds<'a> {
         let limits = Limits::of_route(&route.bounds.rate_limits, former.map(|entry| &entry.limits));
         let mut places = former.map(|entry| entry.places.clone()).unwrap_or_default();
         if route.bounds.max_upstream_in_flight.is_some() {
-            let first = self.shared.entry(endpoints(route)).or_insert_with(Places::default);
+            let first = self.shared.entry(endpoints(route)).or_default();
             places.upstream = Arc::clone(&first.upstream);
         }
         (limits, places)

@@ -5,6 +5,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
 use super::*;
 use crate::audit::writer::Medium;
 
@@ -19,6 +23,8 @@ struct Faults {
     full: AtomicBool,
     sync_fails: AtomicBool,
     syncs: AtomicU64,
+    /// Locked: a sync takes for as long as that.
+    hangs: Mutex<()>,
 }
 
 impl Medium for Faulty {
@@ -35,6 +41,7 @@ impl Medium for Faulty {
     }
 
     fn sync(&mut self, file: &File) -> io::Result<()> {
+        drop(self.0.hangs.lock());
         if self.0.sync_fails.load(Ordering::SeqCst) {
             // As after a real one: what was not on the disk yet is gone, and the next sync
             // will succeed.
@@ -166,4 +173,26 @@ async fn records_that_wait_together_share_a_sync() {
     }
     let syncs = disk.0.syncs.load(Ordering::SeqCst) - before;
     assert!(syncs <= 2, "{syncs} syncs");
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_without_an_error_is_an_alarm_and_ends_when_it_wakes() {
+    let site = Site::new();
+    let disk = Faulty::default();
+    let log = open(&site, &disk);
+    let begun = Instant::now();
+    log.look(begun);
+    let hanging = disk.0.hangs.lock();
+    let ticket = log.append(second(0), decision(0)).unwrap();
+    log.look(begun);
+    log.look(begun + Duration::from_millis(4999));
+    assert!(log.healthy());
+    log.look(begun + Duration::from_secs(5));
+    assert!(!log.healthy());
+    assert!(site.metrics.render().contains("wicketgate_audit_healthy 0"));
+    drop(hanging);
+    ticket.durable().await.unwrap();
+    log.look(begun + Duration::from_secs(6));
+    assert!(log.healthy());
+    assert!(site.metrics.render().contains("wicketgate_audit_healthy 1"));
 }

@@ -128,8 +128,9 @@ fn routes(
 ) -> Vec<Arc<RouteEntry>> {
     let mut entries = Vec::new();
     for (index, route) in config.routes.iter().enumerate() {
-        let kept = former.and_then(|former| {
-            let entry = former.routes.entries().find(|entry| *entry.name() == route.name)?;
+        let former = former
+            .and_then(|former| former.routes.entries().find(|entry| *entry.name() == route.name));
+        let kept = former.and_then(|entry| {
             // With TLS, files that the configuration only names may have changed.
             let same = entry.config.upstream == route.upstream
                 && entry.config.host == route.host
@@ -143,7 +144,11 @@ fn routes(
         match Pool::new(route, workers, metrics) {
             Ok(pool) => {
                 let (config, handles) = (Arc::clone(route), metrics.route(&route.name));
-                entries.push(Arc::new(RouteEntry::new(config, resource(route), handles, pool)));
+                let entry = RouteEntry::new(config, resource(route), handles, pool);
+                if let Some(former) = former {
+                    entry.follow(former);
+                }
+                entries.push(Arc::new(entry));
             }
             Err(found) => findings.extend(found.into_iter().map(|mut finding| {
                 if finding.file.as_os_str().is_empty() {

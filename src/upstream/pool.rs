@@ -14,8 +14,11 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::attempt::Caller;
 use super::balance::{Balance, Target};
 use super::body::{BoxError, RequestBody, UpstreamBody};
+use super::breaker::Breaker;
+use super::budget::Budget;
 use super::connect::Connector;
 use super::credential;
 use super::error::UpstreamError;
@@ -46,6 +49,8 @@ pub struct Pool {
     scheme: &'static str,
     connector: Connector,
     balance: Arc<Balance>,
+    breaker: Arc<Breaker>,
+    retries: Budget,
     idle: Arc<Idle>,
     credential: Option<(HeaderName, HeaderValue)>,
     origins: Vec<Authority>,
@@ -103,7 +108,8 @@ impl Pool {
             UpstreamHost::Preserve => route.host.to_string(),
             UpstreamHost::Fixed(authority) => authority.to_string(),
         };
-        let balance = Balance::new(&upstream, |targets| {
+        let breaker = Arc::new(Breaker::new(&route.name, &upstream));
+        let balance = Balance::new(&upstream, workers, Arc::clone(&breaker), |targets| {
             let settings = upstream.health.clone()?;
             Some(Box::new(Probe {
                 route: Arc::clone(&route.name),
@@ -112,6 +118,7 @@ impl Pool {
                 protocol: upstream.protocol,
                 host,
                 targets,
+                breaker: Arc::clone(&breaker),
             }))
         });
         let stop = CancellationToken::new();
@@ -119,6 +126,8 @@ impl Pool {
             scheme,
             connector,
             balance: Arc::new(balance),
+            breaker,
+            retries: Budget::new(upstream.retries),
             idle: Arc::new(Idle::new(workers, upstream.max_idle)),
             credential,
             origins: origins(&upstream),
@@ -128,6 +137,11 @@ impl Pool {
             stop,
             upstream,
         }))
+    }
+
+    /// Takes the place of an earlier pool of the route: what is new in it begins slowly.
+    pub fn follow(&self, former: &Self) {
+        self.balance.follow(&former.balance);
     }
 
     /// The header that the gate itself authenticates with at the upstream.
@@ -160,23 +174,29 @@ impl Pool {
         for gauge in &health.gauges {
             gauge.set(1);
         }
+        let shown = Shown(Arc::clone(&self.breaker));
+        shown.0.show(metrics.upstream(&self.route, self.labels()), &self.balance.targets());
         async move {
+            let _shown = shown;
             stop.run_until_cancelled_owned(tend(balance, idle, health)).await;
         }
     }
 
     fn gauges(&self, metrics: &Metrics) -> Health {
-        let gauges = self.upstream.endpoints.iter().map(|endpoint| {
-            let label = format!("{}:{}", endpoint.host, endpoint.port);
-            metrics.upstream_healthy(&self.route, &label)
-        });
+        let gauges = self.labels().map(|label| metrics.upstream_healthy(&self.route, &label));
         Health {
             gauges: gauges.collect(),
             interval: self.upstream.health.as_ref().map(|check| check.interval),
         }
     }
 
-    /// Sends a request, whose head is final, from one of the workers' runtimes.
+    /// What each endpoint is called in the metrics.
+    pub fn labels(&self) -> impl Iterator<Item = String> {
+        let endpoints = self.upstream.endpoints.iter();
+        endpoints.map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port))
+    }
+
+    /// Sends a request, whose head is final, from the runtime of the caller's worker.
     ///
     /// The target is in origin form and `Host` is set, for HTTP/2 as well. An answer of 101
     /// carries the upgraded stream (`hyper::upgrade::on`).
@@ -187,7 +207,7 @@ impl Pool {
     /// [`UpstreamError`]; its `status` is what the client is answered.
     pub async fn send<B>(
         &self,
-        worker: usize,
+        caller: Caller<'_>,
         request: Request<B>,
     ) -> Result<Response<UpstreamBody>, UpstreamError>
     where
@@ -196,7 +216,7 @@ impl Pool {
     {
         let began = Instant::now();
         let (head, body) = request.into_parts();
-        match self.try_endpoints(worker, began, head, RequestBody::new(body)).await {
+        match self.try_endpoints(caller, began, head, RequestBody::new(body)).await {
             Ok(response) => {
                 self.metrics.upstream_latency(began.elapsed());
                 Ok(response)
@@ -210,7 +230,7 @@ impl Pool {
 
     async fn try_endpoints(
         &self,
-        worker: usize,
+        caller: Caller<'_>,
         began: Instant,
         mut head: request::Parts,
         body: RequestBody,
@@ -230,11 +250,12 @@ impl Pool {
         let mut request = Request::from_parts(head, body);
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut budget = self.upstream.connect_timeout;
-        let mut last = UpstreamError::NoHealthyEndpoint;
+        let mut last = None;
         let mut sent = 0;
-        while let Some(target) = self.balance.select(&tried) {
+        while let Some(attempt) = self.balance.select(&tried, caller) {
+            let (target, worker) = (attempt.target(), caller.worker);
             // Once a kept connection has failed, the others to the endpoint are as likely dead.
-            let kept = if sent > 0 { None } else { self.kept(worker, &target, began) };
+            let kept = if sent > 0 { None } else { self.kept(worker, target, began) };
             let (connection, reused) = match kept {
                 Some(kept) => (kept, true),
                 None => {
@@ -243,8 +264,8 @@ impl Pool {
                     let share = budget / others.unwrap_or(1);
                     let dialled = Instant::now();
                     let connected = match self.upstream.protocol {
-                        UpstreamProtocol::Http1 => self.http1(&target, share).await,
-                        UpstreamProtocol::Http2 => self.http2(worker, &target, share).await,
+                        UpstreamProtocol::Http1 => self.http1(target, share).await,
+                        UpstreamProtocol::Http2 => self.http2(worker, target, share).await,
                     };
                     budget = budget.saturating_sub(dialled.elapsed());
                     match connected {
@@ -252,10 +273,11 @@ impl Pool {
                         Err(error) => {
                             tracing::debug!(%error, "an upstream endpoint can't be reached");
                             tried.push(target.address);
-                            if budget.is_zero() {
+                            attempt.failed(&error);
+                            if budget.is_zero() || !self.may_retry(&tried) {
                                 return Err(error);
                             }
-                            last = error;
+                            last = Some(error);
                             continue;
                         }
                     }
@@ -272,12 +294,32 @@ impl Pool {
                 }
             };
             match outcome {
-                Try::Answered(response) => return Ok(*response),
-                Try::Again(again, _) if sent < MAX_TRIES => request = *again,
-                Try::Again(_, error) | Try::Failed(error) => return Err(error),
+                Try::Answered(response) => {
+                    attempt.answered(response.status());
+                    return Ok(*response);
+                }
+                // That a kept connection has died says nothing about the endpoint.
+                Try::Again(again, _) if sent < MAX_TRIES && self.may_retry(&tried) => {
+                    request = *again;
+                }
+                Try::Again(_, error) => return Err(error),
+                Try::Failed(error) => {
+                    attempt.failed(&error);
+                    return Err(error);
+                }
             }
         }
-        Err(last)
+        Err(last.unwrap_or_else(|| self.balance.unavailable()))
+    }
+
+    /// Whether the budget has room for one more try, where there is anything left to try.
+    fn may_retry(&self, tried: &[SocketAddr]) -> bool {
+        if self.balance.untried(tried) == 0 {
+            return true;
+        }
+        let allowed = self.retries.take(self.balance.answered(), Instant::now());
+        self.metrics.upstream_retry(allowed);
+        allowed
     }
 
     /// An open connection that waits for a request.
@@ -349,6 +391,15 @@ impl Pool {
     #[cfg(test)]
     pub(super) async fn check_health(&self) {
         self.balance.check_health().await;
+    }
+}
+
+/// Keeps an upstream's state in the metrics. When it goes, another pool may be in its place.
+struct Shown(Arc<Breaker>);
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.hide();
     }
 }
 

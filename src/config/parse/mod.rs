@@ -9,6 +9,7 @@ mod applications;
 mod backend;
 mod files;
 mod listeners;
+mod resilience;
 mod routes;
 mod state;
 mod upstream;

@@ -2,8 +2,10 @@
 
 mod answers;
 mod ejection;
+mod health;
 mod http2;
 mod retries;
+mod sticky;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

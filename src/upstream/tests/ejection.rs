@@ -8,25 +8,25 @@ use crate::upstream::attempt::Attempt;
 use crate::upstream::balance::Balance;
 use crate::upstream::breaker::Breaker;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn address(number: u8) -> SocketAddr {
+pub(super) fn address(number: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, number], 80))
 }
 
-fn settings(endpoints: u8) -> Upstream {
+pub(super) fn settings(endpoints: u8) -> Upstream {
     let addresses: Vec<_> = (1..=endpoints).map(address).collect();
     upstream(&addresses)
 }
 
-struct World {
-    balance: Balance,
-    breaker: Arc<Breaker>,
+pub(super) struct World {
+    pub(super) balance: Balance,
+    pub(super) breaker: Arc<Breaker>,
     metrics: Arc<Metrics>,
 }
 
 impl World {
-    fn of(upstream: &Upstream) -> Self {
+    pub(super) fn of(upstream: &Upstream) -> Self {
         let breaker = Arc::new(Breaker::new(&"route".into(), upstream));
         let balance = Balance::new(upstream, 1, Arc::clone(&breaker), |_| None);
         let metrics = Metrics::new();
@@ -83,7 +83,7 @@ impl World {
     }
 }
 
-fn refused() -> UpstreamError {
+pub(super) fn refused() -> UpstreamError {
     UpstreamError::Connect {
         address: address(1),
         cause: std::io::ErrorKind::ConnectionRefused.into(),
@@ -297,6 +297,25 @@ async fn an_endpoint_that_is_back_begins_with_a_small_share() {
         assert!(got.abs_diff(expected) <= 4, "{got} of 400, {expected} expected");
     }
     assert_eq!(share(&world), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_health_check_that_recovers_lets_the_endpoint_in_slowly_whatever_requests_saw() {
+    let mut upstream = settings(2);
+    upstream.slow_start = Some(SECOND * 100);
+    let world = World::of(&upstream);
+    world.fail(1, 5, &refused());
+    assert_eq!(world.used(), [2]);
+    let targets = world.balance.targets();
+    world.breaker.checked_well(&targets, &targets[0]);
+    world.shows(r#"ejected{endpoint="10.0.0.1",route="route"} 0"#);
+    let mut first = 0;
+    for _ in 0..110 {
+        let attempt = world.select().unwrap();
+        first += usize::from(attempt.target().address == address(1));
+        attempt.answered(StatusCode::OK);
+    }
+    assert!((8..13).contains(&first), "{first} of 110");
 }
 
 #[tokio::test(start_paused = true)]

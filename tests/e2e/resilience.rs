@@ -224,18 +224,21 @@ async fn whatever_an_upstream_does_a_post_reaches_it_once_and_the_answer_is_clea
         ("silence", Mood::Says(""), 504),
         ("silence-in-a-head", Mood::Says("HTTP/1.1 200 OK\r\n"), 504),
     ] {
-        // On a connection that was kept, where another request would be sent again.
-        upstream.set(Mood::Well);
-        browser.get("/before").await.expect(200);
-        upstream.set(mood);
-        let path = format!("/{name}");
-        let answer = post(&mut browser, &path).await.expect(status);
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{name}");
-        let id = answer.header("x-wicketgate-decision").unwrap().to_owned();
-        gate.audited(name, |record| mentions(record, &[&id, &path])).await;
-        upstream.set(Mood::Well);
-        browser.get("/after").await.expect(200);
-        assert_eq!(upstream.lines(&path).len(), 1, "{name}");
+        for body in ["a=b", ""] {
+            // On a connection that was kept, where another request would be sent again.
+            upstream.set(Mood::Well);
+            browser.get("/before").await.expect(200);
+            upstream.set(mood);
+            let path = format!("/{name}?{body}");
+            let answer = browser.send(Method::POST, &path, &[], body.into()).await.expect(status);
+            assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{name}");
+            let id = answer.header("x-wicketgate-decision").unwrap().to_owned();
+            gate.audited(name, |record| mentions(record, &[&id, name])).await;
+            upstream.set(Mood::Well);
+            browser.get("/after").await.expect(200);
+            let path = format!("{path} ");
+            assert_eq!(upstream.lines(&path).len(), 1, "{name}, {body:?}");
+        }
     }
     gate.assert_audit_verifies();
 }

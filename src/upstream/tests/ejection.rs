@@ -261,6 +261,15 @@ async fn an_endpoint_that_answers_503_itself_is_not_answered_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upstream_that_was_replaced_no_longer_writes_into_the_metrics() {
+    let world = World::of(&settings(2));
+    world.breaker.hide();
+    world.fail(1, 5, &refused());
+    assert_eq!(world.used(), [2]);
+    world.shows(r#"ejected{endpoint="10.0.0.1",route="route"} 0"#);
+}
+
+#[tokio::test(start_paused = true)]
 async fn switched_off_nothing_is_ever_out() {
     let mut upstream = settings(2);
     upstream.outliers = None;

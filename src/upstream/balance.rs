@@ -240,18 +240,23 @@ impl Balance {
         session: u64,
         shares: bool,
     ) -> Option<(Arc<Target>, Admission)> {
-        let mut below = f64::INFINITY;
+        let order = |one: &(f64, &Arc<Target>), other: &(f64, &Arc<Target>)| {
+            one.0.total_cmp(&other.0).then(one.1.address.cmp(&other.1.address))
+        };
+        let mut last = None;
         loop {
-            let scored = targets
+            let next = targets
                 .iter()
                 .map(|target| (sticky::score(session, target.seed, target.weight), target))
-                .filter(|(score, target)| *score < below && usable(target));
-            let (score, target) = scored.max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+                .filter(|of| last.as_ref().is_none_or(|last| order(of, last).is_lt()))
+                .filter(|(_, target)| usable(target))
+                .max_by(order)?;
+            let target = next.1;
             let place = if shares { sticky::place(session, target.seed) } else { 0.0 };
             if let Some(admission) = target.vitals.admit(self.breaker.pace(), Some(place)) {
                 return Some((Arc::clone(target), admission));
             }
-            below = score;
+            last = Some(next);
         }
     }
 

@@ -94,3 +94,18 @@ async fn sessions_return_little_by_little_and_none_goes_to_and_fro() {
     }
     assert_eq!(homes(&world), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_that_a_session_belongs_to_alike_are_still_two() {
+    let mapped: SocketAddr = "[::ffff:10.0.0.1]:80".parse().unwrap();
+    let mut upstream = sticky(1);
+    upstream.endpoints.push(endpoint(mapped));
+    upstream.endpoints[1].host = Host::parse("[::ffff:10.0.0.1]").unwrap();
+    let world = World::of(&upstream);
+    let first = world.balance.select(&[], session(1)).unwrap().target().address;
+    for _ in 0..5 {
+        world.balance.select(&[], session(1)).unwrap().failed(&refused());
+    }
+    let second = world.balance.select(&[], session(1)).unwrap().target().address;
+    assert_ne!(first, second);
+}

@@ -26,16 +26,13 @@ use super::health::Probe;
 use super::idle::Idle;
 use super::send::{self, Limits, Try};
 use super::tls;
+use super::upkeep::{Shown, Upkeep};
 use super::wire::Http1;
 use crate::config::finding::Finding;
 use crate::config::model::{Route, Upstream, UpstreamHost, UpstreamProtocol};
 use crate::domain::canonical::Authority;
-use crate::metrics::{IntGauge, Metrics, RouteMetrics};
+use crate::metrics::{Metrics, RouteMetrics};
 
-/// How often names are resolved again.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How often idle connections are looked through.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// Times that one request is sent at most, when kept connections turn out to be dead.
 const MAX_TRIES: usize = 3;
 
@@ -58,12 +55,6 @@ pub struct Pool {
     route: Arc<str>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
-}
-
-/// The gauges that the background task keeps, one an endpoint.
-struct Health {
-    gauges: Vec<IntGauge>,
-    interval: Option<Duration>,
 }
 
 impl Pool {
@@ -169,24 +160,18 @@ impl Pool {
     /// idle for too long. To be spawned once, when the pool is in use; it ends when the pool is
     /// dropped. From here on its endpoints are in the metrics, as healthy until a check says else.
     pub fn health(&self, metrics: &Metrics) -> impl Future<Output = ()> + Send + 'static {
-        let (balance, idle) = (Arc::clone(&self.balance), Arc::clone(&self.idle));
-        let (health, stop) = (self.gauges(metrics), self.stop.clone());
-        for gauge in &health.gauges {
-            gauge.set(1);
-        }
-        let shown = Shown(Arc::clone(&self.breaker));
-        shown.0.show(metrics.upstream(&self.route, self.labels()), &self.balance.targets());
-        async move {
-            let _shown = shown;
-            stop.run_until_cancelled_owned(tend(balance, idle, health)).await;
-        }
-    }
-
-    fn gauges(&self, metrics: &Metrics) -> Health {
-        let gauges = self.labels().map(|label| metrics.upstream_healthy(&self.route, &label));
-        Health {
-            gauges: gauges.collect(),
+        let healthy = self.labels().map(|label| metrics.upstream_healthy(&self.route, &label));
+        let upkeep = Upkeep {
+            balance: Arc::clone(&self.balance),
+            idle: Arc::clone(&self.idle),
+            shown: Shown::new(&self.breaker),
+            healthy: healthy.collect(),
             interval: self.upstream.health.as_ref().map(|check| check.interval),
+        };
+        upkeep.begin(metrics.upstream(&self.route, self.labels()));
+        let stop = self.stop.clone();
+        async move {
+            stop.run_until_cancelled_owned(upkeep.run()).await;
         }
     }
 
@@ -394,61 +379,9 @@ impl Pool {
     }
 }
 
-/// Keeps an upstream's state in the metrics. When it goes, another pool may be in its place.
-struct Shown(Arc<Breaker>);
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        self.0.hide();
-    }
-}
-
 enum Connection {
     Http1(Http1),
     Http2(http2::SendRequest<RequestBody>),
-}
-
-impl Health {
-    /// An endpoint is healthy while one of its addresses is.
-    fn publish(&self, balance: &Balance) {
-        let targets = balance.targets();
-        for (position, gauge) in self.gauges.iter().enumerate() {
-            let mut of_endpoint = targets.iter().filter(|target| target.endpoint == position);
-            gauge.set(i64::from(of_endpoint.any(|target| balance.is_ready(target))));
-        }
-    }
-}
-
-async fn tend(balance: Arc<Balance>, idle: Arc<Idle>, health: Health) {
-    let mut resolve = tokio::time::interval(RESOLVE_INTERVAL);
-    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
-    let mut check = health.interval.map(tokio::time::interval);
-    for timer in [Some(&mut resolve), Some(&mut sweep), check.as_mut()].into_iter().flatten() {
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    }
-    loop {
-        tokio::select! {
-            _ = resolve.tick() => balance.update().await,
-            _ = sweep.tick() => {
-                let targets = balance.targets();
-                let current: Vec<_> = targets.iter().map(|target| target.address).collect();
-                idle.sweep(&current);
-            }
-            () = next(check.as_mut()) => {
-                balance.check_health().await;
-                health.publish(&balance);
-            }
-        }
-    }
-}
-
-async fn next(timer: Option<&mut tokio::time::Interval>) {
-    match timer {
-        Some(timer) => {
-            timer.tick().await;
-        }
-        None => std::future::pending().await,
-    }
 }
 
 fn origins(upstream: &Upstream) -> Vec<Authority> {

@@ -97,9 +97,7 @@ async fn sessions_return_little_by_little_and_none_goes_to_and_fro() {
 
 #[tokio::test(start_paused = true)]
 async fn endpoints_that_a_session_belongs_to_alike_are_still_two() {
-    let mapped: SocketAddr = "[::ffff:10.0.0.1]:80".parse().unwrap();
-    let mut upstream = sticky(1);
-    upstream.endpoints.push(endpoint(mapped));
+    let mut upstream = sticky(2);
     upstream.endpoints[1].host = Host::parse("[::ffff:10.0.0.1]").unwrap();
     let world = World::of(&upstream);
     let first = world.balance.select(&[], session(1)).unwrap().target().address;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use wicketgate::config::model::{
-    Application, AuditDurability, Endpoint, ResponseRewrite, Route, RouteBounds, Selection,
-    Upstream, UpstreamHost, UpstreamProtocol,
+    Application, AuditDurability, Endpoint, OutlierDetection, ResponseRewrite, RetryBudget, Route,
+    RouteBounds, Selection, Upstream, UpstreamHost, UpstreamProtocol,
 };
 use wicketgate::domain::canonical::{Authority, CanonicalRequest, Host};
 use wicketgate::domain::query::Resource;
@@ -45,6 +45,9 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
             credential: None,
             host: UpstreamHost::Preserve,
             health: None,
+            outliers: Some(OutlierDetection::default()),
+            slow_start: None,
+            retries: RetryBudget::default(),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(300),

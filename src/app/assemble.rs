@@ -135,8 +135,8 @@ fn routes(
     let mut entries = Vec::new();
     let mut bounds = Bounds::after(former);
     for (index, route) in config.routes.iter().enumerate() {
-        let kept = former.and_then(|former| {
-            let entry = former.routes.named(&route.name)?;
+        let former = former.and_then(|former| former.routes.named(&route.name));
+        let kept = former.and_then(|entry| {
             // With TLS, files that the configuration only names may have changed.
             let same = entry.config.upstream == route.upstream
                 && entry.config.host == route.host
@@ -151,6 +151,9 @@ fn routes(
             Ok(pool) => {
                 let (config, handles) = (Arc::clone(route), metrics.route(&route.name));
                 let entry = RouteEntry::new(config, resource(route), handles, pool);
+                if let Some(former) = former {
+                    entry.follow(former);
+                }
                 entries.push(Arc::new(entry.bounded(bounds.of(route))));
             }
             Err(found) => findings.extend(found.into_iter().map(|mut finding| {

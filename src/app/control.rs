@@ -1,6 +1,7 @@
 //! The one task that changes a running gate: reload, the end of sessions, housekeeping.
 
 use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -328,6 +329,14 @@ impl Control {
             gone.abort();
         }
         self.tended = tended;
+        let mut shown: HashMap<&str, HashSet<String>> = HashMap::new();
+        for entry in snapshot.routes.entries() {
+            shown.entry(entry.name()).or_default().extend(entry.endpoints());
+        }
+        metrics.forget_upstreams(|route, endpoint| {
+            let endpoints = shown.get(route);
+            endpoints.is_some_and(|of| endpoint.is_none_or(|endpoint| of.contains(endpoint)))
+        });
     }
 
     async fn look_after(&mut self) {

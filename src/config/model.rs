@@ -299,6 +299,11 @@ pub struct Upstream {
     /// What the upstream sees in `Host`.
     pub host: UpstreamHost,
     pub health: Option<HealthCheck>,
+    /// `None` where it is switched off.
+    pub outliers: Option<OutlierDetection>,
+    /// How long the share of an endpoint that is new or back takes to grow. None by default.
+    pub slow_start: Option<Duration>,
+    pub retries: RetryBudget,
     /// Default 5 s.
     pub connect_timeout: Duration,
     /// From the end of the request to the response's header. Default 60 s.
@@ -320,6 +325,8 @@ pub struct Endpoint {
 pub enum Selection {
     RoundRobin,
     Random,
+    /// The requests of a session go to one endpoint while it is well.
+    Sticky,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -372,6 +379,55 @@ pub enum HealthCheckKind {
     Http {
         path: String,
     },
+}
+
+/// When endpoints are taken out because of what requests saw of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// Failures without a success between them. Default 5.
+    pub consecutive_failures: u32,
+    /// Or this share of the requests within `window`, in percent. Default 50.
+    pub failure_percent: u32,
+    /// Requests that the share is judged by at least. Default 20.
+    pub minimum_requests: u32,
+    /// Default 10 s.
+    pub window: Duration,
+    /// For how long the first time; twice as long each further time. Default 5 s.
+    pub ejection_time: Duration,
+    /// And how long at most. Default 30 s.
+    pub max_ejection_time: Duration,
+    /// Endpoints that may be out while others still answer, in percent, but at least one of
+    /// several. Default 50.
+    pub max_ejection_percent: usize,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            failure_percent: 50,
+            minimum_requests: 20,
+            window: Duration::from_secs(10),
+            ejection_time: Duration::from_secs(5),
+            max_ejection_time: Duration::from_secs(30),
+            max_ejection_percent: 50,
+        }
+    }
+}
+
+/// How many requests may be sent a second time, counted over some seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of the requests that were answered. Default 20.
+    pub percent: u32,
+    /// And this many each second in any case. Default 10.
+    pub minimum_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, minimum_per_second: 10 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

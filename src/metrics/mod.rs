@@ -10,6 +10,7 @@
 
 mod labels;
 mod route;
+mod upstream;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 
 pub use labels::{RequestOutcome, Stage};
 pub use route::RouteMetrics;
+pub use upstream::UpstreamMetrics;
 
 use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
@@ -61,7 +63,7 @@ pub struct Metrics {
     stage_duration: [Histogram; Stage::ALL.len()],
     upstream_duration: HistogramVec,
     upstream_errors: IntCounterVec,
-    upstream_healthy: IntGaugeVec,
+    upstreams: upstream::Families,
     connections: IntGaugeVec,
     live_connections: IntGaugeVec,
     tls_handshakes: IntCounterVec,
@@ -192,11 +194,7 @@ impl Metrics {
                 "Requests that an upstream failed to answer.",
                 &["route", "kind"],
             ),
-            upstream_healthy: add.gauges(
-                "wicketgate_upstream_healthy",
-                "1 while an upstream endpoint passes its health check, else 0.",
-                &["route", "endpoint"],
-            ),
+            upstreams: upstream::Families::new(&add),
             connections: add.gauges(
                 "wicketgate_connections",
                 "Open client connections.",
@@ -386,11 +384,6 @@ impl Metrics {
     pub fn policy_set_info(&self, hash: &PolicySetHash) {
         self.policy_set_info.reset();
         self.policy_set_info.with_label_values(&[&*hash.0]).set(1);
-    }
-
-    /// 1 while the endpoint is in use, 0 while its health check fails.
-    pub fn upstream_healthy(&self, route: &str, endpoint: &str) -> IntGauge {
-        self.upstream_healthy.with_label_values(&[route, endpoint])
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) struct Handles {
     stages: [Histogram; Stage::ALL.len()],
     upstream_duration: Histogram,
     upstream_errors: IntCounterVec,
+    upstream_retries: IntCounterVec,
 }
 
 /// What a worker has counted since the last look at the metrics: additions without atomics.
@@ -100,6 +101,7 @@ impl RouteMetrics {
                 stages: metrics.stage_duration.clone(),
                 upstream_duration: metrics.upstream_duration.with_label_values(&[route]),
                 upstream_errors: metrics.upstream_errors.clone(),
+                upstream_retries: metrics.upstreams.retries.clone(),
             }),
             live: metrics.live_connections.with_label_values(&[route]),
         }
@@ -129,6 +131,13 @@ impl RouteMetrics {
     /// Counts a failed attempt upstream. Not for the hot path: it looks the label up.
     pub fn upstream_error(&self, kind: &'static str) {
         self.handles.upstream_errors.with_label_values(&[&*self.handles.route, kind]).inc();
+    }
+
+    /// Counts a second try at a request, or one that the budget didn't allow. Not for the hot
+    /// path: it looks the label up.
+    pub fn upstream_retry(&self, allowed: bool) {
+        let result = if allowed { "sent" } else { "refused" };
+        self.handles.upstream_retries.with_label_values(&[&*self.handles.route, result]).inc();
     }
 
     /// From the request sent to the header of the answer.

@@ -20,6 +20,8 @@ fn touched() -> Arc<Metrics> {
     metrics.certificate_expiry("portal.localhost", Timestamp::from_seconds(7));
     metrics.policy_set_info(&PolicySetHash("abc".into()));
     metrics.upstream_healthy("portal", "127.0.0.1:80").set(1);
+    metrics.upstream("portal", ["127.0.0.1:80".to_owned()].into_iter()).ejection(0);
+    route.upstream_retry(true);
     metrics
 }
 
@@ -86,6 +88,27 @@ fn a_new_policy_set_takes_the_place_of_the_old_one() {
     let text = metrics.render();
     assert!(text.contains(r#"wicketgate_policy_set_info{hash="def"} 1"#));
     assert!(!text.contains(r#"hash="abc""#));
+}
+
+#[test]
+fn what_is_no_longer_an_endpoint_is_forgotten_and_the_rest_stays() {
+    let metrics = touched();
+    for (route, endpoint) in [("portal", "127.0.0.2:80"), ("gone", "127.0.0.1:80")] {
+        metrics.upstream_healthy(route, endpoint).set(1);
+        metrics.upstream(route, [endpoint.to_owned()].into_iter()).ejection(0);
+    }
+    metrics.forget_upstreams(|route, endpoint| {
+        route == "portal" && endpoint.is_none_or(|endpoint| endpoint == "127.0.0.1:80")
+    });
+    let text = metrics.render();
+    for name in ["healthy", "ejected", "ejections_total"] {
+        let of = |line: &&str| line.starts_with(&format!("wicketgate_upstream_{name}{{"));
+        let lines: Vec<_> = text.lines().filter(of).collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains(r#"endpoint="127.0.0.1:80",route="portal""#), "{lines:?}");
+    }
+    assert!(text.contains(r#"wicketgate_upstream_breaker_open{route="portal"}"#));
+    assert!(!text.contains(r#"route="gone""#), "{text}");
 }
 
 #[test]

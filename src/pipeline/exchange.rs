@@ -9,7 +9,7 @@ use crate::domain::id::DecisionId;
 use crate::identity::session::Session;
 use crate::metrics::RequestOutcome;
 use crate::policy::Permit;
-use crate::upstream::{Pool, UpstreamError};
+use crate::upstream::{Caller, Pool, UpstreamError};
 
 use super::client::ClientConnection;
 use super::gate::outcome;
@@ -76,6 +76,12 @@ impl Exchange<Authorized> {
         self.route.pool()
     }
 
+    /// On whose behalf the upstream is asked.
+    pub fn caller(&self, worker: usize) -> Caller<'_> {
+        let session = &self.state.session;
+        Caller { worker, session: session.id, principal: &session.principal.id }
+    }
+
     pub fn route(&self) -> &Arc<RouteEntry> {
         &self.route
     }
@@ -106,12 +112,17 @@ impl Exchange<Authorized> {
 
     /// The answer in the place of an upstream that failed.
     pub fn failed(&self, error: UpstreamError) -> http::Response<Bytes> {
-        tracing::warn!(
-            decision = %self.id,
-            route = %self.route.name(),
-            %error,
-            "the upstream failed"
-        );
+        if let UpstreamError::BreakerOpen { .. } = error {
+            // Told of once, when it opened.
+            tracing::debug!(decision = %self.id, route = %self.route.name(), %error, "not sent");
+        } else {
+            tracing::warn!(
+                decision = %self.id,
+                route = %self.route.name(),
+                %error,
+                "the upstream failed"
+            );
+        }
         self.short(&Refusal::Upstream(error))
     }
 

@@ -57,6 +57,16 @@ impl RouteEntry {
         self.pool.health(metrics)
     }
 
+    /// Takes the place of an earlier entry, whose upstream had other endpoints.
+    pub fn follow(&self, former: &Self) {
+        self.pool.follow(&former.pool);
+    }
+
+    /// What the upstream's endpoints are called in the metrics.
+    pub fn endpoints(&self) -> impl Iterator<Item = String> {
+        self.pool.labels()
+    }
+
     /// Tells upstreams apart: two entries that share one have the same key.
     pub fn upstream_key(&self) -> usize {
         Arc::as_ptr(&self.pool).addr()
@@ -202,8 +212,8 @@ mod tests {
 
     use super::*;
     use crate::config::model::{
-        Application, AuditDurability, Endpoint, ResponseRewrite, Route, RouteBounds, Selection,
-        Upstream, UpstreamHost, UpstreamProtocol,
+        Application, AuditDurability, Endpoint, OutlierDetection, ResponseRewrite, RetryBudget,
+        Route, RouteBounds, Selection, Upstream, UpstreamHost, UpstreamProtocol,
     };
     use crate::domain::canonical::Authority;
     use crate::metrics::Metrics;
@@ -231,6 +241,9 @@ mod tests {
                 credential: None,
                 host: UpstreamHost::Preserve,
                 health: None,
+                outliers: Some(OutlierDetection::default()),
+                slow_start: None,
+                retries: RetryBudget::default(),
                 connect_timeout: Duration::from_secs(1),
                 response_timeout: Duration::from_secs(1),
                 idle_timeout: Duration::from_secs(1),

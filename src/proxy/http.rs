@@ -83,7 +83,7 @@ pub async fn answer(
     };
     if exchange.is_websocket() {
         let request = Request::from_parts(head, Empty::<Bytes>::new());
-        return Ok(match exchange.pool().send(context.worker, request).await {
+        return Ok(match exchange.pool().send(exchange.caller(context.worker), request).await {
             Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 let upstream = hyper::upgrade::on(&mut response);
                 let (mut head, _) = response.into_parts();
@@ -115,7 +115,8 @@ pub async fn answer(
     if !empty {
         body = body.held(exchange.holding());
     }
-    let sent = exchange.pool().send(context.worker, Request::from_parts(head, body)).await;
+    let caller = exchange.caller(context.worker);
+    let sent = exchange.pool().send(caller, Request::from_parts(head, body)).await;
     let response = match (sent, fate.fault()) {
         // A late answer is only for those who may still have it.
         (Ok(_), _)

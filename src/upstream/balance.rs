@@ -1,6 +1,7 @@
 //! Which endpoint takes a request: the addresses behind the configured names, their weights and
 //! their health, kept by `pingora-load-balancing`.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,8 +15,15 @@ use pingora_load_balancing::health_check::HealthCheck;
 use pingora_load_balancing::selection::{Random, RoundRobin};
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use rustls_pki_types::ServerName;
+use tokio::time::Instant;
 
+use super::attempt::{Attempt, Caller};
+use super::breaker::Breaker;
+use super::error::UpstreamError;
+use super::outlier::Failure;
+use super::sticky;
 use super::tls;
+use super::vitals::{Admission, Vitals};
 use crate::config::model::{Endpoint, Selection, Upstream};
 use crate::domain::canonical::Host;
 
@@ -32,6 +40,11 @@ pub(super) struct Target {
     pub(super) endpoint: usize,
     /// What its certificate is verified with, when it speaks TLS.
     pub(super) server_name: Option<ServerName<'static>>,
+    /// Kept for as long as the address is in use.
+    pub(super) vitals: Arc<Vitals>,
+    weight: u32,
+    /// Its part in the choice for a session.
+    seed: u64,
     backend: Backend,
 }
 
@@ -41,6 +54,10 @@ type Targets = Arc<ArcSwap<Vec<Arc<Target>>>>;
 pub(super) struct Balance {
     balancer: Balancer,
     targets: Targets,
+    breaker: Arc<Breaker>,
+    sticky: bool,
+    /// Whether there is a health check to heed.
+    checked: bool,
     /// Updates of one view must not overlap.
     updating: tokio::sync::Mutex<()>,
 }
@@ -62,6 +79,8 @@ impl Balance {
     /// `check` makes the health check, where there is one, from the table of targets.
     pub(super) fn new(
         upstream: &Upstream,
+        workers: usize,
+        breaker: Arc<Breaker>,
         check: impl FnOnce(Targets) -> Option<Box<dyn HealthCheck + Send + Sync>>,
     ) -> Self {
         let targets = Targets::default();
@@ -69,17 +88,30 @@ impl Balance {
         let discovery = Discovery {
             endpoints: upstream.endpoints.clone(),
             server_name,
+            workers,
+            breaker: Arc::clone(&breaker),
             targets: Arc::clone(&targets),
         };
         let mut backends = Backends::new(Box::new(discovery));
-        if let Some(check) = check(Arc::clone(&targets)) {
+        let check = check(Arc::clone(&targets));
+        let checked = check.is_some();
+        if let Some(check) = check {
             backends.set_health_check(check);
         }
         let balancer = match upstream.selection {
-            Selection::RoundRobin => Balancer::RoundRobin(LoadBalancer::from_backends(backends)),
+            Selection::RoundRobin | Selection::Sticky => {
+                Balancer::RoundRobin(LoadBalancer::from_backends(backends))
+            }
             Selection::Random => Balancer::Random(LoadBalancer::from_backends(backends)),
         };
-        let balance = Self { balancer, targets, updating: tokio::sync::Mutex::new(()) };
+        let balance = Self {
+            balancer,
+            targets,
+            breaker,
+            sticky: upstream.selection == Selection::Sticky,
+            checked,
+            updating: tokio::sync::Mutex::new(()),
+        };
         if upstream.endpoints.iter().all(|endpoint| endpoint.host.is_ip()) {
             // Without a name to resolve, the update is ready at the first poll.
             let _ = futures_util::FutureExt::now_or_never(balance.update());
@@ -117,6 +149,7 @@ impl Balance {
         if let Err(error) = result {
             tracing::warn!(%error, "the upstream's endpoints can't be updated");
         }
+        self.breaker.changed(&self.targets.load());
     }
 
     pub(super) async fn check_health(&self) {
@@ -128,41 +161,136 @@ impl Balance {
     }
 
     pub(super) fn is_ready(&self, target: &Target) -> bool {
-        self.backends().ready(&target.backend)
+        !self.checked || self.backends().ready(&target.backend)
     }
 
-    /// How many addresses have not been tried yet.
+    /// How many addresses are left to be tried.
     pub(super) fn untried(&self, tried: &[SocketAddr]) -> usize {
-        self.targets.load().len().saturating_sub(tried.len())
+        let left =
+            |target: &&Arc<Target>| !target.vitals.is_out() && !tried.contains(&target.address);
+        self.targets.load().iter().filter(left).count()
     }
 
-    /// The next healthy target that was not tried yet for this request.
+    /// How many requests the addresses of now have answered well.
+    pub(super) fn answered(&self) -> u64 {
+        self.targets.load().iter().map(|target| target.vitals.answered()).sum()
+    }
+
+    /// The endpoint to use next, of those that are well and were not tried yet for this request.
     ///
     /// The library's `select` allocates a set and hashes each candidate twice (about 0.3 us), so
     /// a lone target, the common case, goes past it.
-    pub(super) fn select(&self, tried: &[SocketAddr]) -> Option<Arc<Target>> {
+    pub(super) fn select<'a>(
+        &'a self,
+        tried: &[SocketAddr],
+        caller: Caller<'a>,
+    ) -> Option<Attempt<'a>> {
         let targets = self.targets.load();
-        let usable = |target: &Target| {
-            !tried.contains(&target.address) && self.backends().ready(&target.backend)
-        };
+        let usable = |target: &Target| !tried.contains(&target.address) && self.is_ready(target);
         if let [only] = targets.as_slice() {
-            return usable(only).then(|| Arc::clone(only));
+            if !usable(only) {
+                return None;
+            }
+            let admission = only.vitals.admit_alone(self.breaker.pace())?;
+            return Some(Attempt::new(self, caller, Arc::clone(only), admission));
         }
+        let selected = if self.sticky {
+            self.by_session(&targets, usable, caller.session_bits(), true)
+        } else {
+            self.by_turns(&targets, tried)
+        };
+        // Shares that still grow are of no matter where nothing else is left; and other workers
+        // turn the same wheel, so the library's steps may miss one that is.
+        let (target, admission) = selected
+            .or_else(|| self.by_session(&targets, usable, caller.session_bits(), false))
+            .or_else(|| Some((last_resort(&targets, usable)?, Admission::Normal)))?;
+        Some(Attempt::new(self, caller, target, admission))
+    }
+
+    fn by_turns(
+        &self,
+        targets: &[Arc<Target>],
+        tried: &[SocketAddr],
+    ) -> Option<(Arc<Target>, Admission)> {
+        let chosen = Cell::new(None);
         let accept = |backend: &Backend, ready: bool| {
-            ready && backend.addr.as_inet().is_some_and(|address| !tried.contains(address))
+            let Some(address) = backend.addr.as_inet().filter(|_| ready) else { return false };
+            let target = targets.iter().find(|target| target.address == *address);
+            let Some(target) = target.filter(|_| !tried.contains(address)) else { return false };
+            let Some(admission) = target.vitals.admit(self.breaker.pace(), None) else {
+                return false;
+            };
+            chosen.set(Some((Arc::clone(target), admission)));
+            true
         };
         let steps = targets.len().saturating_mul(4);
-        let selected = match &self.balancer {
+        match &self.balancer {
             Balancer::RoundRobin(balancer) => balancer.select_with(b"", steps, accept),
             Balancer::Random(balancer) => balancer.select_with(b"", steps, accept),
         };
-        let address = selected.as_ref().and_then(|backend| backend.addr.as_inet());
-        // Other workers turn the same wheel, so the library's steps may miss one that is left.
-        targets
-            .iter()
-            .find(|target| address == Some(&target.address))
-            .or_else(|| targets.iter().find(|target| usable(target)))
-            .cloned()
+        chosen.take()
+    }
+
+    /// In the order of how much the session belongs to each. `shares` says whether to heed those
+    /// that still grow.
+    fn by_session(
+        &self,
+        targets: &[Arc<Target>],
+        usable: impl Fn(&Target) -> bool,
+        session: u64,
+        shares: bool,
+    ) -> Option<(Arc<Target>, Admission)> {
+        let order = |one: &(f64, &Arc<Target>), other: &(f64, &Arc<Target>)| {
+            one.0.total_cmp(&other.0).then(one.1.address.cmp(&other.1.address))
+        };
+        let mut last = None;
+        loop {
+            let next = targets
+                .iter()
+                .map(|target| (sticky::score(session, target.seed, target.weight), target))
+                .filter(|of| last.as_ref().is_none_or(|last| order(of, last).is_lt()))
+                .filter(|(_, target)| usable(target))
+                .max_by(order)?;
+            let target = next.1;
+            let place = if shares { sticky::place(session, target.seed) } else { 0.0 };
+            if let Some(admission) = target.vitals.admit(self.breaker.pace(), Some(place)) {
+                return Some((Arc::clone(target), admission));
+            }
+            last = Some(next);
+        }
+    }
+
+    /// Lets the shares of addresses grow that an earlier configuration did not have, if it had
+    /// any of the others.
+    pub(super) fn follow(&self, former: &Self) {
+        let (targets, former) = (self.targets.load(), former.targets.load());
+        let known = |target: &Target| former.iter().any(|other| other.address == target.address);
+        if targets.iter().any(|target| known(target)) {
+            for target in targets.iter().filter(|target| !known(target)) {
+                target.vitals.bring_in(self.breaker.pace(), Instant::now());
+            }
+        }
+    }
+
+    /// Why nothing could be selected.
+    pub(super) fn unavailable(&self) -> UpstreamError {
+        let (targets, now) = (self.targets.load(), Instant::now());
+        let out = targets.iter().filter(|target| target.vitals.is_out() && self.is_ready(target));
+        match out.map(|target| target.vitals.wait(now)).min() {
+            Some(retry_after) => UpstreamError::BreakerOpen { retry_after },
+            None => UpstreamError::NoHealthyEndpoint,
+        }
+    }
+
+    /// A request to the target went well, after others that hadn't.
+    pub(super) fn went_well(&self, target: &Target, trial: bool) {
+        self.breaker.went_well(&self.targets.load(), target, trial);
+    }
+
+    /// A request to the target failed; `witness` tells its user from others.
+    pub(super) fn failed(&self, target: &Target, trial: bool, failure: Failure, witness: u64) {
+        let ready = |target: &Target| self.is_ready(target);
+        self.breaker.failed(&self.targets.load(), ready, target, trial, failure, witness);
     }
 
     fn backends(&self) -> &Backends {
@@ -173,10 +301,18 @@ impl Balance {
     }
 }
 
+/// One that is out, but not so badly that no endpoint at all would be better.
+#[cold]
+fn last_resort(targets: &[Arc<Target>], usable: impl Fn(&Target) -> bool) -> Option<Arc<Target>> {
+    targets.iter().find(|target| target.vitals.is_weakly_out() && usable(target)).cloned()
+}
+
 /// Turns endpoints into addresses.
 struct Discovery {
     endpoints: Vec<Endpoint>,
     server_name: Option<Host>,
+    workers: usize,
+    breaker: Arc<Breaker>,
     targets: Targets,
 }
 
@@ -200,12 +336,27 @@ impl ServiceDiscovery for Discovery {
                     continue;
                 }
                 let weight = endpoint.weight.clamp(1, MAX_WEIGHT);
+                let earlier = known.iter().find(|target| target.address == address);
+                let vitals = earlier.map_or_else(
+                    || {
+                        let vitals = Vitals::new(self.workers);
+                        // Beside others that carry the load, a new one begins slowly.
+                        if !known.is_empty() {
+                            vitals.bring_in(self.breaker.pace(), Instant::now());
+                        }
+                        Arc::new(vitals)
+                    },
+                    |target| Arc::clone(&target.vitals),
+                );
                 found.push(Arc::new(Target {
                     address,
                     endpoint: position,
                     server_name: tls::server_name(
                         self.server_name.as_ref().unwrap_or(&endpoint.host),
                     ),
+                    vitals,
+                    weight: u32::try_from(weight).unwrap_or(1),
+                    seed: sticky::seed(address),
                     backend: Backend::new_with_weight(&address.to_string(), weight)?,
                 }));
             }

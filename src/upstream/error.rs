@@ -1,6 +1,7 @@
 //! How a call to an upstream fails.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -8,6 +9,9 @@ use http::StatusCode;
 pub enum UpstreamError {
     #[error("no endpoint is healthy")]
     NoHealthyEndpoint,
+    /// Every endpoint has failed too many requests of late.
+    #[error("every endpoint failed of late; the next request may try one in {retry_after:?}")]
+    BreakerOpen { retry_after: Duration },
     #[error("no connection to `{address}`: {cause}")]
     Connect { address: SocketAddr, cause: std::io::Error },
     #[error("no connection to `{address}` in time")]
@@ -35,7 +39,7 @@ impl UpstreamError {
     /// What the client is answered when the failure comes before the response's header.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NoHealthyEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoHealthyEndpoint | Self::BreakerOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectTimeout { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestBody { .. } => StatusCode::BAD_REQUEST,
             Self::Connect { .. }
@@ -50,6 +54,7 @@ impl UpstreamError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
+            Self::BreakerOpen { .. } => "breaker_open",
             Self::Connect { .. } => "connect",
             Self::ConnectTimeout { .. } => "connect_timeout",
             Self::Tls { .. } => "tls",
@@ -58,6 +63,16 @@ impl UpstreamError {
             Self::Closed { .. } => "closed",
             Self::RequestBody { .. } => "request_body",
             Self::Request { .. } => "request",
+        }
+    }
+
+    /// Whole seconds, at least one, after which asking again makes sense, where that is known.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::BreakerOpen { retry_after } => {
+                Some(u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(1).max(1))
+            }
+            _ => None,
         }
     }
 

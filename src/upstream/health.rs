@@ -15,6 +15,7 @@ use pingora_load_balancing::health_check::HealthCheck;
 
 use super::balance::Target;
 use super::body::RequestBody;
+use super::breaker::Breaker;
 use super::connect::Connector;
 use super::error::UpstreamError;
 use super::send;
@@ -28,6 +29,7 @@ pub(super) struct Probe {
     /// What goes into `Host` when the endpoint itself should not: the route's fixed or public host.
     pub(super) host: String,
     pub(super) targets: Arc<ArcSwap<Vec<Arc<Target>>>>,
+    pub(super) breaker: Arc<Breaker>,
 }
 
 impl Probe {
@@ -93,6 +95,11 @@ impl HealthCheck for Probe {
         let endpoint = backend.addr.to_string();
         if healthy {
             tracing::info!(route = %self.route, endpoint, "an upstream endpoint is healthy again");
+            let targets = self.targets.load();
+            let mut of = targets.iter();
+            if let Some(target) = of.find(|of| backend.addr.as_inet() == Some(&of.address)) {
+                self.breaker.checked_well(&targets, target);
+            }
         } else {
             tracing::warn!(route = %self.route, endpoint, "an upstream endpoint is unhealthy");
         }

@@ -2,26 +2,36 @@
 //!
 //! A [`Pool`] belongs to one route: it selects an endpoint (`pingora-load-balancing` keeps the
 //! addresses, the weights and their health), takes an idle connection of the calling worker or
-//! opens one, sends the request and hands the response back as it streams in. Nothing is
-//! buffered. A connection stays with the worker whose runtime opened it.
+//! opens one, sends the request and hands the response back as it streams in. What requests see
+//! of an endpoint takes it out and lets it back in (`breaker`, by the evidence in `outlier`).
+//! Nothing is buffered. A connection stays with the worker whose runtime opened it.
 //!
 //! INVARIANT: a request is sent a second time only if the first try can't have had an effect: no
 //! connection was made, or hyper handed the request back untouched, or the method is idempotent
 //! (RFC 9110, section 9.2.2), there was no body, the connection was a reused one and it ended
-//! before the first byte of a response.
+//! before the first byte of a response. And only as often as the route's budget allows.
 
+mod attempt;
 mod balance;
 mod body;
+mod breaker;
+mod budget;
 mod connect;
 mod credential;
 mod error;
 mod health;
 mod idle;
+mod outlier;
 mod pool;
 mod send;
+mod sticky;
+mod tally;
 mod tls;
+mod upkeep;
+mod vitals;
 mod wire;
 
+pub use attempt::Caller;
 pub use body::UpstreamBody;
 pub use error::UpstreamError;
 pub use pool::Pool;

@@ -14,8 +14,11 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::attempt::Caller;
 use super::balance::{Balance, Target};
 use super::body::{BoxError, RequestBody, UpstreamBody};
+use super::breaker::Breaker;
+use super::budget::Budget;
 use super::connect::Connector;
 use super::credential;
 use super::error::UpstreamError;
@@ -23,16 +26,13 @@ use super::health::Probe;
 use super::idle::Idle;
 use super::send::{self, Limits, Try};
 use super::tls;
+use super::upkeep::{Shown, Upkeep};
 use super::wire::Http1;
 use crate::config::finding::Finding;
 use crate::config::model::{Route, Upstream, UpstreamHost, UpstreamProtocol};
 use crate::domain::canonical::Authority;
-use crate::metrics::{IntGauge, Metrics, RouteMetrics};
+use crate::metrics::{Metrics, RouteMetrics};
 
-/// How often names are resolved again.
-const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How often idle connections are looked through.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// Times that one request is sent at most, when kept connections turn out to be dead.
 const MAX_TRIES: usize = 3;
 
@@ -46,6 +46,8 @@ pub struct Pool {
     scheme: &'static str,
     connector: Connector,
     balance: Arc<Balance>,
+    breaker: Arc<Breaker>,
+    retries: Budget,
     idle: Arc<Idle>,
     credential: Option<(HeaderName, HeaderValue)>,
     origins: Vec<Authority>,
@@ -53,12 +55,6 @@ pub struct Pool {
     route: Arc<str>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
-}
-
-/// The gauges that the background task keeps, one an endpoint.
-struct Health {
-    gauges: Vec<IntGauge>,
-    interval: Option<Duration>,
 }
 
 impl Pool {
@@ -103,7 +99,8 @@ impl Pool {
             UpstreamHost::Preserve => route.host.to_string(),
             UpstreamHost::Fixed(authority) => authority.to_string(),
         };
-        let balance = Balance::new(&upstream, |targets| {
+        let breaker = Arc::new(Breaker::new(&route.name, &upstream));
+        let balance = Balance::new(&upstream, workers, Arc::clone(&breaker), |targets| {
             let settings = upstream.health.clone()?;
             Some(Box::new(Probe {
                 route: Arc::clone(&route.name),
@@ -112,6 +109,7 @@ impl Pool {
                 protocol: upstream.protocol,
                 host,
                 targets,
+                breaker: Arc::clone(&breaker),
             }))
         });
         let stop = CancellationToken::new();
@@ -119,6 +117,8 @@ impl Pool {
             scheme,
             connector,
             balance: Arc::new(balance),
+            breaker,
+            retries: Budget::new(upstream.retries),
             idle: Arc::new(Idle::new(workers, upstream.max_idle)),
             credential,
             origins: origins(&upstream),
@@ -128,6 +128,11 @@ impl Pool {
             stop,
             upstream,
         }))
+    }
+
+    /// Takes the place of an earlier pool of the route: what is new in it begins slowly.
+    pub fn follow(&self, former: &Self) {
+        self.balance.follow(&former.balance);
     }
 
     /// The header that the gate itself authenticates with at the upstream.
@@ -155,28 +160,28 @@ impl Pool {
     /// idle for too long. To be spawned once, when the pool is in use; it ends when the pool is
     /// dropped. From here on its endpoints are in the metrics, as healthy until a check says else.
     pub fn health(&self, metrics: &Metrics) -> impl Future<Output = ()> + Send + 'static {
-        let (balance, idle) = (Arc::clone(&self.balance), Arc::clone(&self.idle));
-        let (health, stop) = (self.gauges(metrics), self.stop.clone());
-        for gauge in &health.gauges {
-            gauge.set(1);
-        }
-        async move {
-            stop.run_until_cancelled_owned(tend(balance, idle, health)).await;
-        }
-    }
-
-    fn gauges(&self, metrics: &Metrics) -> Health {
-        let gauges = self.upstream.endpoints.iter().map(|endpoint| {
-            let label = format!("{}:{}", endpoint.host, endpoint.port);
-            metrics.upstream_healthy(&self.route, &label)
-        });
-        Health {
-            gauges: gauges.collect(),
+        let healthy = self.labels().map(|label| metrics.upstream_healthy(&self.route, &label));
+        let upkeep = Upkeep {
+            balance: Arc::clone(&self.balance),
+            idle: Arc::clone(&self.idle),
+            shown: Shown::new(&self.breaker),
+            healthy: healthy.collect(),
             interval: self.upstream.health.as_ref().map(|check| check.interval),
+        };
+        upkeep.begin(metrics.upstream(&self.route, self.labels()));
+        let stop = self.stop.clone();
+        async move {
+            stop.run_until_cancelled_owned(upkeep.run()).await;
         }
     }
 
-    /// Sends a request, whose head is final, from one of the workers' runtimes.
+    /// What each endpoint is called in the metrics.
+    pub fn labels(&self) -> impl Iterator<Item = String> {
+        let endpoints = self.upstream.endpoints.iter();
+        endpoints.map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port))
+    }
+
+    /// Sends a request, whose head is final, from the runtime of the caller's worker.
     ///
     /// The target is in origin form and `Host` is set, for HTTP/2 as well. An answer of 101
     /// carries the upgraded stream (`hyper::upgrade::on`).
@@ -187,7 +192,7 @@ impl Pool {
     /// [`UpstreamError`]; its `status` is what the client is answered.
     pub async fn send<B>(
         &self,
-        worker: usize,
+        caller: Caller<'_>,
         request: Request<B>,
     ) -> Result<Response<UpstreamBody>, UpstreamError>
     where
@@ -196,7 +201,7 @@ impl Pool {
     {
         let began = Instant::now();
         let (head, body) = request.into_parts();
-        match self.try_endpoints(worker, began, head, RequestBody::new(body)).await {
+        match self.try_endpoints(caller, began, head, RequestBody::new(body)).await {
             Ok(response) => {
                 self.metrics.upstream_latency(began.elapsed());
                 Ok(response)
@@ -210,7 +215,7 @@ impl Pool {
 
     async fn try_endpoints(
         &self,
-        worker: usize,
+        caller: Caller<'_>,
         began: Instant,
         mut head: request::Parts,
         body: RequestBody,
@@ -230,11 +235,12 @@ impl Pool {
         let mut request = Request::from_parts(head, body);
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut budget = self.upstream.connect_timeout;
-        let mut last = UpstreamError::NoHealthyEndpoint;
+        let mut last = None;
         let mut sent = 0;
-        while let Some(target) = self.balance.select(&tried) {
+        while let Some(attempt) = self.balance.select(&tried, caller) {
+            let (target, worker) = (attempt.target(), caller.worker);
             // Once a kept connection has failed, the others to the endpoint are as likely dead.
-            let kept = if sent > 0 { None } else { self.kept(worker, &target, began) };
+            let kept = if sent > 0 { None } else { self.kept(worker, target, began) };
             let (connection, reused) = match kept {
                 Some(kept) => (kept, true),
                 None => {
@@ -243,8 +249,8 @@ impl Pool {
                     let share = budget / others.unwrap_or(1);
                     let dialled = Instant::now();
                     let connected = match self.upstream.protocol {
-                        UpstreamProtocol::Http1 => self.http1(&target, share).await,
-                        UpstreamProtocol::Http2 => self.http2(worker, &target, share).await,
+                        UpstreamProtocol::Http1 => self.http1(target, share).await,
+                        UpstreamProtocol::Http2 => self.http2(worker, target, share).await,
                     };
                     budget = budget.saturating_sub(dialled.elapsed());
                     match connected {
@@ -252,10 +258,11 @@ impl Pool {
                         Err(error) => {
                             tracing::debug!(%error, "an upstream endpoint can't be reached");
                             tried.push(target.address);
-                            if budget.is_zero() {
+                            attempt.failed(&error);
+                            if budget.is_zero() || !self.may_retry(&tried) {
                                 return Err(error);
                             }
-                            last = error;
+                            last = Some(error);
                             continue;
                         }
                     }
@@ -264,19 +271,40 @@ impl Pool {
             sent += 1;
             let outcome = match connection {
                 Connection::Http1(connection) => {
-                    send::over_http1(connection, reused, request, limits, worker, began, &self.idle).await
+                    send::over_http1(connection, reused, request, limits, worker, began, &self.idle)
+                        .await
                 }
                 Connection::Http2(sender) => {
                     send::over_http2(sender, reused, request, limits).await
                 }
             };
             match outcome {
-                Try::Answered(response) => return Ok(*response),
-                Try::Again(again, _) if sent < MAX_TRIES => request = *again,
-                Try::Again(_, error) | Try::Failed(error) => return Err(error),
+                Try::Answered(response) => {
+                    attempt.answered(response.status());
+                    return Ok(*response);
+                }
+                // That a kept connection has died says nothing about the endpoint.
+                Try::Again(again, _) if sent < MAX_TRIES && self.may_retry(&tried) => {
+                    request = *again;
+                }
+                Try::Again(_, error) => return Err(error),
+                Try::Failed(error) => {
+                    attempt.failed(&error);
+                    return Err(error);
+                }
             }
         }
-        Err(last)
+        Err(last.unwrap_or_else(|| self.balance.unavailable()))
+    }
+
+    /// Whether the budget has room for one more try, where there is anything left to try.
+    fn may_retry(&self, tried: &[SocketAddr]) -> bool {
+        if self.balance.untried(tried) == 0 {
+            return true;
+        }
+        let allowed = self.retries.take(self.balance.answered(), Instant::now());
+        self.metrics.upstream_retry(allowed);
+        allowed
     }
 
     /// An open connection that waits for a request.
@@ -354,49 +382,6 @@ impl Pool {
 enum Connection {
     Http1(Http1),
     Http2(http2::SendRequest<RequestBody>),
-}
-
-impl Health {
-    /// An endpoint is healthy while one of its addresses is.
-    fn publish(&self, balance: &Balance) {
-        let targets = balance.targets();
-        for (position, gauge) in self.gauges.iter().enumerate() {
-            let mut of_endpoint = targets.iter().filter(|target| target.endpoint == position);
-            gauge.set(i64::from(of_endpoint.any(|target| balance.is_ready(target))));
-        }
-    }
-}
-
-async fn tend(balance: Arc<Balance>, idle: Arc<Idle>, health: Health) {
-    let mut resolve = tokio::time::interval(RESOLVE_INTERVAL);
-    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
-    let mut check = health.interval.map(tokio::time::interval);
-    for timer in [Some(&mut resolve), Some(&mut sweep), check.as_mut()].into_iter().flatten() {
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    }
-    loop {
-        tokio::select! {
-            _ = resolve.tick() => balance.update().await,
-            _ = sweep.tick() => {
-                let targets = balance.targets();
-                let current: Vec<_> = targets.iter().map(|target| target.address).collect();
-                idle.sweep(&current);
-            }
-            () = next(check.as_mut()) => {
-                balance.check_health().await;
-                health.publish(&balance);
-            }
-        }
-    }
-}
-
-async fn next(timer: Option<&mut tokio::time::Interval>) {
-    match timer {
-        Some(timer) => {
-            timer.tick().await;
-        }
-        None => std::future::pending().await,
-    }
 }
 
 fn origins(upstream: &Upstream) -> Vec<Authority> {

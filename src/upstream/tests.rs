@@ -1,8 +1,11 @@
 //! Real sockets: servers of a few hand-written bytes for misbehaviour, hyper for the rest.
 
 mod answers;
+mod ejection;
+mod health;
 mod http2;
 mod retries;
+mod sticky;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::config::model::*;
 use crate::domain::canonical::Host;
+use crate::domain::id::SessionId;
 use crate::metrics::Metrics;
 
 fn endpoint(address: SocketAddr) -> Endpoint {
@@ -33,6 +37,9 @@ fn upstream(addresses: &[SocketAddr]) -> Upstream {
         credential: None,
         host: UpstreamHost::Preserve,
         health: None,
+        outliers: Some(OutlierDetection::default()),
+        slow_start: None,
+        retries: RetryBudget::default(),
         connect_timeout: Duration::from_secs(10),
         response_timeout: Duration::from_secs(20),
         idle_timeout: Duration::from_secs(20),
@@ -62,6 +69,11 @@ fn route(upstream: Upstream) -> Arc<Route> {
 
 fn pool(upstream: Upstream) -> Arc<Pool> {
     Pool::new(&route(upstream), 2, &Metrics::new()).unwrap()
+}
+
+/// The caller of a worker, always the same session of the same user.
+fn by(worker: usize) -> Caller<'static> {
+    Caller { worker, session: SessionId([7; 32]), principal: "test/vera" }
 }
 
 fn request(method: &str) -> Request<Empty<Bytes>> {

@@ -26,5 +26,6 @@ mod live;
 mod login;
 mod reload;
 mod reserved;
+mod resilience;
 mod tls;
 mod upstreams;

@@ -10,6 +10,7 @@ mod backend;
 mod bounds;
 mod files;
 mod listeners;
+mod resilience;
 mod routes;
 mod state;
 mod upstream;

@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use crate::config::model::{
-    Endpoint, Selection, Upstream, UpstreamHost, UpstreamProtocol, UpstreamTls,
+    Endpoint, OutlierDetection, Selection, Upstream, UpstreamHost, UpstreamProtocol, UpstreamTls,
 };
 use crate::config::yaml::{Cursor, Map, quote};
 use crate::domain::canonical::Authority;
 
 use super::files::Base;
 use super::values::{Unique, host};
-use super::{backend, keys};
+use super::{backend, keys, resilience};
 
 pub(super) fn upstream(route: &Map<'_>, base: &Base) -> Option<Upstream> {
     let endpoints = route.required("upstreams").and_then(|at| endpoints(&at));
     let selection = route.or("selection", Selection::RoundRobin, |at| {
-        at.choice(&[("round_robin", Selection::RoundRobin), ("random", Selection::Random)])
+        at.choice(&[
+            ("round_robin", Selection::RoundRobin),
+            ("random", Selection::Random),
+            ("sticky", Selection::Sticky),
+        ])
     });
     let protocol = route.or("protocol", UpstreamProtocol::Http1, |at| {
         at.choice(&[("http1", UpstreamProtocol::Http1), ("http2", UpstreamProtocol::Http2)])
@@ -25,6 +29,12 @@ pub(super) fn upstream(route: &Map<'_>, base: &Base) -> Option<Upstream> {
     let credential = route.get("credential").and_then(|at| backend::credential(&at, base));
     let host = route.or("upstream_host", UpstreamHost::Preserve, upstream_host);
     let health = route.get("health_check").and_then(|at| backend::health_check(&at));
+    let outliers = match route.get("outlier_detection") {
+        Some(at) => resilience::outlier_detection(&at),
+        None => Some(OutlierDetection::default()),
+    };
+    let slow_start = route.get("slow_start").and_then(|at| at.duration());
+    let retries = route.get("retry_budget").and_then(|at| resilience::retry_budget(&at));
     let timeouts = route.get("timeouts").and_then(|at| keys(&at));
     let timeout = |key: &str, seconds: u64| {
         let default = Duration::from_secs(seconds);
@@ -37,6 +47,9 @@ pub(super) fn upstream(route: &Map<'_>, base: &Base) -> Option<Upstream> {
         credential,
         host,
         health,
+        outliers,
+        slow_start,
+        retries: retries.unwrap_or_default(),
         connect_timeout: timeout("connect", 5),
         response_timeout: timeout("response", 60),
         idle_timeout: timeout("idle", 300),

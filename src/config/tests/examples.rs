@@ -62,11 +62,25 @@ fn every_value_arrives_in_the_model() {
     assert!(matches!(&upstream.host, UpstreamHost::Fixed(to) if to.to_string() == "inside:81"));
     let health = upstream.health.as_ref().unwrap();
     assert_eq!((health.unhealthy_after, health.healthy_after), (9, 10));
+    let outliers = OutlierDetection {
+        consecutive_failures: 21,
+        failure_percent: 22,
+        minimum_requests: 23,
+        window: Duration::from_secs(24),
+        ejection_time: Duration::from_secs(25),
+        max_ejection_time: Duration::from_secs(26),
+        max_ejection_percent: 27,
+    };
+    assert_eq!(upstream.outliers, Some(outliers));
+    assert_eq!(upstream.slow_start, Some(Duration::from_secs(28)));
+    assert_eq!(upstream.retries, RetryBudget { percent: 29, minimum_per_second: 30 });
     assert_eq!(upstream.idle_timeout, Duration::from_secs(13));
     assert_eq!((upstream.max_idle, route.max_body_bytes), (14, 15));
     assert!(!route.refuse_cross_site && !route.response.location && !route.response.cookie_domain);
     let grpc = &config.routes[1];
     assert_eq!(grpc.upstream.protocol, UpstreamProtocol::Http2);
+    assert_eq!(grpc.upstream.outliers, None);
+    assert_eq!(grpc.upstream.selection, Selection::Sticky);
     assert!(!grpc.websocket, "http2 upstreams carry none");
     assert!(
         matches!(&grpc.upstream.credential, Some(UpstreamCredential::Header { name, .. }) if name == "x-api-key")

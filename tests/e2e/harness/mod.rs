@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gate;
+pub mod moody;
 pub mod pki;
 pub mod port;
 pub mod process;

@@ -199,7 +199,8 @@ impl Running {
         let (control_pulse, heart) = pulse();
         self.control.heart = Some(heart);
         let pulses = self.workers.pulses().iter().cloned().chain([control_pulse]).collect();
-        let watchdog = tokio::spawn(feed_watchdog(pulses));
+        let watchdog = manager::watchdog()
+            .map(|every| tokio::spawn(feed_watchdog(every, pulses, manager::alive)));
         self.control.begin();
         let mut until = self.control.run(&stop.asked).await;
         let replaced = matches!(until, Ok(Until::Replaced));
@@ -239,9 +240,13 @@ impl Running {
         if !matches!(closed, Ok(Ok(()))) {
             tracing::error!("the audit log could not be closed cleanly");
         }
-        watchdog.abort();
+        if let Some(watchdog) = watchdog {
+            watchdog.abort();
+        }
         admin.abort();
         tracing::info!("stopped");
+        // Nobody may have asked: the process may be replaced, or its control have failed.
+        stop.asked.cancel();
         stop.done.cancel();
     }
 
@@ -274,15 +279,48 @@ impl Running {
 
 /// Tells the service manager that the gate is alive, as long as every worker and the control have
 /// answered since the last time. A manager that hears nothing restarts the gate.
-async fn feed_watchdog(pulses: Vec<Pulse>) {
-    let Some(every) = manager::watchdog() else { return };
+async fn feed_watchdog(every: Duration, pulses: Vec<Pulse>, alive: impl Fn()) {
     let mut ticks = tokio::time::interval(every);
     loop {
         ticks.tick().await;
         let all = futures_util::future::join_all(pulses.iter().map(Pulse::beat));
         match tokio::time::timeout(every, all).await {
-            Ok(_) => manager::alive(),
+            Ok(_) => alive(),
             Err(_) => tracing::error!("a part of the gate doesn't answer: the watchdog is not fed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_only_while_all_answer() {
+        let (lively, mut heart) = pulse();
+        let (stuck, mut stuck_heart) = pulse();
+        tokio::spawn(async move {
+            loop {
+                heart.answer().await;
+            }
+        });
+        let fed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&fed);
+        let alive = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let every = Duration::from_secs(1);
+        tokio::spawn(feed_watchdog(every, vec![lively, stuck], alive));
+        tokio::time::sleep(every * 10).await;
+        assert_eq!(fed.load(Ordering::Relaxed), 0, "one of two answers");
+        tokio::spawn(async move {
+            loop {
+                stuck_heart.answer().await;
+            }
+        });
+        tokio::time::sleep(every * 10).await;
+        assert!(fed.load(Ordering::Relaxed) > 5);
     }
 }

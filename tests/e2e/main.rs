@@ -23,6 +23,7 @@ mod identity_headers;
 mod live;
 mod login;
 mod manager;
+mod package;
 mod reload;
 mod reserved;
 mod stop;

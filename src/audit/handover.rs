@@ -58,7 +58,7 @@ enum Kept {
 
 impl AuditLog {
     /// Writes and syncs what is queued, and unlocks the log for another process. Blocks.
-    /// `None`: there is no writer any more.
+    /// `None`: it can't be written at the moment, or there is no writer any more.
     pub fn release(&self) -> Option<Moving> {
         let (released, is_released) = mpsc::channel();
         let (next, is_next) = mpsc::channel();
@@ -134,8 +134,10 @@ impl Moving {
 impl Writer {
     /// Lets go of the log, and goes on as it is told. False: there is nothing more to write.
     pub(super) fn depart(&mut self, departure: Departure) -> bool {
-        if !self.insist(Self::sync) {
-            return false;
+        if let Err(error) = self.sync() {
+            // Not while it can't be written: the other process couldn't either.
+            self.alarm(&error);
+            return true;
         }
         self.lock = None;
         let _ = departure.released.send(());

@@ -194,6 +194,8 @@ impl Writer {
         while let Err(error) = step(self) {
             self.alarm(&error);
             let mut state = self.shared.state.lock();
+            // Nobody waits for a log that can't be written.
+            state.departure = None;
             if state.closing {
                 left = left.saturating_sub(1);
                 if left == 0 {

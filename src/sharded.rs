@@ -4,9 +4,9 @@
 //! A worker says which copy is its own with [`claim`], once; all other threads share the last one.
 //! Each copy is behind a lock, which a worker nearly always finds free and in its own cache.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::cell::Cell;
 use std::fmt;
-use parking_lot::{Mutex, MutexGuard};
 
 thread_local! {
     static CLAIMED: Cell<Option<usize>> = const { Cell::new(None) };

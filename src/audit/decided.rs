@@ -98,18 +98,20 @@ impl Kept {
             Occasion::Request => b"\",\"occasion\":\"request\",".as_slice(),
             Occasion::Reauthorisation => b"\",\"occasion\":\"reauthorisation\",",
         });
-        text.extend_from_slice(asked.get(
-            Arc::as_ptr(&query.principal)
-                .addr()
-                .wrapping_add(Arc::as_ptr(&query.resource).addr().rotate_left(17)),
-            |known| {
-                Arc::ptr_eq(&known.principal, &query.principal)
-                    && Arc::ptr_eq(&known.resource, &query.resource)
-                    && Arc::ptr_eq(&known.authentication, &query.authentication)
-                    && known.action == query.action
-            },
-            || Ok((Asked::of(query), Asked::text(query)?)),
-        )?);
+        text.extend_from_slice(
+            asked.get(
+                Arc::as_ptr(&query.principal)
+                    .addr()
+                    .wrapping_add(Arc::as_ptr(&query.resource).addr().rotate_left(17)),
+                |known| {
+                    Arc::ptr_eq(&known.principal, &query.principal)
+                        && Arc::ptr_eq(&known.resource, &query.resource)
+                        && Arc::ptr_eq(&known.authentication, &query.authentication)
+                        && known.action == query.action
+                },
+                || Ok((Asked::of(query), Asked::text(query)?)),
+            )?,
+        );
         context(&query.context, text)?;
         text.push(b',');
         let decision = decided.decision;

@@ -94,10 +94,9 @@ impl Told {
     pub fn names(&mut self, session: &Session) -> &[(HeaderName, HeaderValue)] {
         let names = match self.names.take().filter(|names| names.session == session.id) {
             Some(names) => names,
-            None => Names {
-                session: session.id,
-                fields: prepare::identity_fields(&session.principal),
-            },
+            None => {
+                Names { session: session.id, fields: prepare::identity_fields(&session.principal) }
+            }
         };
         &self.names.insert(names).fields
     }
@@ -135,8 +134,7 @@ impl Place {
     fn new(authority: &Authority, client: ClientAddr) -> Result<Self, Refusal> {
         let host = authority.to_string();
         let address = client.0.to_string();
-        let quoted =
-            if client.0.is_ipv6() { format!("\"[{address}]\"") } else { address.clone() };
+        let quoted = if client.0.is_ipv6() { format!("\"[{address}]\"") } else { address.clone() };
         Ok(Self {
             authority: authority.clone(),
             client,

@@ -1,8 +1,8 @@
 //! Stage 11: the upstream's answer, on its way to the client.
 
 use http::header::{
-    CONNECTION, CONTENT_LOCATION, HeaderName, LOCATION, SET_COOKIE,
-    STRICT_TRANSPORT_SECURITY, UPGRADE,
+    CONNECTION, CONTENT_LOCATION, HeaderName, LOCATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderValue};
 

@@ -24,8 +24,8 @@ use super::body::{Fate, Fault, Limited, ResponseBody};
 use super::hold::LIVE_AFTER;
 use super::leave::Leave;
 use super::websocket::{self, Ending, Rights};
-use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::client::ClientConnection;
+use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::gate::Outcome;
 use crate::pipeline::live::Watch;
 use crate::pipeline::refusal::Refusal;
@@ -72,7 +72,8 @@ async fn respond(
     let is_head = head.method == Method::HEAD;
     if let Some(ambiguity) = in_flight.ambiguity() {
         let refusal = Refusal::Malformed(ambiguity.text());
-        let mut response = context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
+        let mut response =
+            context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
         // Where this request ends is not agreed on: nothing after it is read.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return Ok(own(response, is_head, in_flight));
@@ -80,7 +81,8 @@ async fn respond(
     // HTTP/1 is held to it while it is parsed; HTTP/2 has only a limit of bytes there.
     if head.headers.len() > context.max_headers {
         let refusal = Refusal::TooManyFields { limit: context.max_headers };
-        let response = context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
+        let response =
+            context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
         return Ok(own(response, is_head, in_flight));
     }
     let is_http2 = head.version == Version::HTTP_2;
@@ -181,9 +183,7 @@ async fn streamed(
     let whole = poll_fn(|cx| Poll::Ready(body.whole(AT_ONCE, cx))).await;
     let body = match whole {
         Some(whole) => ResponseBody::own(whole, in_flight),
-        None if is_http2 => {
-            ResponseBody::http2(body, exchange, in_flight, context.idle_timeout)
-        }
+        None if is_http2 => ResponseBody::http2(body, exchange, in_flight, context.idle_timeout),
         None => ResponseBody::http1(body, exchange, in_flight),
     };
     Response::from_parts(head, body)

@@ -208,8 +208,14 @@ pub struct UpstreamBody {
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Option<Lease>, idle: Duration) -> Self {
-        let mut body =
-            Self { incoming: Some(incoming), lease, idle, waiting_since: None, timer: None, ahead: None };
+        let mut body = Self {
+            incoming: Some(incoming),
+            lease,
+            idle,
+            waiting_since: None,
+            timer: None,
+            ahead: None,
+        };
         if body.is_end_stream() {
             body.finish();
         }

@@ -85,15 +85,13 @@ fn what_is_put_together_is_what_serde_would_have_made() {
         }),
     }));
     queries.push(other);
-    let decisions =
-        [verdict(Verdict::Permit, &["a", "b#2"]), verdict(Verdict::Deny, &[])];
+    let decisions = [verdict(Verdict::Permit, &["a", "b#2"]), verdict(Verdict::Deny, &[])];
     let mut kept = Kept::default();
     // Twice, so that the second round finds what the first one kept.
     for number in 0..2 * queries.len() * decisions.len() {
         let query = &queries[number % queries.len()];
         let decision = &decisions[number / queries.len() % decisions.len()];
-        let occasion =
-            if number % 2 == 0 { Occasion::Request } else { Occasion::Reauthorisation };
+        let occasion = if number % 2 == 0 { Occasion::Request } else { Occasion::Reauthorisation };
         let session = SessionId([u8::try_from(number).unwrap() | 0xa0; 32]);
         let id = id(i64::try_from(number).unwrap());
         let event = Event::Decision {

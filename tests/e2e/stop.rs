@@ -137,5 +137,9 @@ async fn what_does_not_end_by_itself_is_dropped_at_the_deadline() {
     let end = within("the end of the stream", stream.body_mut().collect()).await;
     assert!(end.is_err(), "it was cut, and says so");
     ended(&mut gate).await;
-    assert!(gate.process.output().join("\n").contains("still open at the end of the grace period"));
+    eventually("the log's word of it", async || {
+        let said = gate.process.output().join("\n");
+        said.contains("still open at the end of the grace period").then_some(())
+    })
+    .await;
 }

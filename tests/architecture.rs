@@ -49,8 +49,11 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("rcgen", &["demo"]),
     ("redb", &["store"]),
     ("reqwest", &["identity", "demo"]),
+    ("rustix", &["app", "proxy"]),
     ("rustls", &["tls", "upstream", "demo"]),
     ("saphyr_parser", &["config"]),
+    ("sd_listen_fds", &["app"]),
+    ("sd_notify", &["app"]),
     ("tokio_rustls", &["tls", "upstream", "demo"]),
     ("tokio_tungstenite", &["demo"]),
 ];

@@ -50,6 +50,8 @@ pub struct Readiness {
     /// Whether records can be kept. Without, access is denied.
     pub audit_healthy: bool,
     pub store_healthy: bool,
+    /// Nothing more is accepted: whoever balances load goes elsewhere.
+    pub stopping: bool,
     /// For information: without it nobody new signs in, and sessions go on. `None`: not asked yet.
     pub identity_provider_reachable: Option<bool>,
     /// Whether new requests are turned away to save memory.
@@ -78,6 +80,7 @@ impl Readiness {
             && self.audit_healthy
             && self.store_healthy
             && !self.memory_short
+            && !self.stopping
     }
 }
 

@@ -18,6 +18,7 @@ fn ready() -> Readiness {
         }),
         audit_healthy: true,
         store_healthy: true,
+        stopping: false,
         identity_provider_reachable: Some(false),
         memory_short: false,
     }
@@ -75,6 +76,7 @@ async fn readiness_names_what_is_wrong_and_a_refused_reload_is_not_it() {
         ("audit", (|state| state.audit_healthy = false) as fn(&mut Readiness)),
         ("store", |state| state.store_healthy = false),
         ("memory", |state| state.memory_short = true),
+        ("stop", |state| state.stopping = true),
         ("listeners", |state| state.listeners.clear()),
         ("configuration", |state| state.configuration_generation = 0),
     ] {

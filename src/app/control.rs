@@ -26,12 +26,16 @@ use crate::identity::session::Ended;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::receive::random_u128;
 use crate::pipeline::record;
+use crate::proxy::pulse::Heart;
 use crate::proxy::serve::{Listener, Role};
 use crate::store::{Space, Store};
 use crate::tls::Acceptor;
 
 use super::assemble::{Assembly, assemble};
+use super::handover::{Message, Predecessor, Successor};
+use super::manager;
 use super::memory::Budget;
+use super::upgrade::Upgrade;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
 
@@ -46,12 +50,19 @@ const LAST_TRIES: usize = 20;
 pub struct Control {
     pub gate: Arc<Gate>,
     pub state: Arc<Mutex<State>>,
+    /// Giving the place to a newer process; not where the gate is part of another program.
+    pub upgrade: Option<Upgrade>,
+    /// The process that serves in this one's place.
+    pub successor: Option<Successor>,
+    /// The process that this one replaced, until it has ended.
+    pub predecessor: Option<Predecessor>,
+    pub heart: Option<Heart>,
     path: PathBuf,
-    store: Arc<dyn Store>,
+    pub store: Arc<dyn Store>,
     logins: Arc<LoginStates>,
     workers: usize,
-    acceptors: Vec<(Arc<str>, Arc<Acceptor>)>,
-    config: Option<Config>,
+    pub acceptors: Acceptors,
+    pub config: Option<Config>,
     generation: u64,
     upkeep: JoinSet<()>,
     memory: Budget,
@@ -68,6 +79,33 @@ pub struct State {
     pub readiness: Readiness,
 }
 
+/// What terminates TLS, by listener.
+pub type Acceptors = Vec<(Arc<str>, Arc<Acceptor>)>;
+
+/// The listeners of an assembly, and their acceptors, whose certificates a reload replaces.
+pub fn listeners(assembly: &mut Assembly) -> (Vec<Listener>, Acceptors) {
+    let mut tls = std::mem::take(&mut assembly.tls).into_iter();
+    let mut acceptors = Vec::new();
+    let listeners = assembly.config.listeners.iter().filter_map(|listener| {
+        let role = match &listener.role {
+            ListenerRole::RedirectToHttps { port } => Role::RedirectToHttps { port: *port },
+            ListenerRole::Tls(_) => {
+                let (name, tls) = tls.next()?;
+                let acceptor = Arc::new(Acceptor::new(tls));
+                acceptors.push((name, Arc::clone(&acceptor)));
+                Role::Tls(acceptor)
+            }
+        };
+        Some(Listener {
+            name: Arc::clone(&listener.name),
+            address: listener.address,
+            limits: listener.limits.clone(),
+            role,
+        })
+    });
+    (listeners.collect(), acceptors)
+}
+
 impl Control {
     pub fn new(
         path: &Path,
@@ -82,6 +120,7 @@ impl Control {
             last_reload: None,
             audit_healthy: true,
             store_healthy: true,
+            stopping: false,
             identity_provider_reachable: None,
             memory_short: false,
         };
@@ -89,6 +128,10 @@ impl Control {
             endings: gate.sessions.endings(),
             gate,
             state: Arc::new(Mutex::new(State { readiness })),
+            upgrade: None,
+            successor: None,
+            predecessor: None,
+            heart: None,
             path: path.to_owned(),
             store,
             logins,
@@ -107,43 +150,37 @@ impl Control {
         self.workers
     }
 
-    /// Takes over the first assembly; answers with the listeners to start.
-    pub fn adopt(&mut self, assembly: Assembly) -> Vec<Listener> {
-        let mut tls = assembly.tls.into_iter();
-        let listeners = assembly.config.listeners.iter().filter_map(|listener| {
-            let role = match &listener.role {
-                ListenerRole::RedirectToHttps { port } => Role::RedirectToHttps { port: *port },
-                ListenerRole::Tls(_) => {
-                    let (name, tls) = tls.next()?;
-                    let acceptor = Arc::new(Acceptor::new(tls));
-                    self.acceptors.push((name, Arc::clone(&acceptor)));
-                    Role::Tls(acceptor)
-                }
-            };
-            Some(Listener {
-                name: Arc::clone(&listener.name),
-                address: listener.address,
-                limits: listener.limits.clone(),
-                role,
-            })
-        });
-        let listeners = listeners.collect();
-        self.config = Some(assembly.config);
-        listeners
-    }
-
-    /// Runs until it is stopped.
-    pub async fn run(&mut self, stop: &CancellationToken) -> std::io::Result<()> {
-        let mut hangups = signal(SignalKind::hangup())?;
-        let mut watcher = self.watcher();
+    /// What a running gate does besides serving, once.
+    pub fn begin(&mut self) {
         let sessions = Arc::clone(&self.gate.sessions);
         self.upkeep.spawn(async move { sessions.maintain().await });
         self.applied();
         self.upkeep.spawn(self.memory.clone().watch(Arc::clone(&self.gate)));
+        manager::ready(&self.status());
+    }
+
+    /// Runs until it is stopped, or another process has taken the gate's place. May then be called
+    /// again, to go on until it is stopped.
+    pub async fn run(&mut self, stop: &CancellationToken) -> std::io::Result<Until> {
+        let mut hangups = signal(SignalKind::hangup())?;
+        let mut upgrades = signal(SignalKind::user_defined2())?;
+        let mut watcher = self.watcher();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(Until::Stopped),
+                () = answer(self.heart.as_mut()) => {}
+                Some(()) = upgrades.recv() => self.begin_upgrade(),
+                said = attempted(self.upgrade.as_mut()) => {
+                    if self.go_on_with_upgrade(said).await {
+                        return Ok(Until::Replaced);
+                    }
+                }
+                said = succeeded(self.successor.as_mut()) => {
+                    if !self.heed_successor(said) {
+                        return Ok(Until::Stopped);
+                    }
+                }
                 Some(ended) = next(self.endings.as_mut()) => self.session_ended(&ended),
                 () = tokio::time::sleep(RECORD_AGAIN), if !self.unrecorded.is_empty() => {
                     self.try_record_endings();
@@ -173,6 +210,12 @@ impl Control {
     /// Connections that live under the session are cut at once.
     fn session_ended(&mut self, ended: &Ended) {
         self.gate.live.session_ended(&ended.id);
+        if ended.elsewhere {
+            return;
+        }
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.tell(&Message::ended(ended.id, ended.reason));
+        }
         let now = self.gate.clock.now();
         let event = Event::SessionEnded {
             id: DecisionId::new(now, random_u128()),
@@ -214,6 +257,7 @@ impl Control {
     /// Builds the new configuration beside the old one and swaps, or changes nothing.
     async fn reload(&mut self, watcher: &mut Option<Watcher>) {
         let now = self.gate.clock.now();
+        manager::reloading();
         let result = self.try_reload().await;
         let error = match result {
             Ok(()) => {
@@ -233,7 +277,18 @@ impl Control {
                 Some(text)
             }
         };
+        manager::ready(&match &error {
+            None => self.status(),
+            Some(_) => format!("{}; the last reload was refused", self.status()),
+        });
         self.state.lock().readiness.last_reload = Some(Reload { at: now, error });
+    }
+
+    /// A line for the service manager.
+    pub fn status(&self) -> String {
+        let (routes, generation) =
+            (self.gate.snapshot.load().routes.entries().count(), self.generation);
+        format!("serving {routes} routes, configuration {generation}")
     }
 
     async fn try_reload(&mut self) -> Result<(), Vec<Finding>> {
@@ -349,6 +404,13 @@ impl Control {
     }
 }
 
+/// Why [`Control::run`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    Stopped,
+    Replaced,
+}
+
 /// What only a restart can change.
 fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
     let mut findings = Vec::new();
@@ -383,6 +445,27 @@ fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
 async fn next(endings: Option<&mut UnboundedReceiver<Ended>>) -> Option<Ended> {
     match endings {
         Some(endings) => endings.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn answer(heart: Option<&mut Heart>) {
+    match heart {
+        Some(heart) => heart.answer().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn attempted(upgrade: Option<&mut Upgrade>) -> Option<Message> {
+    match upgrade {
+        Some(upgrade) => upgrade.says().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn succeeded(successor: Option<&mut Successor>) -> Option<Message> {
+    match successor {
+        Some(successor) => successor.says().await,
         None => std::future::pending().await,
     }
 }

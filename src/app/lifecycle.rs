@@ -1,6 +1,7 @@
 //! Start and stop: Pingora's server holds the process, a service of ours runs the gate in it.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +18,29 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{Admin, ListenerState};
 use crate::domain::event::Event;
 use crate::pipeline::record;
+use crate::proxy::pulse::{Pulse, pulse};
 use crate::proxy::serve::Workers;
+use crate::proxy::sockets::{self, Open};
 
-use super::control::Control;
-use super::{Prepared, StartError};
+use super::control::{Control, Until};
+use super::handover::Message;
+use super::upgrade::Upgrade;
+use super::{Prepared, StartError, manager};
 
-/// How long running requests may take after a stop is asked for.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long clients have to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Running requests, after a stop is asked for.
+    pub stop: Duration,
+    /// Connections of any kind, after a newer process has taken this one's place.
+    pub replaced: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { stop: Duration::from_secs(10), replaced: Duration::from_secs(60) }
+    }
+}
 
 /// Ends a running gate.
 #[derive(Clone, Debug)]
@@ -97,14 +114,11 @@ impl Prepared {
         stop: Stop,
         opened: impl FnOnce(&[(Arc<str>, SocketAddr)]),
     ) -> Result<(), StartError> {
-        let Self { mut control, assembly } = self;
-        let address = assembly.config.admin.address;
-        let admin = std::net::TcpListener::bind(address)
-            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-            .map_err(StartError::Admin)?;
-        let admin_address = admin.local_addr().map_err(StartError::Admin)?;
-        let listeners = control.adopt(assembly);
-        let workers = Workers::start(&control.gate, listeners, control.workers())?;
+        let Self { mut control, assembly, mut doors, admin, store, predecessor, .. } = self;
+        let admin_address = admin.local_addr()?;
+        control.config = Some(assembly.config);
+        let listening = for_successor(&mut doors, &admin)?;
+        let workers = Workers::start(&control.gate, doors, control.workers())?;
         let bound = workers.bound_addresses().to_vec();
         control.state.lock().readiness.listeners = bound
             .iter()
@@ -115,20 +129,38 @@ impl Prepared {
         }
         tracing::info!(name = "admin", address = %admin_address, "listening");
         opened(&bound);
+        control.upgrade = self.launch.map(|launch| Upgrade::new(launch, store, listening));
+        control.predecessor = predecessor;
 
         let conf = ServerConf { threads: 1, ..ServerConf::default() };
         let mut server = Server::new_with_opt_and_conf(None, conf);
-        let running = Running { control, workers, admin, stop: stop.clone() };
+        let running =
+            Running { control, workers, admin, patience: self.patience, stop: stop.clone() };
         server.add_service(GateService(Mutex::new(Some(running))));
         server.run(RunArgs { shutdown_signal: Box::new(stop) });
         Ok(())
     }
 }
 
+/// All listening sockets once more, with their listeners' names.
+fn for_successor(
+    doors: &mut [Open],
+    admin: &std::net::TcpListener,
+) -> std::io::Result<Vec<(String, OwnedFd)>> {
+    let mut listening = vec![(sockets::ADMIN.to_owned(), admin.try_clone()?.into())];
+    for door in doors {
+        let name = &door.listener.name.clone();
+        let own = door.for_successor().into_iter();
+        listening.extend(own.map(|socket| (name.to_string(), OwnedFd::from(socket))));
+    }
+    Ok(listening)
+}
+
 struct Running {
     control: Control,
     workers: Workers,
     admin: std::net::TcpListener,
+    patience: Patience,
     stop: Stop,
 }
 
@@ -156,27 +188,69 @@ impl Running {
     async fn run(mut self) {
         let stop = self.stop.clone();
         let gate = Arc::clone(&self.control.gate);
-        let admin = self.admin();
-        if let Err(error) = self.control.run(&stop.asked).await {
+        let admin_ends = CancellationToken::new();
+        let admin = self.admin(admin_ends.clone());
+        drop(self.admin);
+        if let Some(predecessor) = &self.control.predecessor
+            && let Err(error) = predecessor.succeed(&gate, &self.control.store)
+        {
+            tracing::error!(%error, "the former process is gone before its time");
+        }
+        let (control_pulse, heart) = pulse();
+        self.control.heart = Some(heart);
+        let pulses = self.workers.pulses().iter().cloned().chain([control_pulse]).collect();
+        let watchdog = manager::watchdog()
+            .map(|every| tokio::spawn(feed_watchdog(every, pulses, manager::alive)));
+        self.control.begin();
+        let mut until = self.control.run(&stop.asked).await;
+        let replaced = matches!(until, Ok(Until::Replaced));
+        if replaced {
+            // The other process answers there.
+            admin_ends.cancel();
+            until = tokio::select! {
+                () = self.workers.leave() => Ok(Until::Stopped),
+                () = tokio::time::sleep(self.patience.replaced) => Ok(Until::Stopped),
+                until = self.control.run(&stop.asked) => until,
+            };
+        } else {
+            self.control.state.lock().readiness.stopping = true;
+            manager::stopping("running requests may finish");
+        }
+        if let Err(error) = until {
             tracing::error!(%error, "the gate's control ended");
         }
         tracing::info!("stopping: running requests may finish");
-        self.workers.shutdown(DRAIN).await;
+        // Before the workers end: as long as a listening socket is open, clients wait in it.
+        self.control.upgrade = None;
+        if let Some(predecessor) = &self.control.predecessor {
+            predecessor.tell(&Message::Stopping);
+        }
+        self.workers.shutdown(self.patience.stop).await;
+        if let Some(predecessor) = &self.control.predecessor {
+            // Store and log are here.
+            let _ = tokio::time::timeout(self.patience.stop, predecessor.gone()).await;
+        }
         self.control.finish().await;
         if let Err(error) = gate.sessions.write_back().await {
             tracing::error!(%error, "the last activity of sessions was not kept");
         }
-        record::note(&gate, gate.clock.now(), Event::Stopped);
+        let event = if replaced { Event::Replaced } else { Event::Stopped };
+        record::note(&gate, gate.clock.now(), event);
         let closed = tokio::task::spawn_blocking(move || gate.audit.close()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::error!("the audit log could not be closed cleanly");
         }
+        if let Some(watchdog) = watchdog {
+            watchdog.abort();
+        }
         admin.abort();
         tracing::info!("stopped");
+        // Nobody may have asked: the process may be replaced, or its control have failed.
+        stop.asked.cancel();
         stop.done.cancel();
     }
 
-    fn admin(&self) -> tokio::task::JoinHandle<()> {
+    fn admin(&self, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
         let state = Arc::clone(&self.control.state);
         let gate = Arc::clone(&self.control.gate);
         let admin = Admin {
@@ -188,7 +262,6 @@ impl Running {
                 readiness
             }),
         };
-        let stop = self.stop.done.clone();
         let listener = tokio::net::TcpListener::from_std(match self.admin.try_clone() {
             Ok(listener) => listener,
             Err(error) => {
@@ -202,5 +275,53 @@ impl Running {
                 Err(error) => tracing::error!(%error, "the admin listener is lost"),
             }
         })
+    }
+}
+
+/// Tells the service manager that the gate is alive, as long as every worker and the control have
+/// answered since the last time. A manager that hears nothing restarts the gate.
+async fn feed_watchdog(every: Duration, pulses: Vec<Pulse>, alive: impl Fn()) {
+    let mut ticks = tokio::time::interval(every);
+    loop {
+        ticks.tick().await;
+        let all = futures_util::future::join_all(pulses.iter().map(Pulse::beat));
+        match tokio::time::timeout(every, all).await {
+            Ok(_) => alive(),
+            Err(_) => tracing::error!("a part of the gate doesn't answer: the watchdog is not fed"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watchdog_is_fed_only_while_all_answer() {
+        let (lively, mut heart) = pulse();
+        let (stuck, mut stuck_heart) = pulse();
+        tokio::spawn(async move {
+            loop {
+                heart.answer().await;
+            }
+        });
+        let fed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&fed);
+        let alive = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let every = Duration::from_secs(1);
+        tokio::spawn(feed_watchdog(every, vec![lively, stuck], alive));
+        tokio::time::sleep(every * 10).await;
+        assert_eq!(fed.load(Ordering::Relaxed), 0, "one of two answers");
+        tokio::spawn(async move {
+            loop {
+                stuck_heart.answer().await;
+            }
+        });
+        tokio::time::sleep(every * 10).await;
+        assert!(fed.load(Ordering::Relaxed) > 5);
     }
 }

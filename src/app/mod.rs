@@ -3,9 +3,12 @@
 mod assemble;
 mod control;
 pub mod explain;
+mod handover;
 mod lifecycle;
 pub mod logging;
+mod manager;
 mod memory;
+mod upgrade;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,12 +24,13 @@ use crate::metrics::Metrics;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::live::Live;
 use crate::pipeline::pressure::Pressure;
-use crate::proxy::serve;
-use crate::store::{EmbeddedStore, Store, StoreError};
+use crate::proxy::sockets::{Open, SocketError, Sockets};
+use crate::store::{MovableStore, Store, StoreError};
 
 use assemble::{Assembly, assemble};
 use control::Control;
-pub use lifecycle::Stop;
+use handover::{Launch, Predecessor};
+pub use lifecycle::{Patience, Stop};
 
 /// Why the gate does not start.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +48,9 @@ pub enum StartError {
     #[error("the key for identity assertions can't be had: {0}")]
     Signer(#[from] SignerError),
     #[error("{0}")]
-    Listen(#[from] serve::StartError),
-    #[error("the admin listener can't start: {0}")]
-    Admin(std::io::Error),
+    Listen(#[from] SocketError),
+    #[error("the place of the running gate can't be taken: {0}")]
+    TakeOver(std::io::Error),
     #[error("{0}")]
     Io(#[from] std::io::Error),
     #[error("the start can't be recorded, so nothing is served: {0}")]
@@ -76,31 +80,89 @@ pub fn check(path: &Path) -> CheckReport {
     }
 }
 
-/// Runs the gate until it is told to stop by a signal.
-pub fn run(path: &Path) -> Result<(), StartError> {
-    prepare(path)?.run(Stop::on_signals())
+/// Runs the gate until it is told to stop by a signal. With `take_over` it first takes the place
+/// of the gate that started it.
+///
+/// # Errors
+/// What keeps it from starting. A gate whose place was to be taken then serves on.
+pub fn run(path: &Path, take_over: bool, patience: Patience) -> Result<(), StartError> {
+    let launch = Launch::of_this_process()?;
+    let assembly = load(path)?;
+    let (predecessor, sockets) = if take_over {
+        let (predecessor, sockets) = Predecessor::meet().map_err(StartError::TakeOver)?;
+        (Some(predecessor), Sockets::handed_over(sockets)?)
+    } else {
+        (None, manager::sockets()?)
+    };
+    let mut prepared = open(path, assembly, sockets, predecessor)?;
+    prepared.launch = Some(launch);
+    prepared.patience = patience;
+    prepared.run(Stop::on_signals())
 }
 
-/// A gate that is built, and has opened its files, but not its doors.
+/// A gate that is built, with its files and sockets open, and that serves nobody yet.
 #[derive(Debug)]
 pub struct Prepared {
     control: Control,
     assembly: Assembly,
+    doors: Vec<Open>,
+    admin: std::net::TcpListener,
+    store: MovableStore,
+    predecessor: Option<Predecessor>,
+    launch: Option<Launch>,
+    patience: Patience,
 }
 
 /// Builds a gate from its configuration.
 ///
 /// # Errors
-/// Every finding at once; or the store or the audit log that can't be opened.
+/// Every finding at once; an address that can't be listened on; or the store or the audit log that
+/// can't be opened.
 pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
+    open(path, load(path)?, Sockets::default(), None)
+}
+
+/// What the configuration says, and how many workers there are to serve it.
+#[derive(Debug)]
+struct Loaded {
+    assembly: Assembly,
+    metrics: Arc<Metrics>,
+    workers: usize,
+}
+
+fn load(path: &Path) -> Result<Loaded, StartError> {
     let metrics = Metrics::new();
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let assembly = assemble(path, &metrics, workers, None).map_err(StartError::Findings)?;
     debug_assert!(!has_errors(&assembly.warnings));
     log_warnings(&assembly.warnings);
+    Ok(Loaded { assembly, metrics, workers })
+}
+
+/// Opens the doors first, then the files: what fails on the way has recorded nothing, and has
+/// taken nothing from a gate whose place is to be taken.
+fn open(
+    path: &Path,
+    loaded: Loaded,
+    mut sockets: Sockets,
+    predecessor: Option<Predecessor>,
+) -> Result<Prepared, StartError> {
+    let Loaded { mut assembly, metrics, workers } = loaded;
+    let (listeners, acceptors) = control::listeners(&mut assembly);
+    let doors = sockets.open(listeners, workers)?;
+    let names: Vec<Arc<str>> = doors.iter().map(|door| Arc::clone(&door.listener.name)).collect();
+    let admin = sockets.admin(assembly.config.admin.address, &names)?;
+    sockets.finish()?;
+    if let Some(predecessor) = &predecessor {
+        predecessor.claim().map_err(StartError::TakeOver)?;
+    }
+    let store = MovableStore::open(&assembly.config.store.path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let control = runtime.block_on(open(path, &assembly, metrics, workers))?;
-    Ok(Prepared { control, assembly })
+    let mut control =
+        runtime.block_on(open_files(path, &assembly, store.clone(), metrics, workers))?;
+    control.acceptors = acceptors;
+    let (launch, patience) = (None, Patience::default());
+    Ok(Prepared { control, assembly, doors, admin, store, predecessor, launch, patience })
 }
 
 impl Prepared {
@@ -120,15 +182,16 @@ fn log_warnings(warnings: &[Finding]) {
     }
 }
 
-async fn open(
+async fn open_files(
     path: &Path,
     assembly: &Assembly,
+    store: MovableStore,
     metrics: Arc<Metrics>,
     workers: usize,
 ) -> Result<Control, StartError> {
     let clock = Clock::System;
     let config = &assembly.config;
-    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&config.store.path)?);
+    let store: Arc<dyn Store> = Arc::new(store);
     let audit = AuditLog::open(&config.audit, Arc::clone(&metrics))?;
     let archive = serde_json::to_vec(assembly.policies.archive()).map_err(std::io::Error::other)?;
     audit::archive_policy_set(&config.audit.directory, assembly.policies.hash(), &archive)?;

@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{broadcast, watch};
 
 use super::decided::{Decided, Kept};
+use super::handover::Departure;
 use super::open::{self, AuditError};
 use super::record;
 use super::stall::Stall;
@@ -33,7 +34,7 @@ pub struct AuditUnavailable;
 
 /// The log of a running gate. Dropping it closes it.
 pub struct AuditLog {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     kept: Sharded<Kept>,
     writer: Mutex<Option<JoinHandle<()>>>,
     stall: Stall,
@@ -56,7 +57,7 @@ pub(super) struct Shared {
     pub progress: watch::Sender<Progress>,
     pub lines: broadcast::Sender<Arc<str>>,
     pub metrics: Arc<Metrics>,
-    capacity: u64,
+    pub capacity: u64,
 }
 
 pub(super) struct State {
@@ -70,6 +71,15 @@ pub(super) struct State {
     pub closing: bool,
     /// No writer is there any more.
     pub dead: bool,
+    /// The log is to be given to another process.
+    pub departure: Option<Departure>,
+}
+
+impl State {
+    /// Whether the writer has something to do besides waiting for records.
+    pub fn is_called(&self, synced: u64) -> bool {
+        self.closing || self.wanted > synced || self.departure.is_some()
+    }
 }
 
 /// Records in the order in which they came, their text in one piece, so that a record costs no
@@ -127,7 +137,7 @@ pub(super) struct Progress {
 
 impl Shared {
     /// Wakes the writer if it is in one of these states. The caller holds the lock.
-    fn rouse(&self, state: &mut State, when: &[WriterIs]) {
+    pub fn rouse(&self, state: &mut State, when: &[WriterIs]) {
         if when.contains(&state.writer) {
             state.writer = WriterIs::Busy;
             self.wake.notify_one();
@@ -167,6 +177,7 @@ impl AuditLog {
                 writer: WriterIs::Busy,
                 closing: false,
                 dead: false,
+                departure: None,
             }),
             wake: Condvar::new(),
             written: AtomicU64::new(next),
@@ -242,7 +253,7 @@ impl AuditLog {
         self.enqueue(at, &event, room)
     }
 
-    fn enqueue(
+    pub(super) fn enqueue(
         &self,
         at: Timestamp,
         event: &[u8],
@@ -333,8 +344,8 @@ impl Drop for AuditLog {
 /// A queued record. Dropping it leaves the record to be written in its turn.
 #[must_use = "where the route wants durable records, wait for `durable`"]
 pub struct Ticket<'a> {
-    sequence: u64,
-    shared: &'a Shared,
+    pub(super) sequence: u64,
+    pub(super) shared: &'a Shared,
 }
 
 impl fmt::Debug for Ticket<'_> {

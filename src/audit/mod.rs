@@ -8,11 +8,13 @@
 //! The way of a record: the request's thread serialises the event ([`record`], and `decided` for
 //! the one that every request pays for) and queues it ([`log`]); one writer thread links it to the record before (`chain`) and writes whole batches
 //! (`writer`) to files of bounded size (`segment`). [`verify`] and [`query`] read the files alone
-//! and need no running gate. The format is specified in `docs/audit.md`.
+//! and need no running gate. When a newer process takes this one's place, `handover` gives it the log
+//! and sends it what is still recorded here. The format is specified in `docs/audit.md`.
 
 mod archive;
 mod chain;
 mod decided;
+mod handover;
 mod log;
 mod open;
 mod query;
@@ -28,6 +30,7 @@ mod tests;
 pub use archive::{archive_policy_set, load_policy_set};
 pub use chain::{Flaw, GENESIS};
 pub use decided::Decided;
+pub use handover::Moving;
 pub use log::{AuditLog, AuditUnavailable, Ticket};
 pub use open::AuditError;
 pub use query::{Filter, Query, find_decision, query};

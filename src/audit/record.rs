@@ -129,7 +129,8 @@ pub(super) fn id(event: &Event) -> Option<DecisionId> {
         Event::ConfigurationLoaded { .. }
         | Event::ConfigurationRefused { .. }
         | Event::Started { .. }
-        | Event::Stopped => None,
+        | Event::Stopped
+        | Event::Replaced => None,
     }
 }
 
@@ -176,5 +177,6 @@ pub fn name(event: &Event) -> &'static str {
         Event::ConfigurationRefused { .. } => "configuration-refused",
         Event::Started { .. } => "started",
         Event::Stopped => "stopped",
+        Event::Replaced => "replaced",
     }
 }

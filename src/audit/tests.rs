@@ -3,6 +3,7 @@
 mod crash;
 mod decided;
 mod faults;
+mod handover;
 mod reading;
 mod tampering;
 mod writing;

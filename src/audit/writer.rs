@@ -53,16 +53,18 @@ impl Medium for Disk {
 }
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     medium: Box<dyn Medium>,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     segment_bytes: u64,
     /// Held for its lock.
-    _lock: File,
-    file: File,
-    chain: Chain,
+    pub(super) lock: Option<File>,
+    pub(super) file: File,
+    pub(super) chain: Chain,
+    /// Records in the chain that this process didn't queue: another had the log for a while.
+    pub(super) foreign: u64,
     /// Length of the file that is on the disk for certain.
-    synced_length: u64,
+    pub(super) synced_length: u64,
     /// Everything behind that.
     tail: Vec<u8>,
     /// How much of `tail` the file holds, in whole records.
@@ -99,9 +101,10 @@ impl Writer {
             medium,
             directory: config.directory.clone(),
             segment_bytes: config.segment_bytes,
-            _lock: opened.lock,
+            lock: Some(opened.lock),
             file: opened.file,
             chain: opened.chain,
+            foreign: 0,
             synced_length: opened.length,
             tail: Vec::new(),
             whole: 0,
@@ -131,16 +134,27 @@ impl Writer {
             if closing {
                 return;
             }
+            let departure = self.shared.state.lock().departure.take();
+            if let Some(departure) = departure
+                && !self.depart(departure)
+            {
+                return;
+            }
         }
+    }
+
+    /// Sequence of the next record to be written, as the queue counts.
+    pub(super) fn reached(&self) -> u64 {
+        self.chain.next.saturating_sub(self.foreign)
     }
 
     /// Sleeps until there is something to do, then a moment longer for more of it, unless
     /// somebody waits. Returns whether these are the last records.
-    fn collect(&mut self, batch: &mut Queue) -> bool {
+    pub(super) fn collect(&mut self, batch: &mut Queue) -> bool {
         let shared = Arc::clone(&self.shared);
         let synced = shared.progress.borrow().synced;
         let mut state = shared.state.lock();
-        while state.queue.is_empty() && !state.closing && state.wanted <= synced {
+        while state.queue.is_empty() && !state.is_called(synced) {
             state.writer = WriterIs::Idle;
             if self.tail.is_empty() {
                 shared.wake.wait(&mut state);
@@ -150,7 +164,7 @@ impl Writer {
             }
         }
         let deadline = Instant::now() + GATHER;
-        while !state.queue.is_empty() && !state.closing && state.wanted <= synced {
+        while !state.queue.is_empty() && !state.is_called(synced) {
             state.writer = WriterIs::Gathering;
             let timed_out = shared.wake.wait_until(&mut state, deadline).timed_out();
             // Somebody else's wake-up sets the state back.
@@ -174,12 +188,14 @@ impl Writer {
     }
 
     /// Does it until it succeeds. False when the log is closing and it still does not.
-    fn insist(&mut self, step: fn(&mut Self) -> io::Result<()>) -> bool {
+    pub(super) fn insist(&mut self, step: fn(&mut Self) -> io::Result<()>) -> bool {
         let mut backoff = FIRST_BACKOFF;
         let mut left = LAST_ATTEMPTS;
         while let Err(error) = step(self) {
             self.alarm(&error);
             let mut state = self.shared.state.lock();
+            // Nobody waits for a log that can't be written.
+            state.departure = None;
             if state.closing {
                 left = left.saturating_sub(1);
                 if left == 0 {
@@ -195,7 +211,7 @@ impl Writer {
         true
     }
 
-    fn alarm(&self, error: &io::Error) {
+    pub(super) fn alarm(&self, error: &io::Error) {
         let metrics = &self.shared.metrics;
         metrics.audit_write_errors.inc();
         metrics.audit_healthy.set(0);
@@ -209,7 +225,7 @@ impl Writer {
         self.shared.progress.send_modify(|progress| progress.failed = true);
     }
 
-    fn recovered(&self) {
+    pub(super) fn recovered(&self) {
         if !self.shared.healthy.swap(true, Ordering::AcqRel) {
             self.shared.metrics.audit_healthy.set(1);
             tracing::info!("the audit log can be written again");
@@ -236,16 +252,17 @@ impl Writer {
         }
         self.good = self.tail.len();
         self.whole = self.tail.len();
-        let already = self.shared.written.swap(self.chain.next, Ordering::AcqRel);
+        let reached = self.reached();
+        let already = self.shared.written.swap(reached, Ordering::AcqRel);
         let metrics = &self.shared.metrics;
-        metrics.audit_records.inc_by(self.chain.next.saturating_sub(already));
+        metrics.audit_records.inc_by(reached.saturating_sub(already));
         let next = self.shared.state.lock().next;
-        let queued = next.saturating_sub(self.chain.next);
+        let queued = next.saturating_sub(reached);
         metrics.audit_queue.set(i64::try_from(queued).unwrap_or(i64::MAX));
         Ok(())
     }
 
-    fn sync(&mut self) -> io::Result<()> {
+    pub(super) fn sync(&mut self) -> io::Result<()> {
         self.write()?;
         if !self.tail.is_empty() {
             let began = Instant::now();
@@ -261,7 +278,7 @@ impl Writer {
         }
         self.last_sync = Instant::now();
         self.recovered();
-        let synced = self.chain.next;
+        let synced = self.reached();
         self.shared.progress.send_replace(Progress { synced, failed: false });
         Ok(())
     }

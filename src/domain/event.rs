@@ -91,6 +91,8 @@ pub enum Event {
         version: String,
     },
     Stopped,
+    /// A newer process had taken this one's place, and the last connection here has ended.
+    Replaced,
 }
 
 /// What a decision was made for.

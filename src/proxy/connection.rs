@@ -263,4 +263,4 @@ async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) {
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::activity::InFlight;
 use super::body::{Fate, Fault, Limited, ResponseBody};
 use super::hold::LIVE_AFTER;
+use super::leave::Leave;
 use super::websocket::{self, Ending, Rights};
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::exchange::{Authorized, Exchange};
@@ -42,6 +43,7 @@ pub struct Context {
     /// Holds WebSockets, which outlive the HTTP connection they came from.
     pub streams: TaskTracker,
     pub stop: CancellationToken,
+    pub leave: Arc<Leave>,
     /// Keeps the client's place among the listener's connections.
     pub _place: super::accept::Place,
 }
@@ -52,6 +54,17 @@ pub struct Context {
 /// None: every failure before the response's head is an answer of the gate's.
 pub async fn answer(
     context: Arc<Context>,
+    in_flight: InFlight,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let version = request.version();
+    let mut response = respond(&context, in_flight, request).await?;
+    context.leave.mark(version, &mut response);
+    Ok(response)
+}
+
+async fn respond(
+    context: &Arc<Context>,
     in_flight: InFlight,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
@@ -92,8 +105,7 @@ pub async fn answer(
                 in_flight.upgraded();
                 if let Some(client) = upgrade {
                     let compression = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
-                    let stream =
-                        hold(Arc::clone(&context), exchange, compression, client, upstream);
+                    let stream = hold(Arc::clone(context), exchange, compression, client, upstream);
                     context.streams.spawn(stream);
                 }
                 Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))
@@ -102,7 +114,7 @@ pub async fn answer(
             Ok(response)
                 if response.status().is_client_error() || response.status().is_server_error() =>
             {
-                streamed(&context, exchange, response, in_flight, false).await
+                streamed(context, exchange, response, in_flight, false).await
             }
             Ok(_) => own(exchange.refused(&Refusal::NotUpgraded), false, in_flight),
             Err(error) => own(failed(&exchange, error), false, in_flight),
@@ -127,7 +139,7 @@ pub async fn answer(
         }
         (_, Some(Fault::Cut(reason))) => exchange.refused(&Refusal::Cut(reason)),
         (Ok(response), _) => {
-            return Ok(streamed(&context, exchange, response, in_flight, is_http2).await);
+            return Ok(streamed(context, exchange, response, in_flight, is_http2).await);
         }
         (Err(_), Some(Fault::TooLarge)) => {
             exchange.refused(&Refusal::TooLarge { limit: exchange.max_body_bytes() })
@@ -231,7 +243,7 @@ async fn hold(
     let end = async {
         tokio::select! {
             reason = watch.cut() => Ending::new(1008, reason.to_string()),
-            () = context.stop.cancelled() => Ending::new(1001, "the gate is stopping"),
+            () = context.stop.cancelled() => context.leave.ending(),
         }
     };
     let ending = websocket::relay(client, upstream, compression, limits, idle, &watch, end).await;

@@ -1,4 +1,4 @@
-//! The workers: one thread, one runtime and one socket of every listener for each core.
+//! The workers: one thread, one runtime and a socket of every listener for each core.
 //!
 //! A connection lives and dies on the worker that accepted it, together with the upstream
 //! connections that serve it; workers share nothing but the gate.
@@ -19,7 +19,10 @@ use super::accept::{self, Place, Places};
 use super::activity::Activity;
 use super::connection::{self, End, Protocol};
 use super::http::{self, Context};
+use super::leave::Leave;
+use super::pulse::{Heart, Pulse, pulse};
 use super::redirect;
+use super::sockets::Open;
 use crate::config::model;
 use crate::domain::canonical::Host;
 use crate::domain::connection::{ClientAddr, Connection, PeerAddr};
@@ -46,21 +49,16 @@ pub struct Listener {
     pub role: Role,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("listener `{name}` can't listen on `{address}`: {cause}")]
-    Bind { name: Arc<str>, address: SocketAddr, cause: io::Error },
-    #[error("a worker thread can't be started: {0}")]
-    Thread(io::Error),
-}
-
 /// The running workers. Dropping them lets them run on; [`Workers::shutdown`] ends them.
 #[derive(Debug)]
 pub struct Workers {
     bound: Vec<(Arc<str>, SocketAddr)>,
+    leave: Arc<Leave>,
     stop: CancellationToken,
     drop_all: CancellationToken,
-    threads: Vec<(JoinHandle<()>, oneshot::Receiver<()>)>,
+    threads: Vec<JoinHandle<()>>,
+    ended: Vec<oneshot::Receiver<()>>,
+    pulses: Vec<Pulse>,
 }
 
 /// A listener as a worker sees it.
@@ -90,42 +88,42 @@ impl Door {
 }
 
 impl Workers {
-    /// Binds every listener, then starts `count` workers. When this returns, clients can connect.
+    /// Starts `count` workers on listeners that are open already.
     ///
     /// # Errors
-    /// Nothing is left running when an address can't be bound.
-    pub fn start(
-        gate: &Arc<Gate>,
-        listeners: Vec<Listener>,
-        count: usize,
-    ) -> Result<Self, StartError> {
+    /// A thread can't be started. Nothing is left running then.
+    pub fn start(gate: &Arc<Gate>, listeners: Vec<Open>, count: usize) -> io::Result<Self> {
         let count = count.max(1);
         let mut bound = Vec::new();
         let mut shares: Vec<Vec<(Arc<Door>, std::net::TcpListener)>> = Vec::new();
         shares.resize_with(count, Vec::new);
-        for listener in listeners {
-            let (address, sockets) =
-                accept::bind(listener.address, count).map_err(|cause| StartError::Bind {
-                    name: Arc::clone(&listener.name),
-                    address: listener.address,
-                    cause,
-                })?;
-            bound.push((Arc::clone(&listener.name), address));
-            let gauge = gate.metrics.connections(&listener.name);
-            let places = Places::new(listener.limits.max_connections, gauge);
-            let door = Arc::new(Door { listener, places, port: address.port() });
-            for (share, socket) in shares.iter_mut().zip(sockets) {
-                share.push((Arc::clone(&door), socket));
+        for open in listeners {
+            let name = Arc::clone(&open.listener.name);
+            let gauge = gate.metrics.connections(&name);
+            let places = Places::new(open.listener.limits.max_connections, gauge);
+            let door =
+                Arc::new(Door { listener: open.listener, places, port: open.address.port() });
+            for (share, sockets) in shares.iter_mut().zip(open.shares) {
+                share.extend(sockets.into_iter().map(|socket| (Arc::clone(&door), socket)));
             }
+            bound.push((name, open.address));
         }
         let stop = CancellationToken::new();
-        let drop_all = CancellationToken::new();
-        let mut workers = Self { bound, stop, drop_all, threads: Vec::new() };
+        let leave = Arc::new(Leave::new(&stop));
+        let mut workers = Self {
+            bound,
+            leave,
+            stop,
+            drop_all: CancellationToken::new(),
+            threads: Vec::new(),
+            ended: Vec::new(),
+            pulses: Vec::new(),
+        };
         for (index, share) in shares.into_iter().enumerate() {
             if let Err(error) = workers.spawn(gate, index, share) {
                 workers.drop_all.cancel();
-                workers.stop.cancel();
-                return Err(StartError::Thread(error));
+                workers.leave.stop();
+                return Err(error);
             }
         }
         Ok(workers)
@@ -141,8 +139,10 @@ impl Workers {
             gate: Arc::clone(gate),
             index,
             stop: self.stop.clone(),
+            leave: Arc::clone(&self.leave),
             streams: TaskTracker::new(),
         };
+        let (pulse, heart) = pulse();
         let drop_all = self.drop_all.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, has_ended) = oneshot::channel();
@@ -152,6 +152,7 @@ impl Workers {
                 runtime.block_on(async {
                     tokio::select! {
                         () = worker.run(share) => {}
+                        () = answer_pulses(heart) => {}
                         () = drop_all.cancelled() => {}
                     }
                 });
@@ -159,7 +160,9 @@ impl Workers {
                 drop(runtime);
                 let _ = ended.send(());
             })?;
-        self.threads.push((thread, has_ended));
+        self.threads.push(thread);
+        self.ended.push(has_ended);
+        self.pulses.push(pulse);
         Ok(())
     }
 
@@ -168,32 +171,46 @@ impl Workers {
         &self.bound
     }
 
-    /// Stops accepting, lets running requests end and closes WebSockets with 1001; what is still
-    /// open after `deadline` is dropped.
-    pub async fn shutdown(self, deadline: Duration) {
-        self.stop.cancel();
-        let mut waiting: Vec<_> = Vec::new();
-        let mut threads = Vec::new();
-        for (thread, ended) in self.threads {
-            threads.push(thread);
-            waiting.push(ended);
+    /// One for each worker.
+    pub fn pulses(&self) -> &[Pulse] {
+        &self.pulses
+    }
+
+    /// Stops accepting and has the clients go, without cutting anything short: another process
+    /// serves them. Resolves when the last has gone. Safe to drop and call again.
+    pub async fn leave(&mut self) {
+        self.leave.leave(true);
+        self.all_ended().await;
+    }
+
+    async fn all_ended(&mut self) {
+        while let Some(ended) = self.ended.last_mut() {
+            // An error means that the thread is gone, too.
+            let _ = ended.await;
+            self.ended.pop();
         }
-        let mut all = std::pin::pin!(async {
-            for ended in waiting {
-                // An error means that the thread is gone, too.
-                let _ = ended.await;
-            }
-        });
-        if tokio::time::timeout(deadline, all.as_mut()).await.is_err() {
+    }
+
+    /// Stops accepting, lets running requests end and closes WebSockets; what is still open after
+    /// `deadline` is dropped.
+    pub async fn shutdown(mut self, deadline: Duration) {
+        self.leave.stop();
+        if tokio::time::timeout(deadline, self.all_ended()).await.is_err() {
             tracing::warn!("connections were still open at the end of the grace period");
             self.drop_all.cancel();
-            all.await;
+            self.all_ended().await;
         }
-        for thread in threads {
+        for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a worker thread panicked");
             }
         }
+    }
+}
+
+async fn answer_pulses(mut heart: Heart) {
+    loop {
+        heart.answer().await;
     }
 }
 
@@ -202,6 +219,7 @@ struct Worker {
     gate: Arc<Gate>,
     index: usize,
     stop: CancellationToken,
+    leave: Arc<Leave>,
     streams: TaskTracker,
 }
 
@@ -214,7 +232,7 @@ impl Worker {
             let streams = worker.streams.clone();
             streams.spawn(async move { worker.listen(door, socket).await });
         }
-        worker.stop.cancelled().await;
+        worker.leave.farewell().cancelled().await;
         worker.streams.close();
         worker.streams.wait().await;
     }
@@ -227,7 +245,7 @@ impl Worker {
                 return;
             }
         };
-        accept::accept(&listener, &door.places, &self.stop, |stream, peer, place| {
+        accept::accept(&listener, &door.places, self.leave.farewell(), |stream, peer, place| {
             if self.gate.pressure.level() == Level::Critical {
                 tracing::debug!(%peer, "refused a connection: memory is short");
                 return;
@@ -293,6 +311,7 @@ impl Worker {
             idle_timeout: limits.idle_timeout,
             streams: self.streams.clone(),
             stop: self.stop.clone(),
+            leave: Arc::clone(&self.leave),
             _place: place,
         });
         let activity = Activity::new(protocol == Protocol::Http1);
@@ -300,7 +319,13 @@ impl Worker {
         let service = service_fn(move |request| {
             http::answer(Arc::clone(&context), requests.begin(), request)
         });
-        let end = connection::serve(stream, protocol, limits, &activity, &self.stop, service).await;
+        let stop = match protocol {
+            // Ends with an answer that says so.
+            Protocol::Http1 => &self.stop,
+            // GOAWAY loses no request (RFC 9113, section 6.8).
+            Protocol::Http2 => self.leave.farewell(),
+        };
+        let end = connection::serve(stream, protocol, limits, &activity, stop, service).await;
         if activity.flooded() {
             self.gate.metrics.http2_floods.inc();
             tracing::warn!(%peer, "closed a connection: a flood of HTTP/2 frames");
@@ -320,12 +345,16 @@ impl Worker {
         let requests = Arc::clone(&activity);
         let facts = door.connection(peer, None, None);
         let connection = ClientConnection::new(Arc::clone(&self.gate), facts);
+        let leave = Arc::clone(&self.leave);
         let service = service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
-            let connection = Arc::clone(&connection);
+            let (connection, leave) = (Arc::clone(&connection), Arc::clone(&leave));
+            let version = request.version();
             let in_flight = requests.begin();
             async move {
                 let response = redirect::answer(&connection, &in_flight, request, port);
-                Ok::<_, std::convert::Infallible>(response.await)
+                let mut response = response.await;
+                leave.mark(version, &mut response);
+                Ok::<_, std::convert::Infallible>(response)
             }
         });
         let served =

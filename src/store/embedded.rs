@@ -78,6 +78,14 @@ impl EmbeddedStore {
         Ok(Self { file: Arc::new(file) })
     }
 
+    /// Closes the file when what runs has ended. Every later operation fails. Blocks.
+    pub(super) fn close(&self) {
+        let mut database = self.file.database.write();
+        // Nobody opens it again either.
+        self.file.failed.store(false, Ordering::Release);
+        *database = None;
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,

@@ -9,6 +9,8 @@
 
 mod embedded;
 mod memory;
+mod movable;
+mod wire;
 
 #[cfg(test)]
 mod contract;
@@ -17,9 +19,12 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 pub use embedded::EmbeddedStore;
 pub use memory::MemoryStore;
+pub use movable::{Change, MovableStore, Moving, Request};
+pub use wire::{read_frame, write_frame};
 
 use crate::domain::clock::Timestamp;
 
@@ -66,7 +71,7 @@ pub trait Store: Send + Sync + Debug {
 }
 
 /// Keys of different spaces never meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Space {
     /// Sessions, under the hash of their secret.
     Sessions,

@@ -196,3 +196,25 @@ async fn a_disk_that_hangs_without_an_error_is_an_alarm_and_ends_when_it_wakes()
     assert!(log.healthy());
     assert!(site.metrics.render().contains("wicketgate_audit_healthy 1"));
 }
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_is_not_given_away() {
+    let site = Site::new();
+    let disk = Faulty::default();
+    let log = Arc::new(open(&site, &disk));
+    log.append(second(0), decision(0)).unwrap().durable().await.unwrap();
+    disk.0.full.store(true, Ordering::SeqCst);
+    assert!(log.append(second(1), decision(1)).unwrap().durable().await.is_err());
+    // In the middle of its tries, and after them.
+    for _ in 0..2 {
+        let releasing = Arc::clone(&log);
+        let released = tokio::task::spawn_blocking(move || releasing.release().is_some()).await;
+        assert!(!released.unwrap());
+    }
+    disk.0.full.store(false, Ordering::SeqCst);
+    while !log.healthy() {
+        std::thread::yield_now();
+    }
+    drop(log.release().expect("one that is well again is given away"));
+    assert_eq!(site.records().len(), 2);
+}

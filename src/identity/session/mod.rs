@@ -14,6 +14,7 @@
 mod by_login;
 mod cache;
 mod clock;
+mod peer;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -87,6 +88,8 @@ pub struct Ended {
     pub id: SessionId,
     pub principal: Arc<Principal>,
     pub reason: EndReason,
+    /// Another process of this gate ended it, and keeps the record.
+    pub elsewhere: bool,
 }
 
 /// All sessions. One for the process; shared by the workers.
@@ -103,6 +106,8 @@ pub struct Sessions {
     /// Without a bound, so that no end goes unrecorded; what is in it was in the cache, which has one.
     ended: mpsc::UnboundedSender<Ended>,
     endings: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
+    /// What ended since another process of this gate shares the store: see `peer`.
+    over: peer::Over,
     work: mpsc::Sender<SessionId>,
     queued: tokio::sync::Mutex<mpsc::Receiver<SessionId>>,
 }
@@ -128,6 +133,7 @@ impl Sessions {
             turns: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             ended,
             endings: parking_lot::Mutex::new(Some(endings)),
+            over: peer::Over::default(),
             work,
             queued: tokio::sync::Mutex::new(queued),
         };
@@ -198,6 +204,7 @@ impl Sessions {
                 };
                 // Into the cache even when it is over: it is ended from there.
                 self.cache.insert(Arc::clone(&session));
+                self.heed_peer(&session);
                 session
             }
         };
@@ -297,10 +304,12 @@ impl Sessions {
     /// Marks the end and says so, once.
     fn announce(&self, session: &Arc<Session>, reason: EndReason) {
         if session.mark_ended() {
+            self.over.remember(session.id);
             self.metrics.sessions_ended(reason);
             let principal = Arc::clone(&session.principal);
             // An error says that nobody listens any more: the gate stops.
-            let _ = self.ended.send(Ended { id: session.id, principal, reason });
+            let id = session.id;
+            let _ = self.ended.send(Ended { id, principal, reason, elsewhere: false });
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::io::DuplexStream;
 
 use super::*;
 
-pub(super) fn limits() -> ListenerLimits {
+pub(in crate::proxy) fn limits() -> ListenerLimits {
     ListenerLimits {
         handshake_timeout: Duration::from_secs(10),
         header_timeout: Duration::from_secs(10),

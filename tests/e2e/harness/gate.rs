@@ -52,6 +52,19 @@ pub struct Setup {
     policies: BTreeMap<String, String>,
     devices: Option<Registry>,
     configure: Vec<Edit>,
+    launch: Launch,
+    port: Option<Port>,
+}
+
+/// How the binary is started.
+#[derive(Clone, Default)]
+pub struct Launch {
+    /// In place of the binary, in the gate's folder.
+    pub program: Option<String>,
+    pub arguments: Vec<String>,
+    pub environment: Vec<(String, String)>,
+    /// A Python program that prepares the process and then executes `sys.argv[1:]`.
+    pub parent: Option<String>,
 }
 
 impl Setup {
@@ -82,10 +95,24 @@ impl Setup {
         self
     }
 
+    /// On a port that the test has reserved itself.
+    #[must_use]
+    pub fn at(mut self, port: Port) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Changes how the binary is started.
+    #[must_use]
+    pub fn launch(mut self, change: impl FnOnce(&mut Launch)) -> Self {
+        change(&mut self.launch);
+        self
+    }
+
     pub async fn start(self) -> Gate {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        let public = Port::reserve();
+        let public = self.port.unwrap_or_else(Port::reserve);
         let authority = Authority::new("Test CA");
         let device_authority = Authority::new("Test device CA");
         let (first, first_key) = authority.server(&[HOST, "other.localhost"]).write(root, "first");
@@ -137,9 +164,13 @@ impl Setup {
         }
         let file = root.join("wicketgate.yaml");
         write_config(&file, &config);
-        let process = spawn(&file);
+        let launch = self.launch;
+        if let Some(program) = &launch.program {
+            std::os::unix::fs::symlink(BINARY, root.join(program)).unwrap();
+        }
+        let process = spawn(&file, &launch);
         let mut gate =
-            Gate { process, provider, authority, device_authority, public, config, folder };
+            Gate { process, provider, authority, device_authority, public, config, launch, folder };
         gate.ready().await;
         gate
     }
@@ -153,6 +184,7 @@ pub struct Gate {
     pub device_authority: Authority,
     public: Port,
     config: Value,
+    launch: Launch,
     folder: TempDir,
 }
 
@@ -163,6 +195,8 @@ impl Gate {
             policies: [("world.cedar".to_owned(), EVERYBODY.to_owned())].into(),
             devices: None,
             configure: Vec::new(),
+            launch: Launch::default(),
+            port: None,
         }
     }
 
@@ -300,7 +334,7 @@ impl Gate {
 
     /// Starts it again after it was killed: same address, same files.
     pub async fn restart(&mut self) {
-        self.process = spawn(&self.config_file());
+        self.process = spawn(&self.config_file(), &self.launch);
         self.ready().await;
     }
 
@@ -353,6 +387,13 @@ impl Gate {
         command.output().unwrap()
     }
 
+    /// Starts a gate that is expected to end by itself.
+    pub fn run_to_the_end(&self, launch: impl FnOnce(&mut Launch)) -> Output {
+        let mut changed = self.launch.clone();
+        launch(&mut changed);
+        command(&self.config_file(), &changed).output().unwrap()
+    }
+
     /// Asserts that `wicketgate audit verify` finds nothing.
     #[track_caller]
     pub fn assert_audit_verifies(&self) {
@@ -369,11 +410,25 @@ pub fn mentions(record: &Value, words: &[&str]) -> bool {
     words.iter().all(|word| text.contains(word))
 }
 
-fn spawn(config: &Path) -> Process {
+fn spawn(config: &Path, launch: &Launch) -> Process {
+    Process::spawn_with_children("the gate", &mut command(config, launch))
+}
+
+fn command(config: &Path, launch: &Launch) -> Command {
+    let folder = config.parent().unwrap();
+    let program = match &launch.program {
+        Some(program) => folder.join(program),
+        None => PathBuf::from(BINARY),
+    };
     // Without SIGXFSZ a file that may not grow is an error for the gate, as a full disk is.
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' XFSZ; exec \"$0\" run --config \"$1\"", BINARY]).arg(config);
-    Process::spawn("the gate", &mut command)
+    command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+    if let Some(parent) = &launch.parent {
+        command.args(["python3", "-c", parent]);
+    }
+    command.arg(program).arg("run").arg("--config").arg(config);
+    command.args(&launch.arguments).envs(launch.environment.iter().cloned());
+    command
 }
 
 /// JSON is YAML. Written beside and renamed, so that the gate never reads half of it.

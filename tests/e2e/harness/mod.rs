@@ -2,7 +2,9 @@
 
 pub mod client;
 pub mod gate;
+pub mod held;
 pub mod moody;
+pub mod notify;
 pub mod pki;
 pub mod port;
 pub mod process;
@@ -15,6 +17,8 @@ pub mod websocket;
 
 pub use client::Browser;
 pub use gate::{Gate, Setup};
+pub use held::Held;
+pub use notify::Notifications;
 pub use raw::Raw;
 pub use recorder::Recorder;
 pub use wait::{eventually, within};

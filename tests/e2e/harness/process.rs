@@ -1,6 +1,7 @@
 //! Child processes that never outlive their test and whose output is shown when it fails.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -12,9 +13,18 @@ pub struct Process {
     /// Some children stop when it is closed.
     _stdin: Option<ChildStdin>,
     lines: Arc<Mutex<Vec<String>>>,
+    /// Its children are in its process group, and end with it.
+    with_children: bool,
 }
 
 impl Process {
+    /// One that starts others, which must not outlive the test either.
+    pub fn spawn_with_children(name: &str, command: &mut Command) -> Self {
+        let mut process = Self::spawn(name, command.process_group(0));
+        process.with_children = true;
+        process
+    }
+
     pub fn spawn(name: &str, command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
@@ -26,7 +36,7 @@ impl Process {
         collect(child.stdout.take().unwrap(), Arc::clone(&lines));
         collect(child.stderr.take().unwrap(), Arc::clone(&lines));
         let stdin = child.stdin.take();
-        Self { name: name.to_owned(), child, _stdin: stdin, lines }
+        Self { name: name.to_owned(), child, _stdin: stdin, lines, with_children: false }
     }
 
     pub fn id(&self) -> u32 {
@@ -74,6 +84,13 @@ impl Process {
 
     /// SIGKILL: nothing is flushed, nothing is closed in order.
     pub fn kill(&mut self) {
+        if self.with_children {
+            let group = format!("-{}", self.id());
+            let _ = Command::new("kill")
+                .args(["-s", "KILL", "--", &group])
+                .stderr(Stdio::null())
+                .status();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,0 +1,92 @@
+//! Two processes of one gate: a newer one that has the store, and the one that it replaces, whose
+//! last connections are still served.
+//!
+//! Each has a cache of its own, so each is told of the ends that the other brings about. The one
+//! without the store removes a session by asking the one with it, which therefore knows first
+//! ([`Sessions::end_for_peer`]). In the other direction the end is told
+//! ([`Sessions::ended_elsewhere`]). Both remember it: a look at the store may have begun before.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Ended, Session, SessionError, Sessions};
+use crate::domain::event::EndReason;
+use crate::domain::id::SessionId;
+use crate::store::Space;
+
+/// Which sessions are over, for as long as there is another process that may not know it yet.
+#[derive(Debug, Default)]
+pub(super) struct Over(Mutex<Option<HashSet<SessionId>>>);
+
+impl Over {
+    pub(super) fn remember(&self, id: SessionId) {
+        if let Some(over) = self.0.lock().as_mut() {
+            over.insert(id);
+        }
+    }
+
+    fn contains(&self, id: &SessionId) -> bool {
+        self.0.lock().as_ref().is_some_and(|over| over.contains(id))
+    }
+}
+
+/// While it is held, a session that another process writes is not ended here.
+#[derive(Debug)]
+pub struct Turn<'a>(
+    #[expect(dead_code, reason = "it is held")] Option<tokio::sync::MutexGuard<'a, ()>>,
+);
+
+impl Sessions {
+    /// From here on another process of this gate shares the store, or no longer does.
+    pub fn has_peer(&self, has_peer: bool) {
+        *self.over.0.lock() = has_peer.then(HashSet::new);
+    }
+
+    /// The process that has the store ended a session.
+    pub fn ended_elsewhere(&self, id: SessionId, reason: EndReason) {
+        // Remembered first: whoever puts it into the cache from here on sees that.
+        self.over.remember(id);
+        if let Some(session) = self.cache.get(&id) {
+            self.announce_for_peer(&session, reason);
+        }
+    }
+
+    /// Removes a session that a process without the store has ended. True when it was stored.
+    ///
+    /// # Errors
+    /// The store failed; here the session is over all the same.
+    pub async fn end_for_peer(&self, id: SessionId) -> Result<bool, SessionError> {
+        let _turn = self.turn(&id).await;
+        self.over.remember(id);
+        if let Some(session) = self.cache.get(&id) {
+            self.announce_for_peer(&session, EndReason::Revoked);
+        }
+        let was_there = self.store.remove(Space::Sessions, &id.0).await?;
+        self.cache.remove(&id);
+        Ok(was_there)
+    }
+
+    /// Lets a process without the store write a session. `None`: it is over, and a late write would
+    /// bring it back.
+    pub async fn write_for_peer(&self, id: SessionId) -> Option<Turn<'_>> {
+        let turn = self.turn(&id).await;
+        (!self.over.contains(&id)).then_some(Turn(turn))
+    }
+
+    /// A session that was just read from the store may have ended meanwhile.
+    pub(super) fn heed_peer(&self, session: &Arc<Session>) {
+        if self.over.contains(&session.id) {
+            self.announce_for_peer(session, EndReason::Revoked);
+        }
+    }
+
+    /// Cuts its connections. The other process has counted the end, and records it.
+    fn announce_for_peer(&self, session: &Arc<Session>, reason: EndReason) {
+        if session.mark_ended() {
+            let principal = Arc::clone(&session.principal);
+            let _ = self.ended.send(Ended { id: session.id, principal, reason, elsewhere: true });
+        }
+    }
+}

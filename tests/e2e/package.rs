@@ -1,0 +1,111 @@
+//! The units and the configuration that the package installs. The package itself is tried by
+//! `packaging/test`, which takes minutes and needs root.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::pki::{Authority, write_secret};
+
+/// Exposure of the service as `systemd-analyze security` counts it, in tenths: 14 is 1.4 of 10.
+/// What is left is what the gate is for (the network, a port below 1024) or a site's own choice
+/// (which addresses it may reach).
+const EXPOSURE: &str = "14";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_service_is_as_confined_as_a_network_service_gets() {
+    let units = root().join("systemd");
+    let analyze = |arguments: &[&str]| {
+        let mut command = Command::new("systemd-analyze");
+        command.args(arguments).env("SYSTEMD_LOG_LEVEL", "warning").output()
+    };
+    let unit = units.join("wicketgate.service");
+    let threshold = format!("--threshold={EXPOSURE}");
+    let arguments = ["security", "--offline=true", "--no-pager", &threshold];
+    let Ok(output) = analyze(&[&arguments[..], &[unit.to_str().unwrap()]].concat()) else {
+        eprintln!("NOT CHECKED: systemd-analyze is not installed (package systemd)");
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+
+    // Every line of the units is understood. The program must be there for that.
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["wicketgate.service", "wicketgate.socket"] {
+        let text = fs::read_to_string(units.join(name)).unwrap();
+        let text = text.replace("/usr/bin/wicketgate", env!("CARGO_BIN_EXE_wicketgate"));
+        fs::write(folder.path().join(name), text).unwrap();
+        let path = folder.path().join(name);
+        let output = analyze(&["verify", "--man=no", path.to_str().unwrap()]).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains(name), "{name}: {said}");
+    }
+}
+
+#[test]
+fn the_packaged_configuration_is_good_once_its_secrets_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let etc = folder.path();
+    let authority = Authority::new("Test CA");
+    let (certificate, key) = authority.server(&["portal.example.com"]).write(etc, "portal");
+    write_secret(&etc.join("secrets_oidc-client-secret"), "secret");
+    fs::rename(certificate, etc.join("tls_portal.crt")).unwrap();
+    fs::rename(key, etc.join("tls_portal.key")).unwrap();
+    // As systemd gives them: readable, and for nobody else.
+    for name in ["secrets_oidc-client-secret", "tls_portal.crt", "tls_portal.key"] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o440);
+        fs::set_permissions(etc.join(name), mode).unwrap();
+    }
+    fs::create_dir(etc.join("policies")).unwrap();
+    for entry in fs::read_dir(root().join("policies")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, etc.join("policies").join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let text = fs::read_to_string(root().join("packaging/wicketgate.yaml")).unwrap();
+    let credentials = "/run/credentials/wicketgate.service";
+    let file = etc.join("wicketgate.yaml");
+    fs::write(&file, text.replace(credentials, etc.to_str().unwrap())).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_wicketgate"))
+        .args(["check", "--config"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn the_service_loads_what_the_packaged_configuration_refers_to() {
+    let unit = fs::read_to_string(root().join("systemd/wicketgate.service")).unwrap();
+    let text = fs::read_to_string(root().join("packaging/wicketgate.yaml")).unwrap();
+    let mut found = 0;
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let Some((_, name)) = line.split_once("/run/credentials/wicketgate.service/") else {
+            continue;
+        };
+        let (folder, _) = name.split_once('_').unwrap();
+        assert!(
+            unit.contains(&format!("LoadCredential={folder}:/etc/wicketgate/{folder}")),
+            "{name}"
+        );
+        found += 1;
+    }
+    assert_eq!(found, 3);
+}
+
+#[test]
+fn every_policy_of_the_package_is_a_conffile() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    for entry in fs::read_dir(root().join("policies")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".cedar") || name.ends_with(".cedarschema") {
+            assert!(manifest.contains(&format!("\"/etc/wicketgate/policies/{name}\"")), "{name}");
+        }
+    }
+}

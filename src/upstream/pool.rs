@@ -264,7 +264,8 @@ impl Pool {
             sent += 1;
             let outcome = match connection {
                 Connection::Http1(connection) => {
-                    send::over_http1(connection, reused, request, limits, worker, began, &self.idle).await
+                    send::over_http1(connection, reused, request, limits, worker, began, &self.idle)
+                        .await
                 }
                 Connection::Http2(sender) => {
                     send::over_http2(sender, reused, request, limits).await

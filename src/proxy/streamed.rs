@@ -95,6 +95,7 @@ struct Shared {
     waker: Option<Waker>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "on the heap already, and open for nearly all its life")]
 enum Flow {
     Open {
         body: UpstreamBody,

@@ -19,8 +19,8 @@ def configure(config):
     # Shorter than by default, so that a test needn't be long to see them.
     listener = config["listeners"][0]
     del listener["tls"]["minimum_version"]
-    # The tool's posts come without an origin.
-    config["routes"][0]["cross_site"] = "allow"
+    # slowhttptest sends no server name, which only an address may do without.
+    config["routes"].append({**config["routes"][0], "name": "by-address", "host": "127.0.0.1"})
     listener["limits"] = {"handshake_timeout": "3s", "header_timeout": "3s", "idle_timeout": "5s"}
 
 
@@ -29,14 +29,14 @@ def sockets(world):
     return len(list(Path(f"/proc/{world.gate.process.pid}/fd").iterdir()))
 
 
-def slow(name, *mode, target="/first", stands=True):
-    """`stands`: the attack holds connections, until the gate closes them."""
+def slow(name, *mode, target="/first", stands=True, closed=True):
+    """`stands`: the attack holds connections; `closed`: until the gate closes them."""
 
     @cases(name)
     def case(world):
         before = sockets(world)
         command = ["slowhttptest", "-c", str(CONNECTIONS), "-r", "200", "-l", str(SECONDS), "-i", "1", "-p", "3", "-v", "1"]
-        url = f"https://{HOST}:{world.gate.port}{target}"
+        url = f"https://127.0.0.1:{world.gate.port}{target}"
         attack = subprocess.Popen(
             [*command, "-j", world.gate.cookie, "-u", url, *mode], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -53,15 +53,18 @@ def slow(name, *mode, target="/first", stands=True):
         if stands:
             check(held > before + CONNECTIONS // 4, f"the attack never stood: {held} sockets\n{said[-1000:]}")
         check(re.search(r"service available:\s+YES", said), said[-1000:])
-        check(slowest < 2, f"a neighbour waited {slowest:.1f} s")
+        check(slowest < 5, f"a neighbour waited {slowest:.1f} s")
         # Closed by the gate, while the attacker would have gone on.
-        check(last < before + CONNECTIONS // 4, f"{last} sockets are still held of {held}, {before} before")
+        if closed:
+            check(last < before + CONNECTIONS // 4, f"{last} sockets are still held of {held}, {before} before")
         check(not world.upstream.garbage, f"{world.upstream.garbage[:1]}")
         print(f"    {name}: {held} sockets at most, {last} at the end, slowest neighbour {slowest * 1000:.0f} ms", flush=True)
 
 
 slow("slow headers (Slowloris)", "-H", "-x", "24")
-slow("slow body", "-B", "-s", "8192", "-x", "10")
+slow("slow body that stalls", "-B", "-s", "8192", "-x", "10", "-i", "15")
+# A body that keeps coming, however slowly, may be a slow client's as well as an attacker's.
+slow("slow body that trickles", "-B", "-s", "8192", "-x", "10", closed=False)
 slow("ranges (Apache killer)", "-R", "-a", "5", "-b", "3000", "-t", "HEAD", stands=False)
 slow("slow read", "-X", "-w", "10", "-y", "200", "-n", "1", "-z", "5", "-k", "1", target="/large")
 

@@ -87,8 +87,8 @@ class Children:
 
 
 def make_certificate(folder):
-    """`cert.pem` and `key.pem` for the host, ECDSA P-256."""
-    subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
+    """`cert.pem` and `key.pem` for the host and its address, ECDSA P-256."""
+    subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST},IP:127.0.0.1"]
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
     subprocess.run(["openssl", "req", "-x509", *curve, *subject, *files], check=True, capture_output=True)

@@ -113,6 +113,10 @@ fn check_framing(version: Version, headers: &HeaderMap) -> Result<Option<u64>, R
     if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
         return Err(Refusal::Malformed("Content-Length is not a number"));
     }
+    if digits.len() > 1 && digits.starts_with(b"0") {
+        // Eight or ten: some servers read such a number as octal.
+        return Err(Refusal::Malformed("Content-Length begins with a zero"));
+    }
     let length = length.to_str().ok().and_then(|digits| digits.parse().ok());
     length.map(Some).ok_or(Refusal::Malformed("Content-Length is not a number"))
 }
@@ -184,8 +188,15 @@ fn upgrade(head: &http::request::Parts) -> Result<Upgrade, Refusal> {
         Some(version) if version == "13" => {}
         _ => return Err(Refusal::Malformed("the WebSocket version is not 13 (RFC 6455)")),
     }
-    if !head.headers.contains_key(SEC_WEBSOCKET_KEY) {
-        return Err(Refusal::Malformed("the WebSocket handshake has no key (RFC 6455)"));
+    if !head.headers.get(SEC_WEBSOCKET_KEY).is_some_and(is_websocket_key) {
+        return Err(Refusal::Malformed("the WebSocket handshake has no valid key (RFC 6455)"));
     }
     Ok(Upgrade::WebSocket)
+}
+
+/// Sixteen bytes in base 64 (RFC 6455, section 4.2.1).
+fn is_websocket_key(key: &http::HeaderValue) -> bool {
+    let Some(digits) = key.as_bytes().strip_suffix(b"==") else { return false };
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    digits.len() == 22 && digits.iter().all(is_digit)
 }

@@ -68,6 +68,7 @@ async fn a_denied_route_is_not_reached_by_a_strange_path() {
         "/public/%2e%2e/secret",
         "/public/.%2E/secret",
         "/public/%252e%252e/secret",
+        "/public/%25%32%65%25%32%65/secret",
         "/public/./../secret",
         "/public/..;/secret",
         "/public;/../secret",

@@ -75,6 +75,7 @@ async fn ambiguous_body_lengths_are_refused() {
         "content-length: -1\r\n",
         "content-length: 5 5\r\n",
         "content-length: 0x5\r\n",
+        "content-length: 05\r\n",
         "content-length: \r\n",
         "content-length: 18446744073709551617\r\n",
         "content-length: 5\r\ntransfer-encoding: chunked\r\n",
@@ -188,6 +189,7 @@ async fn an_upgrade_is_a_websocket_or_nothing() {
         "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
         "connection: upgrade\r\nupgrade: tls/1.0\r\n",
         "connection: upgrade\r\nupgrade: foo\r\n",
+        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: a\r\n",
     ] {
         let next = "GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n";
         let before = world.upstream.requests().len();

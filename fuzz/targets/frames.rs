@@ -1,6 +1,7 @@
 //! WebSocket frames (`proxy::frames`). The first byte says what is allowed.
 
-use wicketgate::proxy::frames::{Boundary, FrameError, MAX_FRAME, Scanner};
+use wicketgate::config::model::WebSocketLimits;
+use wicketgate::proxy::frames::{Boundary, FrameError, Scanner};
 
 use super::{pieces, seed_of};
 
@@ -22,13 +23,17 @@ pub const WORDS: &[&[u8]] = &[
     b"\x00\x00\x00\x00\x01\x00\x00\x01",
 ];
 
+/// Small enough to be met, and lengths that take each of the three forms on both sides of them.
+const LIMITS: WebSocketLimits =
+    WebSocketLimits { max_frame: 70_000, max_message: 70_100, frames_per_second: 1 };
+
 type Outcome = (Vec<u8>, Result<u64, FrameError>, bool, bool);
 
 pub fn run(data: &[u8]) {
     let Some((flags, input)) = data.split_first() else { return };
     let (compression, allowed) = (flags & 1 != 0, flags & 2 == 0);
     let scan = |pieces: &mut dyn Iterator<Item = &[u8]>| -> Outcome {
-        let mut scanner = Scanner::new(compression);
+        let mut scanner = Scanner::new(compression, LIMITS);
         let (mut out, mut dropped) = (Vec::new(), 0);
         for piece in pieces {
             match scanner.scan(piece, &mut out, || allowed) {
@@ -65,6 +70,7 @@ pub fn run(data: &[u8]) {
 /// many data frames were dropped.
 fn reference(input: &[u8], compression: bool, allowed: bool) -> (Vec<u8>, bool, u64) {
     let (mut out, mut dropped, mut at, mut inside) = (Vec::new(), 0, 0, false);
+    let mut message = 0_u64;
     loop {
         let rest = &input[at..];
         let [first, second, ..] = rest else { return (out, false, dropped) };
@@ -82,7 +88,7 @@ fn reference(input: &[u8], compression: bool, allowed: bool) -> (Vec<u8>, bool, 
         if extended > 0 {
             length = rest[2..2 + extended].iter().fold(0, |sum, byte| sum * 256 + u64::from(*byte));
             let shortest = if extended == 2 { length > 125 } else { length > 65_535 };
-            if !shortest || length > MAX_FRAME {
+            if !shortest || length >> 63 != 0 {
                 return (out, true, dropped);
             }
         }
@@ -93,12 +99,15 @@ fn reference(input: &[u8], compression: bool, allowed: bool) -> (Vec<u8>, bool, 
             || second & 128 == 0
             || reserved & !(if may_compress { 0x40 } else { 0 }) != 0
             || control && (!last || length > 125 || opcode == 8 && length == 1)
-            || !control && (opcode == 0) != inside;
+            || !control && (opcode == 0) != inside
+            || !control && length > LIMITS.max_frame
+            || opcode == 0 && message.saturating_add(length) > LIMITS.max_message;
         if bad {
             return (out, true, dropped);
         }
         let passes = control || allowed;
         if !control {
+            message = if opcode == 0 { message + length } else { length };
             inside = !last;
             dropped += u64::from(!passes);
         }

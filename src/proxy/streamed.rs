@@ -95,7 +95,10 @@ struct Shared {
     waker: Option<Waker>,
 }
 
-#[expect(clippy::large_enum_variant, reason = "on the heap already, and open for nearly all its life")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "on the heap already, and open for nearly all its life"
+)]
 enum Flow {
     Open {
         body: UpstreamBody,

@@ -118,6 +118,8 @@ impl Control {
             Some(Listener {
                 name: Arc::clone(&listener.name),
                 address: listener.address,
+                proxy_protocol: listener.proxy_protocol.clone(),
+                source: Arc::clone(&listener.source),
                 limits: listener.limits.clone(),
                 role,
             })
@@ -354,7 +356,9 @@ fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
                     ListenerRole::Tls(_) => None,
                     ListenerRole::RedirectToHttps { port } => Some(*port),
                 };
-                (listener.name.clone(), listener.address, redirect, listener.limits.clone())
+                let source = (listener.proxy_protocol.clone(), listener.source.clone());
+                let limits = listener.limits.clone();
+                (listener.name.clone(), listener.address, redirect, source, limits)
             })
             .collect()
     };

@@ -92,6 +92,8 @@ impl Gate {
 
     /// The order of the stages. Each takes what the ones before it established.
     async fn stages(&self, arrival: &mut Arrival) -> Result<Passed, Ended> {
+        // Who may not come here at all is told nothing else.
+        guard::listener(arrival)?;
         // One reading of the request, or none: before anything is decided on it.
         let asked = normalise(arrival)?;
         // The connection belongs to the host that is asked for: before its certificate counts.
@@ -149,7 +151,8 @@ impl Gate {
     ) -> Result<(Permit, http::request::Parts), Refusal> {
         let at = arrival.at;
         // The policies decide on everything that is known.
-        let query = gather(&arrival.snapshot, &arrival.connection, at, asked, route, session);
+        let Arrival { connection, client, snapshot, .. } = &*arrival;
+        let query = gather(snapshot, connection, *client, at, asked, route, session);
         let permit = arrival.snapshot.policies.decide(arrival.id, query).map_err(|denial| {
             record::denial(self, at, &denial, session, Occasion::Request);
             if !denial.decision().errors.is_empty() {

@@ -22,3 +22,4 @@ pub mod reserved;
 pub mod respond;
 pub mod route;
 pub mod snapshot;
+pub mod source;

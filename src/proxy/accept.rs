@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::entry::Refused;
 use crate::metrics::IntGauge;
 
 /// Connections that the kernel holds for each worker until they are accepted.
@@ -110,9 +111,12 @@ pub async fn accept(
     listener: &tokio::net::TcpListener,
     places: &Places,
     stop: &CancellationToken,
+    refused: impl Fn(&Refused),
     mut serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     let mut reserve = spare();
+    // Said once each time, not ten times a second.
+    let mut exhausted = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -121,8 +125,13 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
+                if exhausted {
+                    exhausted = false;
+                    tracing::info!("connections are accepted again");
+                }
                 let Some(place) = places.take() else {
                     tracing::debug!(%peer, "refused a connection: the listener's limit is reached");
+                    refused(&Refused::Limit);
                     continue;
                 };
                 if let Err(error) = stream.set_nodelay(true) {
@@ -134,10 +143,16 @@ pub async fn accept(
             }
             Err(error) if classify(&error) == Trouble::Connection => {}
             Err(error) => {
-                tracing::error!(%error, "no connection can be accepted");
+                if !exhausted {
+                    exhausted = true;
+                    tracing::error!(%error, "no connection can be accepted");
+                }
                 drop(reserve.take());
-                let refused = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-                drop(refused);
+                let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+                if matches!(accepted, Ok(Ok(_))) {
+                    refused(&Refused::Descriptors);
+                }
+                drop(accepted);
                 reserve = spare();
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -211,9 +226,15 @@ mod tests {
         let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
         let stopping = stop.clone();
         let accepting = tokio::spawn(async move {
-            accept(&listener, &places, &stopping, |stream, _, place| {
-                sender.send((stream, place)).unwrap();
-            })
+            accept(
+                &listener,
+                &places,
+                &stopping,
+                |_| {},
+                |stream, _, place| {
+                    sender.send((stream, place)).unwrap();
+                },
+            )
             .await;
         });
         let _first = TcpStream::connect(address).await.unwrap();

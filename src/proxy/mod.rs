@@ -1,6 +1,7 @@
 //! Adapters from sockets to the pipeline.
 //!
-//! `serve` starts the workers, `accept` takes connections, `connection` speaks HTTP/1.1 or HTTP/2
+//! `serve` starts the workers, `accept` takes connections, `entry` says whose they are and which may
+//! begin (`proxy_protocol`, `seats`, `handshakes`), `connection` speaks HTTP/1.1 or HTTP/2
 //! on one of them within its limits (`activity`) while `head` looks for what reads in two ways, `http` carries each request through the
 //! pipeline to an upstream and the answer back (`body`, `streamed`), `websocket` holds an upgraded connection
 //! (`frames`). `redirect` is all that the plain listener does.
@@ -9,11 +10,17 @@ pub mod accept;
 pub mod activity;
 pub mod body;
 pub mod connection;
+pub mod entry;
 pub mod frames;
+pub mod handshakes;
 pub mod head;
+pub mod header_blocks;
 pub mod hold;
 mod http;
+pub mod pace;
+pub mod proxy_protocol;
 pub mod redirect;
+pub mod seats;
 pub mod serve;
 pub mod streamed;
 pub mod websocket;

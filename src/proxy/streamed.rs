@@ -23,8 +23,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::activity::InFlight;
 use super::body::ResponseError;
 use super::hold::{Hold, LIVE_AFTER};
+use super::pace::Pace;
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::upstream::UpstreamBody;
+
+/// Between two looks at an answer while the upstream is waited for, at least.
+const MOMENT: Duration = Duration::from_secs(1);
 
 type Polled = Poll<Option<Result<Frame<Bytes>, ResponseError>>>;
 
@@ -92,6 +96,9 @@ struct Shared {
     flow: Flow,
     /// Since when it is the client's turn; `None` while the upstream is waited for.
     offered: Option<Instant>,
+    /// For how long it was before that, and of how many bytes.
+    waited: Duration,
+    bytes: u64,
     waker: Option<Waker>,
 }
 
@@ -106,24 +113,31 @@ enum Flow {
 }
 
 impl Guarded {
-    /// `idle` is how long the client may take nothing.
+    /// `idle` is how long the client may take nothing, `pace` how slowly it may take all of it.
     pub fn new(
         body: UpstreamBody,
         exchange: Box<Exchange<Authorized>>,
         in_flight: InFlight,
         idle: Duration,
+        pace: Pace,
     ) -> Self {
         let shared = Arc::new(Mutex::new(Shared {
             flow: Flow::Open { body, _in_flight: in_flight },
             offered: Some(Instant::now()),
+            waited: Duration::ZERO,
+            bytes: 0,
             waker: None,
         }));
-        let guard = tokio::spawn(guard(Arc::clone(&shared), exchange, idle));
+        let guard = tokio::spawn(guard(Arc::clone(&shared), exchange, idle, pace));
         Self { shared, _guard: AbortOnDropHandle::new(guard) }
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let mut shared = self.shared.lock();
+        let now = Instant::now();
+        if let Some(offered) = shared.offered {
+            shared.waited += now.saturating_duration_since(offered);
+        }
         let frame = match &mut shared.flow {
             Flow::Open { body, .. } => Pin::new(body).poll_frame(cx).map_err(ResponseError::from),
             Flow::Ended(error) => return Poll::Ready(error.take().map(Err)),
@@ -132,7 +146,11 @@ impl Guarded {
             shared.offered = None;
             shared.waker = Some(cx.waker().clone());
         } else {
-            shared.offered = Some(Instant::now());
+            if let Poll::Ready(Some(Ok(frame))) = &frame {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                shared.bytes += u64::try_from(length).unwrap_or_default();
+            }
+            shared.offered = Some(now);
         }
         frame
     }
@@ -152,13 +170,18 @@ impl Guarded {
     }
 }
 
-async fn guard(shared: Arc<Mutex<Shared>>, exchange: Box<Exchange<Authorized>>, idle: Duration) {
+async fn guard(
+    shared: Arc<Mutex<Shared>>,
+    exchange: Box<Exchange<Authorized>>,
+    idle: Duration,
+    pace: Pace,
+) {
     tokio::time::sleep(LIVE_AFTER).await;
     let watch = exchange.watch();
     drop(exchange);
     let error = tokio::select! {
         reason = watch.cut() => ResponseError::Cut(reason),
-        () = not_taken(&shared, idle) => ResponseError::NotTaken,
+        () = not_taken(&shared, idle, pace) => ResponseError::NotTaken,
     };
     let waker = {
         let mut shared = shared.lock();
@@ -170,9 +193,17 @@ async fn guard(shared: Arc<Mutex<Shared>>, exchange: Box<Exchange<Authorized>>, 
     }
 }
 
-async fn not_taken(shared: &Mutex<Shared>, idle: Duration) {
+async fn not_taken(shared: &Mutex<Shared>, idle: Duration, pace: Pace) {
     loop {
-        let deadline = shared.lock().offered.unwrap_or_else(Instant::now) + idle;
+        let deadline = {
+            let shared = shared.lock();
+            let patience = idle.min(pace.left(shared.bytes, shared.waited));
+            match shared.offered {
+                Some(offered) => offered + patience,
+                // It is the upstream's turn; once it is the client's, that much is left at least.
+                None => Instant::now() + patience.max(MOMENT),
+            }
+        };
         if deadline <= Instant::now() {
             return;
         }

@@ -20,6 +20,7 @@ use crate::pipeline::record;
 use crate::proxy::serve::Workers;
 
 use super::control::Control;
+use super::descriptors;
 use super::{Prepared, StartError};
 
 /// How long running requests may take after a stop is asked for.
@@ -98,13 +99,18 @@ impl Prepared {
         opened: impl FnOnce(&[(Arc<str>, SocketAddr)]),
     ) -> Result<(), StartError> {
         let Self { mut control, assembly } = self;
+        let descriptors = descriptors::raise();
+        let config = &assembly.config;
+        let few = descriptors::finding(&config.source, config, descriptors);
+        super::log_warnings(few.as_slice());
         let address = assembly.config.admin.address;
         let admin = std::net::TcpListener::bind(address)
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .map_err(StartError::Admin)?;
         let admin_address = admin.local_addr().map_err(StartError::Admin)?;
         let listeners = control.adopt(assembly);
-        let workers = Workers::start(&control.gate, listeners, control.workers())?;
+        let room = descriptors::connections(descriptors);
+        let workers = Workers::start(&control.gate, listeners, control.workers(), room)?;
         let bound = workers.bound_addresses().to_vec();
         control.state.lock().readiness.listeners = bound
             .iter()

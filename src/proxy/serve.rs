@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::accept::{self, Place, Places};
+use super::accept::{self, Place, Places, Room};
 use super::activity::Activity;
 use super::connection::{self, End, Protocol};
 use super::entry::{self, Entry, Refused};
@@ -108,7 +108,8 @@ impl Door {
 }
 
 impl Workers {
-    /// Binds every listener, then starts `count` workers. When this returns, clients can connect.
+    /// Binds every listener, then starts `count` workers. When this returns, clients can connect:
+    /// no more than `room` on all listeners together.
     ///
     /// # Errors
     /// Nothing is left running when an address can't be bound.
@@ -116,7 +117,9 @@ impl Workers {
         gate: &Arc<Gate>,
         listeners: Vec<Listener>,
         count: usize,
+        room: usize,
     ) -> Result<Self, StartError> {
+        let room = Room::new(room);
         let count = count.max(1);
         let mut bound = Vec::new();
         let mut shares: Vec<Vec<(Arc<Door>, std::net::TcpListener)>> = Vec::new();
@@ -130,7 +133,7 @@ impl Workers {
                 })?;
             bound.push((Arc::clone(&listener.name), address));
             let gauge = gate.metrics.connections(&listener.name);
-            let places = Places::new(listener.limits.max_connections, gauge);
+            let places = Places::new(listener.limits.max_connections, &room, gauge);
             let door = Arc::new(Door {
                 places,
                 seats: Seats::new(listener.limits.max_connections_per_address),

@@ -97,7 +97,7 @@ const AT_ONCE: usize = 4;
 
 /// Whose turn it is among the handshakes of one worker.
 #[derive(Debug)]
-pub struct Turns(Semaphore);
+pub struct Turns(pub(super) Semaphore);
 
 impl Default for Turns {
     fn default() -> Self {

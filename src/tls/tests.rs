@@ -185,6 +185,33 @@ async fn a_handshake_that_trickles_ends_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn a_handshake_waits_for_its_turn_and_gives_it_back() {
+    let ca = TestCa::new();
+    let acceptor = Acceptor::new(load(vec![ca.issue("one", &["a.example"])], None));
+    let turns = Turns::default();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    for is_taken in [true, false, false] {
+        let all = if is_taken { 4 } else { 0 };
+        let taken = turns.0.acquire_many(all).await.unwrap();
+        let client = async {
+            let name = ServerName::try_from("a.example").unwrap();
+            let stream = TcpStream::connect(address).await.unwrap();
+            TlsConnector::from(client(&ca, None)).connect(name, stream).await
+        };
+        let server = async {
+            let (stream, _) = socket.accept().await.unwrap();
+            let patience = if is_taken { Duration::from_millis(100) } else { PATIENCE };
+            acceptor.accept(stream, patience, &turns).await
+        };
+        let (server, _) = tokio::join!(server, client);
+        assert_eq!(matches!(server, Err(TlsError::Timeout)), is_taken, "{server:?}");
+        drop(taken);
+        assert_eq!(turns.0.available_permits(), 4);
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_tls_is_refused() {
     let ca = TestCa::new();
     let acceptor = Acceptor::new(load(vec![ca.issue("one", &["a.example"])], None));

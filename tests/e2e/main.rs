@@ -17,6 +17,7 @@ mod bodies;
 mod bypass;
 mod commands;
 mod docs;
+mod edge;
 mod faults;
 mod framing;
 mod identity_headers;

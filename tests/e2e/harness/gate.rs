@@ -52,9 +52,17 @@ pub struct Setup {
     policies: BTreeMap<String, String>,
     devices: Option<Registry>,
     configure: Vec<Edit>,
+    descriptors: Option<u64>,
 }
 
 impl Setup {
+    /// Has no more file descriptors than this, from the start.
+    #[must_use]
+    pub fn descriptors(mut self, most: u64) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
     #[must_use]
     pub fn route(mut self, route: Value) -> Self {
         self.routes.push(route);
@@ -137,7 +145,7 @@ impl Setup {
         }
         let file = root.join("wicketgate.yaml");
         write_config(&file, &config);
-        let process = spawn(&file);
+        let process = spawn(&file, self.descriptors);
         let mut gate =
             Gate { process, provider, authority, device_authority, public, config, folder };
         gate.ready().await;
@@ -163,6 +171,7 @@ impl Gate {
             policies: [("world.cedar".to_owned(), EVERYBODY.to_owned())].into(),
             devices: None,
             configure: Vec::new(),
+            descriptors: None,
         }
     }
 
@@ -300,7 +309,7 @@ impl Gate {
 
     /// Starts it again after it was killed: same address, same files.
     pub async fn restart(&mut self) {
-        self.process = spawn(&self.config_file());
+        self.process = spawn(&self.config_file(), None);
         self.ready().await;
     }
 
@@ -369,10 +378,12 @@ pub fn mentions(record: &Value, words: &[&str]) -> bool {
     words.iter().all(|word| text.contains(word))
 }
 
-fn spawn(config: &Path) -> Process {
+fn spawn(config: &Path, descriptors: Option<u64>) -> Process {
+    let limit = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));
     // Without SIGXFSZ a file that may not grow is an error for the gate, as a full disk is.
+    let run = format!("{limit}trap '' XFSZ; exec \"$0\" run --config \"$1\"");
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' XFSZ; exec \"$0\" run --config \"$1\"", BINARY]).arg(config);
+    command.args(["-c", &run, BINARY]).arg(config);
     Process::spawn("the gate", &mut command)
 }
 

@@ -58,7 +58,7 @@ mod tests {
             (128 + 20_000, 10_000),
             (128, 16),
             (40, 5),
-            (u64::MAX, usize::MAX / 2 - 63),
+            (u64::MAX, usize::MAX / 2 - 64),
         ] {
             assert_eq!(connections(descriptors), clients, "{descriptors}");
         }

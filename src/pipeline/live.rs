@@ -20,8 +20,8 @@ use crate::identity::session::Session;
 use crate::policy::Denial;
 
 use super::authenticate::is_trusted;
-use super::exchange::{Authorized, Exchange};
 use super::client::ClientConnection;
+use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
 use super::gather::gather;
 use super::normalise::Normalised;

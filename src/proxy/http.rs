@@ -25,8 +25,8 @@ use super::hold::LIVE_AFTER;
 use super::pace::Pace;
 use super::websocket::{self, Ending, Rights};
 use crate::config::model::UpstreamProtocol;
-use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::client::ClientConnection;
+use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::gate::Outcome;
 use crate::pipeline::live::Watch;
 use crate::pipeline::refusal::Refusal;
@@ -73,7 +73,8 @@ pub async fn answer(
     let is_head = head.method == Method::HEAD;
     if let Some(ambiguity) = in_flight.ambiguity() {
         let refusal = Refusal::Malformed(ambiguity.text());
-        let mut response = context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
+        let mut response =
+            context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
         // Where this request ends is not agreed on: nothing after it is read.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return Ok(own(response, is_head, in_flight));
@@ -81,7 +82,8 @@ pub async fn answer(
     // HTTP/1 is held to it while it is parsed; HTTP/2 has only a limit of bytes there.
     if head.headers.len() > context.max_headers {
         let refusal = Refusal::TooManyFields { limit: context.max_headers };
-        let response = context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
+        let response =
+            context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
         return Ok(own(response, is_head, in_flight));
     }
     let is_http2 = head.version == Version::HTTP_2;

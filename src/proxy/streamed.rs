@@ -102,6 +102,20 @@ struct Shared {
     waker: Option<Waker>,
 }
 
+impl Shared {
+    /// The client, or a buffer on its way there, has taken what it was offered.
+    fn asked(&mut self, now: Instant) {
+        if let Some(offered) = self.offered {
+            self.waited += now.saturating_duration_since(offered);
+        }
+    }
+
+    fn offered(&mut self, now: Instant, bytes: usize) {
+        self.bytes += u64::try_from(bytes).unwrap_or_default();
+        self.offered = Some(now);
+    }
+}
+
 enum Flow {
     Open {
         body: UpstreamBody,
@@ -135,9 +149,7 @@ impl Guarded {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let mut shared = self.shared.lock();
         let now = Instant::now();
-        if let Some(offered) = shared.offered {
-            shared.waited += now.saturating_duration_since(offered);
-        }
+        shared.asked(now);
         let frame = match &mut shared.flow {
             Flow::Open { body, .. } => Pin::new(body).poll_frame(cx).map_err(ResponseError::from),
             Flow::Ended(error) => return Poll::Ready(error.take().map(Err)),
@@ -146,11 +158,11 @@ impl Guarded {
             shared.offered = None;
             shared.waker = Some(cx.waker().clone());
         } else {
-            if let Poll::Ready(Some(Ok(frame))) = &frame {
-                let length = frame.data_ref().map_or(0, Bytes::len);
-                shared.bytes += u64::try_from(length).unwrap_or_default();
-            }
-            shared.offered = Some(now);
+            let data = match &frame {
+                Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
+                _ => 0,
+            };
+            shared.offered(now, data);
         }
         frame
     }
@@ -208,5 +220,53 @@ async fn not_taken(shared: &Mutex<Shared>, idle: Duration, pace: Pace) {
             return;
         }
         tokio::time::sleep_until(deadline).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many seconds an answer is given up of which so many bytes are taken each second;
+    /// none where nobody ever asks for the first. `None`: not within a quarter of an hour.
+    async fn given_up_after(step: Option<usize>, upstream: Duration) -> Option<u64> {
+        let begun = Instant::now();
+        let shared = Mutex::new(Shared {
+            flow: Flow::Ended(None),
+            offered: Some(begun),
+            waited: Duration::ZERO,
+            bytes: 0,
+            waker: None,
+        });
+        let taking = async {
+            let Some(step) = step else { return std::future::pending().await };
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                shared.lock().asked(Instant::now());
+                if upstream > Duration::ZERO {
+                    shared.lock().offered = None;
+                    tokio::time::sleep(upstream).await;
+                }
+                shared.lock().offered(Instant::now(), step);
+            }
+        };
+        let pace = Pace { rate: 240, grace: Duration::from_secs(20) };
+        let given_up = not_taken(&shared, Duration::from_secs(75), pace);
+        tokio::select! {
+            () = given_up => Some(begun.elapsed().as_secs()),
+            () = taking => None,
+            () = tokio::time::sleep(Duration::from_secs(900)) => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_in_drips_or_not_at_all_is_given_up() {
+        let now = Duration::ZERO;
+        assert_eq!(given_up_after(None, now).await, Some(20));
+        assert_eq!(given_up_after(Some(120), now).await, Some(39));
+        assert_eq!(given_up_after(Some(240), now).await, None);
+        // Ten seconds of each eleven it is the upstream's turn.
+        let slow = given_up_after(Some(12), Duration::from_secs(10)).await;
+        assert!(slow.is_some_and(|seconds| (210..=235).contains(&seconds)), "{slow:?}");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::segment;
@@ -44,7 +44,8 @@ impl Spare {
     pub(super) fn segment(&mut self, first: u64) -> io::Result<File> {
         let path = segment::path(&self.folder, first);
         if self.named != Some(first) {
-            if self.file.is_none() {
+            // Another process may have had the log meanwhile, and made a segment of this file.
+            if !self.file.as_ref().is_some_and(|file| is_there(file, &self.folder.join(NAME))) {
                 self.file = Some(open(&self.folder)?);
             }
             if fs::metadata(&path).is_ok_and(|there| there.len() != 0) {
@@ -61,6 +62,14 @@ impl Spare {
         self.named = None;
         self.file = open(&self.folder).ok();
         Ok(file)
+    }
+}
+
+/// Whether this path leads to that open file.
+fn is_there(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(file), Ok(there)) => (file.dev(), file.ino()) == (there.dev(), there.ino()),
+        _ => false,
     }
 }
 
@@ -103,6 +112,17 @@ mod tests {
         spare.segment(8).unwrap();
         // An empty one is what an attempt before has left.
         spare.segment(8).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_another_process_made_a_segment_of_is_not_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut before = Spare::new(folder.path());
+        let mut other = Spare::new(folder.path());
+        other.segment(7).unwrap().write_all(b"seven").unwrap();
+        before.segment(8).unwrap().write_all(b"eight").unwrap();
+        assert_eq!(fs::read(segment::path(folder.path(), 7)).unwrap(), b"seven");
+        assert_eq!(fs::read(segment::path(folder.path(), 8)).unwrap(), b"eight");
     }
 
     #[test]

@@ -99,6 +99,8 @@ pub fn listeners(assembly: &mut Assembly) -> (Vec<Listener>, Acceptors) {
         Some(Listener {
             name: Arc::clone(&listener.name),
             address: listener.address,
+            proxy_protocol: listener.proxy_protocol.clone(),
+            source: Arc::clone(&listener.source),
             limits: listener.limits.clone(),
             role,
         })
@@ -431,7 +433,9 @@ fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
                     ListenerRole::Tls(_) => None,
                     ListenerRole::RedirectToHttps { port } => Some(*port),
                 };
-                (listener.name.clone(), listener.address, redirect, listener.limits.clone())
+                let source = (listener.proxy_protocol.clone(), listener.source.clone());
+                let limits = listener.limits.clone();
+                (listener.name.clone(), listener.address, redirect, source, limits)
             })
             .collect()
     };

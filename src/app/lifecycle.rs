@@ -25,7 +25,7 @@ use crate::proxy::sockets::{self, Open};
 use super::control::{Control, Until};
 use super::handover::Message;
 use super::upgrade::Upgrade;
-use super::{Prepared, StartError, manager};
+use super::{Prepared, StartError, descriptors, manager};
 
 /// How long clients have to go.
 #[derive(Clone, Copy, Debug)]
@@ -115,10 +115,15 @@ impl Prepared {
         opened: impl FnOnce(&[(Arc<str>, SocketAddr)]),
     ) -> Result<(), StartError> {
         let Self { mut control, assembly, mut doors, admin, store, predecessor, .. } = self;
+        let descriptors = descriptors::raise();
+        let config = &assembly.config;
+        let few = descriptors::finding(&config.source, config, descriptors);
+        super::log_warnings(few.as_slice());
         let admin_address = admin.local_addr()?;
         control.config = Some(assembly.config);
         let listening = for_successor(&mut doors, &admin)?;
-        let workers = Workers::start(&control.gate, doors, control.workers())?;
+        let room = descriptors::connections(descriptors);
+        let workers = Workers::start(&control.gate, doors, control.workers(), room)?;
         let bound = workers.bound_addresses().to_vec();
         control.state.lock().readiness.listeners = bound
             .iter()

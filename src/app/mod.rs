@@ -2,6 +2,7 @@
 
 mod assemble;
 mod control;
+mod descriptors;
 pub mod explain;
 mod handover;
 mod lifecycle;

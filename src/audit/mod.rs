@@ -6,10 +6,11 @@
 //! write until it can.
 //!
 //! The way of a record: the request's thread serialises the event ([`record`], and `decided` for
-//! the one that every request pays for) and queues it ([`log`]); one writer thread links it to the record before (`chain`) and writes whole batches
-//! (`writer`) to files of bounded size (`segment`). [`verify`] and [`query`] read the files alone
-//! and need no running gate. When a newer process takes this one's place, `handover` gives it the log
-//! and sends it what is still recorded here. The format is specified in `docs/audit.md`.
+//! the one that every request pays for) and queues it ([`log`]); one writer thread links it to the
+//! record before (`chain`) and writes whole batches (`writer`) to files of bounded size
+//! (`segment`), the next of which is always open (`spare`). [`verify`] and [`query`] read the files
+//! alone and need no running gate. When a newer process takes this one's place, `handover` gives it
+//! the log and sends it what is still recorded here. The format is specified in `docs/audit.md`.
 
 mod archive;
 mod chain;
@@ -20,6 +21,7 @@ mod open;
 mod query;
 mod record;
 mod segment;
+mod spare;
 mod stall;
 mod verify;
 mod writer;

@@ -15,6 +15,11 @@ pub(super) struct Segment {
     pub path: PathBuf,
 }
 
+/// Where the segment is that begins with this record.
+pub(super) fn path(directory: &Path, first: u64) -> PathBuf {
+    directory.join(format!("audit-{first:020}.jsonl"))
+}
+
 /// The segments of a log, oldest first. Other files are not looked at.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<Segment>> {
     let mut segments = Vec::new();
@@ -34,7 +39,7 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<Segment>> {
 impl Segment {
     /// Makes a new, empty file that survives a power cut.
     pub(super) fn create(directory: &Path, first: u64) -> io::Result<(Self, File)> {
-        let path = directory.join(format!("audit-{first:020}.jsonl"));
+        let path = path(directory, first);
         // Opened and not created anew: an attempt before may have got as far as the file.
         let file = OpenOptions::new()
             .read(true)

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::chain::Chain;
 use super::log::{Progress, Queue, Shared, WriterIs};
 use super::open::Opened;
-use super::segment::Segment;
+use super::spare::Spare;
 use crate::config::model;
 
 /// How long a buffered record may wait for company.
@@ -56,6 +56,7 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     medium: Box<dyn Medium>,
     pub(super) directory: PathBuf,
+    pub(super) spare: Spare,
     segment_bytes: u64,
     /// Held for its lock.
     pub(super) lock: Option<File>,
@@ -100,6 +101,7 @@ impl Writer {
             shared,
             medium,
             directory: config.directory.clone(),
+            spare: Spare::new(&config.directory),
             segment_bytes: config.segment_bytes,
             lock: Some(opened.lock),
             file: opened.file,
@@ -285,8 +287,7 @@ impl Writer {
 
     fn rotate(&mut self) -> io::Result<()> {
         self.sync()?;
-        let (_, file) = Segment::create(&self.directory, self.chain.next)?;
-        self.file = file;
+        self.file = self.spare.segment(self.chain.next)?;
         self.synced_length = 0;
         Ok(())
     }

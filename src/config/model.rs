@@ -9,6 +9,8 @@ use url::Url;
 
 use super::secret::Secret;
 use crate::domain::canonical::{Authority, Host};
+use crate::domain::connection::{ClientAddr, SourceRules};
+use crate::domain::network::Networks;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -35,7 +37,19 @@ pub struct Listener {
     pub name: Arc<str>,
     pub address: SocketAddr,
     pub role: ListenerRole,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub source: Arc<SourceRules>,
     pub limits: ListenerLimits,
+}
+
+/// Connections begin with a header of the PROXY protocol, version 1 or 2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Whose header is read, and has to be there.
+    pub trusted: Networks,
+    /// Whether all others are served as themselves. Default false: they are closed, because a way
+    /// past the proxy is a way past what it checks.
+    pub serves_others: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +96,15 @@ pub struct ListenerLimits {
     pub max_headers: usize,
     /// Open connections on this listener. Default 10,000.
     pub max_connections: usize,
+    /// Of them, those of one address; of an IPv6 client, its /64. Default 1,000.
+    pub max_connections_per_address: usize,
+    /// TLS handshakes under way. Past this the oldest is given up. Default 1,000.
+    pub max_handshakes: usize,
+    /// Bytes per second that a client has to send of a body and take of an answer, on average over
+    /// the time that it is waited for. Default 240; none where it is zero.
+    pub min_data_rate: u64,
+    /// How long a client may be waited for on top of that. Default 20 s.
+    pub data_rate_grace: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +206,8 @@ pub struct Route {
     /// Decoded path prefix; matches whole segments. `/` matches everything.
     pub path: Arc<str>,
     pub application: Arc<Application>,
+    /// Whose requests are taken. Everybody's where it is absent.
+    pub allow_from: Option<Networks>,
     /// Overrides the application's tenant.
     pub tenant: Option<Arc<str>>,
     pub upstream: Upstream,
@@ -285,6 +310,13 @@ pub struct Limits {
     /// Resident memory from which on new requests are turned away, in bytes. `None`: three
     /// quarters of what the machine or the control group has.
     pub memory: Option<u64>,
+}
+
+impl Route {
+    /// Whether requests of a client at this address are taken.
+    pub fn allows(&self, client: ClientAddr) -> bool {
+        self.allow_from.as_ref().is_none_or(|allowed| allowed.contains(client.0))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,5 +10,6 @@ pub mod decision;
 pub mod device;
 pub mod event;
 pub mod id;
+pub mod network;
 pub mod principal;
 pub mod query;

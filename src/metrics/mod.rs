@@ -65,6 +65,7 @@ pub struct Metrics {
     upstream_errors: IntCounterVec,
     upstreams: upstream::Families,
     connections: IntGaugeVec,
+    connections_refused: IntCounterVec,
     live_connections: IntGaugeVec,
     tls_handshakes: IntCounterVec,
     sessions_ended: IntCounterVec,
@@ -199,6 +200,11 @@ impl Metrics {
                 "wicketgate_connections",
                 "Open client connections.",
                 &["listener"],
+            ),
+            connections_refused: add.counters(
+                "wicketgate_connections_refused_total",
+                "Client connections closed before they began, by reason.",
+                &["listener", "reason"],
             ),
             live_connections: add.gauges(
                 "wicketgate_live_connections",
@@ -336,6 +342,11 @@ impl Metrics {
     /// Open connections of a listener.
     pub fn connections(&self, listener: &str) -> IntGauge {
         self.connections.with_label_values(&[listener])
+    }
+
+    /// Counts a connection that was closed before it began; `reason` is a fixed word.
+    pub fn connection_refused(&self, listener: &str, reason: &'static str) {
+        self.connections_refused.with_label_values(&[listener, reason]).inc();
     }
 
     /// Counts a handshake. `version`: `1.2`, `1.3` or `none`; `result`: `ok` or what failed.

@@ -11,6 +11,7 @@ fn touched() -> Arc<Metrics> {
     route.upstream_error("connect");
     route.upstream_latency(Duration::from_millis(2));
     metrics.connections("public").inc();
+    metrics.connection_refused("public", "limit");
     metrics.tls_handshakes("1.3", "ok");
     metrics.sessions_ended(EndReason::Logout);
     metrics.logins("success");

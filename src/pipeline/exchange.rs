@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::domain::connection::ClientAddr;
 use crate::domain::id::DecisionId;
 use crate::identity::session::Session;
 use crate::metrics::RequestOutcome;
@@ -40,6 +41,7 @@ pub struct Exchange<S> {
     pub(super) id: DecisionId,
     pub(super) begun: Instant,
     pub(super) connection: Arc<ClientConnection>,
+    pub(super) client: ClientAddr,
     pub(super) asked: Normalised,
     pub(super) route: Arc<RouteEntry>,
     pub(super) asker: Asker,
@@ -59,6 +61,7 @@ impl Exchange<Authorized> {
             id: arrival.id,
             begun: arrival.begun,
             connection: arrival.connection,
+            client: arrival.client,
             asked,
             route,
             asker,

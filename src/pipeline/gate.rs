@@ -98,6 +98,8 @@ impl Gate {
 
     /// The order of the stages. Each takes what the ones before it established.
     async fn stages(&self, arrival: &mut Arrival) -> Result<Passed, Ended> {
+        // Who may not come here at all is told nothing else.
+        guard::listener(arrival)?;
         // Who is short of memory takes on nothing; what is under way goes on.
         self.pressure.admit()?;
         // Whoever floods is refused before anything that he says is looked at.
@@ -162,7 +164,8 @@ impl Gate {
         // A caller's own share, before the policies are asked on his behalf.
         rate::by_caller(arrival, route, session)?;
         // The policies decide on everything that is known.
-        let query = gather(&arrival.snapshot, &arrival.connection, at, asked, route, session);
+        let Arrival { connection, client, snapshot, .. } = &*arrival;
+        let query = gather(snapshot, connection, *client, at, asked, route, session);
         let permit = arrival.snapshot.policies.decide(arrival.id, query).map_err(|denial| {
             record::denial(self, at, &denial, session, Occasion::Request);
             if !denial.decision().errors.is_empty() {

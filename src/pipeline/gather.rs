@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::domain::clock::Timestamp;
-use crate::domain::connection::Connection;
+use crate::domain::connection::{ClientAddr, Connection};
 use crate::domain::query::{AccessQuery, Action, RequestContext};
 use crate::identity::session::Session;
 
@@ -23,6 +23,7 @@ pub fn action(asked: &Normalised) -> Action {
 pub fn gather(
     snapshot: &Snapshot,
     connection: &Connection,
+    client: ClientAddr,
     at: Timestamp,
     asked: &Normalised,
     route: &RouteEntry,
@@ -38,7 +39,7 @@ pub fn gather(
             host: asked.request.authority.host.shared(),
             path: Arc::clone(asked.request.path.decoded()),
             method: Arc::clone(&asked.request.method),
-            source: connection.client.0,
+            source: client.0,
             time: at,
             device: device.known().cloned(),
         },

@@ -23,7 +23,16 @@ pub fn server_name(arrival: &Arrival, request: &CanonicalRequest) -> Result<(), 
     }
 }
 
+/// A connection from elsewhere was not taken; a trusted proxy's was, so that its requests are asked
+/// one by one.
+pub fn listener(arrival: &Arrival) -> Result<(), Refusal> {
+    if arrival.connection.rules.allows(arrival.client) { Ok(()) } else { Err(Refusal::Source) }
+}
+
 pub fn guard(arrival: &Arrival, asked: &Normalised, route: &RouteEntry) -> Result<(), Refusal> {
+    if !route.config.allows(arrival.client) {
+        return Err(Refusal::Source);
+    }
     let limit = route.config.max_body_bytes;
     if asked.content_length.is_some_and(|length| length > limit) {
         return Err(Refusal::TooLarge { limit });

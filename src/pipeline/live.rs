@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::domain::connection::ClientAddr;
 use crate::domain::event::{Event, Occasion};
 use crate::domain::id::{DecisionId, SessionId};
 use crate::domain::query::{AccessQuery, Action};
@@ -90,6 +91,8 @@ pub enum CutReason {
     Denied,
     #[error("the route is gone")]
     RouteGone,
+    #[error("the route no longer takes requests from this address")]
+    Source,
 }
 
 /// The hold on one live connection. Dropping it ends the watch.
@@ -99,6 +102,7 @@ pub struct Watch {
     opened: DecisionId,
     session: Arc<Session>,
     connection: Arc<ClientConnection>,
+    client: ClientAddr,
     asked: Arc<Normalised>,
     route: Arc<RouteEntry>,
     may_send: AtomicBool,
@@ -112,6 +116,7 @@ pub struct Holding {
     begun: Instant,
     session: Arc<Session>,
     connection: Arc<ClientConnection>,
+    client: ClientAddr,
     asked: Arc<Normalised>,
     route: Arc<RouteEntry>,
     websocket: bool,
@@ -124,6 +129,7 @@ impl Holding {
             begun: exchange.begun,
             session: Arc::clone(&exchange.state.session),
             connection: Arc::clone(&exchange.connection),
+            client: exchange.client,
             asked: Arc::new(exchange.asked.clone()),
             route: Arc::clone(&exchange.route),
             websocket: exchange.state.websocket,
@@ -143,6 +149,7 @@ impl Holding {
             opened: self.opened,
             session: Arc::clone(&self.session),
             connection: Arc::clone(&self.connection),
+            client: self.client,
             asked: Arc::clone(&self.asked),
             route: Arc::clone(&self.route),
             may_send: AtomicBool::new(false),
@@ -225,6 +232,7 @@ impl Watch {
                 return None;
             }
             Err(NoLonger::RouteGone) => CutReason::RouteGone,
+            Err(NoLonger::Source) => CutReason::Source,
             Err(NoLonger::Denied(denial)) => {
                 record::denial(self.gate(), now, &denial, &self.session, Occasion::Reauthorisation);
                 CutReason::Denied
@@ -238,6 +246,7 @@ impl Watch {
 /// Why asking again did not end in a permit.
 enum NoLonger {
     RouteGone,
+    Source,
     Denied(Box<Denial>),
 }
 
@@ -262,7 +271,11 @@ impl Watch {
             _ => return Err(NoLonger::RouteGone),
         };
         let now = self.gate().clock.now();
-        let query = gather(&snapshot, &self.connection, now, &self.asked, &route, &self.session);
+        if !route.config.allows(self.client) {
+            return Err(NoLonger::Source);
+        }
+        let (connection, asked) = (&self.connection, &self.asked);
+        let query = gather(&snapshot, connection, self.client, now, asked, &route, &self.session);
         let query = AccessQuery { action, ..query };
         snapshot
             .policies

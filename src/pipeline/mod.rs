@@ -25,3 +25,4 @@ pub mod respond;
 pub mod route;
 pub mod slots;
 pub mod snapshot;
+pub mod source;

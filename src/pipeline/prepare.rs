@@ -43,7 +43,7 @@ pub fn prepare(
         head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
     let mut told = arrival.connection.told();
-    let place = told.place(&asked.request.authority, arrival.connection.client)?;
+    let place = told.place(&asked.request.authority, arrival.client)?;
     let host = match &upstream.host {
         UpstreamHost::Preserve => place.host.clone(),
         UpstreamHost::Fixed(authority) => value(authority.to_string())?,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use arc_swap::Guard;
 
 use crate::domain::clock::Timestamp;
+use crate::domain::connection::ClientAddr;
 use crate::domain::id::DecisionId;
 
 use super::client::ClientConnection;
@@ -14,6 +15,7 @@ use super::gate::Gate;
 use super::rate::Quota;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
+use super::source;
 
 /// What every later stage may look at.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Arrival {
     pub at: Timestamp,
     pub begun: Instant,
     pub connection: Arc<ClientConnection>,
+    /// Who asks; on a connection of a trusted proxy another one with each request.
+    pub client: ClientAddr,
     pub snapshot: Guard<Arc<Snapshot>>,
     pub head: http::request::Parts,
     /// Known once the request is routed, for records and metrics of a refusal.
@@ -43,6 +47,7 @@ pub fn receive(
         at,
         begun: Instant::now(),
         connection: Arc::clone(connection),
+        client: source::client(connection, &head.headers),
         snapshot: gate.snapshot.load(),
         head,
         route: None,

@@ -124,7 +124,7 @@ fn kept(outcome: Result<Ticket<'_>, AuditUnavailable>) {
 }
 
 pub fn source(arrival: &Arrival) -> IpAddr {
-    arrival.connection.client.0
+    arrival.client.0
 }
 
 /// What a client made up is kept to a bounded length.

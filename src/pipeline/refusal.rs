@@ -40,8 +40,12 @@ pub enum Refusal {
     TooManyFields { limit: usize },
     #[error("the request's body stopped coming")]
     Stalled,
+    #[error("the request's body came too slowly")]
+    TooSlow,
     #[error("the gate lost the request")]
     Internal,
+    #[error("this is not served to the address that the request comes from")]
+    Source,
     #[error("the request comes from another site")]
     CrossSite,
     #[error("sign-in is required")]
@@ -95,9 +99,9 @@ impl Refusal {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooManyFields { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::Stalled => StatusCode::REQUEST_TIMEOUT,
+            Self::Stalled | Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoWebSocket | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => {
+            Self::NoWebSocket | Self::Source | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => {
                 StatusCode::FORBIDDEN
             }
             Self::NotUpgraded => StatusCode::BAD_GATEWAY,
@@ -167,7 +171,9 @@ impl Refusal {
             Self::TooLarge { .. } => "body-too-large",
             Self::TooManyFields { .. } => "too-many-fields",
             Self::Stalled => "body-stalled",
+            Self::TooSlow => "body-too-slow",
             Self::Internal => "internal",
+            Self::Source => "source-not-allowed",
             Self::CrossSite => "cross-site",
             Self::Unauthenticated { .. } => "unauthenticated",
             Self::Denied(_) => "denied",
@@ -192,9 +198,11 @@ impl Refusal {
             Self::Misdirected | Self::ServerNameMismatch => "Wrong address",
             Self::NoRoute => "Nothing here",
             Self::TooLarge { .. } | Self::TooManyFields { .. } => "Too large",
-            Self::Stalled => "Too slow",
+            Self::Stalled | Self::TooSlow => "Too slow",
             Self::Internal => "Something went wrong here",
-            Self::NoWebSocket | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => "Access denied",
+            Self::NoWebSocket | Self::Source | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => {
+                "Access denied"
+            }
             Self::Unauthenticated { .. } => "Sign-in required",
             Self::Login(_) => "Sign-in failed",
             Self::SessionsUnavailable
@@ -223,10 +231,14 @@ impl Refusal {
             Self::Misdirected | Self::ServerNameMismatch => {
                 "Open the address in a new window, or check its spelling."
             }
+            Self::Source => {
+                "Try from the network that you are meant to use. If this is it, give the id to \
+                 your administrator."
+            }
             Self::NoRoute => "Check the address.",
             Self::TooLarge { .. } => "Send less at once.",
             Self::TooManyFields { .. } => "Deleting this site's cookies may help.",
-            Self::Stalled => "Check the connection and send it again.",
+            Self::Stalled | Self::TooSlow => "Check the connection and send it again.",
             Self::CrossSite => {
                 "If you followed a link or submitted a form on another site, open the application \
                  itself and try there."

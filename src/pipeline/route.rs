@@ -232,6 +232,7 @@ mod tests {
             host: Host::parse(host).unwrap(),
             path: path.into(),
             application,
+            allow_from: None,
             tenant: None,
             upstream: Upstream {
                 endpoints: vec![endpoint],

@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::entry::Refused;
 use crate::metrics::IntGauge;
 
 /// Connections that the kernel holds for each worker until they are accepted.
@@ -47,27 +48,66 @@ pub fn bind(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<
     Ok((address, sockets))
 }
 
+/// How many connections the process has file descriptors for, over all listeners. What is not
+/// taken is there for the upstreams of those who are connected.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Count>);
+
+impl Room {
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Count::new(limit)))
+    }
+}
+
+#[derive(Debug)]
+struct Count {
+    taken: AtomicUsize,
+    limit: usize,
+}
+
+impl Count {
+    fn new(limit: usize) -> Self {
+        Self { taken: AtomicUsize::new(0), limit }
+    }
+
+    fn take(&self) -> bool {
+        let free = self.taken.fetch_add(1, Ordering::AcqRel) < self.limit;
+        if !free {
+            self.free();
+        }
+        free
+    }
+
+    fn free(&self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// How many connections a listener has, over all workers.
 #[derive(Clone, Debug)]
 pub struct Places {
-    taken: Arc<AtomicUsize>,
-    limit: usize,
+    own: Arc<Count>,
+    all: Room,
     gauge: IntGauge,
 }
 
 impl Places {
-    pub fn new(limit: usize, gauge: IntGauge) -> Self {
-        Self { taken: Arc::default(), limit, gauge }
+    pub fn new(limit: usize, all: &Room, gauge: IntGauge) -> Self {
+        Self { own: Arc::new(Count::new(limit)), all: all.clone(), gauge }
     }
 
-    /// `None`: there are as many connections as there may be.
-    pub fn take(&self) -> Option<Place> {
-        if self.taken.fetch_add(1, Ordering::AcqRel) >= self.limit {
-            self.taken.fetch_sub(1, Ordering::AcqRel);
-            return None;
+    /// # Errors
+    /// There are as many connections as there may be.
+    pub fn take(&self) -> Result<Place, Refused> {
+        if !self.own.take() {
+            return Err(Refused::Limit);
+        }
+        if !self.all.0.take() {
+            self.own.free();
+            return Err(Refused::Descriptors);
         }
         self.gauge.inc();
-        Some(Place(Arc::new(Held(self.clone()))))
+        Ok(Place(Arc::new(Held(self.clone()))))
     }
 }
 
@@ -80,7 +120,8 @@ struct Held(Places);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.0.own.free();
+        self.0.all.0.free();
         self.0.gauge.dec();
     }
 }
@@ -110,9 +151,12 @@ pub async fn accept(
     listener: &tokio::net::TcpListener,
     places: &Places,
     stop: &CancellationToken,
+    refused: impl Fn(&Refused),
     mut serve: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     let mut reserve = spare();
+    // Said once each time, not ten times a second.
+    let mut exhausted = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -121,9 +165,17 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = places.take() else {
-                    tracing::debug!(%peer, "refused a connection: the listener's limit is reached");
-                    continue;
+                if exhausted {
+                    exhausted = false;
+                    tracing::info!("connections are accepted again");
+                }
+                let place = match places.take() {
+                    Ok(place) => place,
+                    Err(reason) => {
+                        tracing::debug!(%peer, %reason, "refused a connection");
+                        refused(&reason);
+                        continue;
+                    }
                 };
                 if let Err(error) = stream.set_nodelay(true) {
                     // The client is gone already.
@@ -134,10 +186,16 @@ pub async fn accept(
             }
             Err(error) if classify(&error) == Trouble::Connection => {}
             Err(error) => {
-                tracing::error!(%error, "no connection can be accepted");
+                if !exhausted {
+                    exhausted = true;
+                    tracing::error!(%error, "no connection can be accepted");
+                }
                 drop(reserve.take());
-                let refused = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-                drop(refused);
+                let accepted = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+                if matches!(accepted, Ok(Ok(_))) {
+                    refused(&Refused::Descriptors);
+                }
+                drop(accepted);
                 reserve = spare();
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -176,16 +234,30 @@ mod tests {
     #[test]
     fn a_place_is_free_again_when_its_last_holder_is_gone() {
         let gauge = gauge();
-        let places = Places::new(2, gauge.clone());
+        let places = Places::new(2, &Room::new(9), gauge.clone());
         let first = places.take().unwrap();
         let also_first = first.clone();
         let _second = places.take().unwrap();
-        assert!(places.take().is_none());
+        assert!(matches!(places.take(), Err(Refused::Limit)));
         drop(first);
-        assert!(places.take().is_none());
+        assert!(places.take().is_err());
         drop(also_first);
-        assert!(places.take().is_some());
+        assert!(places.take().is_ok());
         assert_eq!(gauge.get(), 1);
+    }
+
+    #[test]
+    fn all_listeners_share_what_the_process_has_descriptors_for() {
+        let room = Room::new(2);
+        let (one, other) = (Places::new(9, &room, gauge()), Places::new(1, &room, gauge()));
+        let first = one.take().unwrap();
+        let second = other.take().unwrap();
+        assert!(matches!(one.take(), Err(Refused::Descriptors)));
+        drop(second);
+        let _third = one.take().unwrap();
+        assert!(matches!(other.take(), Err(Refused::Descriptors)));
+        drop(first);
+        assert!(other.take().is_ok(), "what was refused took no place");
     }
 
     #[test]
@@ -206,14 +278,20 @@ mod tests {
     async fn a_connection_over_the_limit_is_closed_at_once_and_others_are_served() {
         let (address, mut sockets) = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
         let listener = tokio::net::TcpListener::from_std(sockets.pop().unwrap()).unwrap();
-        let places = Places::new(1, gauge());
+        let places = Places::new(1, &Room::new(9), gauge());
         let stop = CancellationToken::new();
         let (sender, mut accepted) = tokio::sync::mpsc::unbounded_channel();
         let stopping = stop.clone();
         let accepting = tokio::spawn(async move {
-            accept(&listener, &places, &stopping, |stream, _, place| {
-                sender.send((stream, place)).unwrap();
-            })
+            accept(
+                &listener,
+                &places,
+                &stopping,
+                |_| {},
+                |stream, _, place| {
+                    sender.send((stream, place)).unwrap();
+                },
+            )
             .await;
         });
         let _first = TcpStream::connect(address).await.unwrap();

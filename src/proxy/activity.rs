@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 use super::flood::Frames;
 use super::head::{Ambiguity, Observer};
+use super::header_blocks::HeaderBlocks;
+use super::pace::Pace;
 use crate::config::model::ListenerLimits;
 
 /// What a client's connection is doing. Relaxed atomics suffice: all that touches it runs on the
@@ -33,6 +35,9 @@ pub struct Activity {
     since: AtomicU64,
     /// Since when the client takes no bytes; zero when it does.
     blocked: AtomicU64,
+    /// Milliseconds for which it took none before that, and bytes that it took.
+    was_blocked: AtomicU64,
+    taken: AtomicU64,
     ended: AtomicBool,
     /// What read in two ways. It stays: a connection has no next request after that.
     ambiguity: OnceLock<Ambiguity>,
@@ -50,6 +55,8 @@ impl Activity {
             in_header: AtomicBool::new(false),
             since: AtomicU64::new(0),
             blocked: AtomicU64::new(0),
+            was_blocked: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             ambiguity: OnceLock::new(),
             upgraded: AtomicBool::new(false),
@@ -61,7 +68,9 @@ impl Activity {
     /// of its response's body.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.in_header.store(false, Ordering::Relaxed);
+        if self.reads_begin_header {
+            self.in_header.store(false, Ordering::Relaxed);
+        }
         InFlight(Arc::clone(self))
     }
 
@@ -77,19 +86,31 @@ impl Activity {
 
     /// When this connection has to end if nothing changes.
     pub fn deadline(&self, limits: &ListenerLimits) -> Option<Instant> {
-        let blocked = self.blocked.load(Ordering::Relaxed);
-        if blocked != 0 {
-            return self.after(blocked, limits.idle_timeout);
-        }
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
-            return None;
-        }
-        let limit = if self.in_header.load(Ordering::Relaxed) {
-            limits.header_timeout
+        let since = self.since.load(Ordering::Relaxed);
+        let resting = if self.in_header.load(Ordering::Relaxed) {
+            // Over HTTP/2 with other requests in flight: they have to end with it.
+            self.after(since, limits.header_timeout)
+        } else if self.in_flight.load(Ordering::Relaxed) > 0 {
+            None
         } else {
-            limits.idle_timeout
+            self.after(since, limits.idle_timeout)
         };
-        self.after(self.since.load(Ordering::Relaxed), limit)
+        match self.blocked.load(Ordering::Relaxed) {
+            0 => resting,
+            blocked => {
+                let patience = self.patience(limits).min(limits.idle_timeout);
+                let taking = self.after(blocked, patience);
+                let header = resting.filter(|_| self.in_header.load(Ordering::Relaxed));
+                taking.into_iter().chain(header).min()
+            }
+        }
+    }
+
+    /// For how long the client may take nothing now.
+    fn patience(&self, limits: &ListenerLimits) -> Duration {
+        let pace = Pace { rate: limits.min_data_rate, grace: limits.data_rate_grace };
+        let blocked = Duration::from_millis(self.was_blocked.load(Ordering::Relaxed));
+        pace.left(self.taken.load(Ordering::Relaxed), blocked)
     }
 
     fn after(&self, millis: u64, limit: Duration) -> Option<Instant> {
@@ -113,10 +134,37 @@ impl Activity {
         }
     }
 
-    fn wrote<T>(&self, result: &Poll<T>) {
-        let blocked = self.blocked.load(Ordering::Relaxed) != 0;
-        if result.is_pending() != blocked {
-            self.blocked.store(if blocked { 0 } else { self.now() }, Ordering::Relaxed);
+    /// Over HTTP/2: a header has begun, or goes on, or has ended.
+    fn read_frames(&self, (open, ended): (bool, bool)) {
+        if open && (ended || !self.in_header.load(Ordering::Relaxed)) {
+            self.since.store(self.now(), Ordering::Relaxed);
+        }
+        self.in_header.store(open, Ordering::Relaxed);
+    }
+
+    fn wrote(&self, result: &Poll<std::io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = result {
+            // One thread: no other addition can come in between.
+            let taken = self.taken.load(Ordering::Relaxed);
+            let bytes = u64::try_from(*bytes).unwrap_or(u64::MAX);
+            self.taken.store(taken.saturating_add(bytes), Ordering::Relaxed);
+        }
+        self.flushed(result);
+    }
+
+    fn flushed<T>(&self, result: &Poll<T>) {
+        let blocked = self.blocked.load(Ordering::Relaxed);
+        if result.is_pending() == (blocked != 0) {
+            return;
+        }
+        let now = self.now();
+        if blocked == 0 {
+            self.blocked.store(now, Ordering::Relaxed);
+        } else {
+            let before = self.was_blocked.load(Ordering::Relaxed);
+            let now = before.saturating_add(now.saturating_sub(blocked));
+            self.was_blocked.store(now, Ordering::Relaxed);
+            self.blocked.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -160,13 +208,16 @@ pub struct Observed<T> {
     observer: Option<Observer>,
     /// HTTP/2 only.
     frames: Option<Frames>,
+    /// HTTP/2 only.
+    blocks: Option<HeaderBlocks>,
 }
 
 impl<T> Observed<T> {
     pub fn new(inner: T, activity: Arc<Activity>) -> Self {
         let observer = activity.reads_begin_header.then(Observer::default);
         let frames = (!activity.reads_begin_header).then(Frames::default);
-        Self { inner, activity, observer, frames }
+        let blocks = (!activity.reads_begin_header).then(HeaderBlocks::default);
+        Self { inner, activity, observer, frames, blocks }
     }
 
     fn observe(&mut self, bytes: &[u8]) {
@@ -175,6 +226,12 @@ impl<T> Observed<T> {
             && frames.observe(bytes, || self.activity.now())
         {
             self.activity.flooded.store(true, Ordering::Relaxed);
+        }
+        if let Some(blocks) = &mut self.blocks {
+            let seen = blocks.observe(bytes);
+            if seen != (false, false) || self.activity.in_header.load(Ordering::Relaxed) {
+                self.activity.read_frames(seen);
+            }
         }
         let Some(observer) = &mut self.observer else { return };
         if self.activity.upgraded.load(Ordering::Relaxed) {
@@ -231,7 +288,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let result = Pin::new(&mut self.inner).poll_flush(cx);
-        self.activity.wrote(&result);
+        self.activity.flushed(&result);
         result
     }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::activity::InFlight;
 use super::hold::Hold;
+use super::pace::Pace;
 use super::streamed::{Guarded, Streamed};
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::headers;
@@ -27,6 +28,8 @@ pub enum Fault {
     TooLarge,
     #[error("the request body stopped coming")]
     Stalled,
+    #[error("the request body came too slowly")]
+    Slow,
     #[error("cut: {0}")]
     Cut(CutReason),
 }
@@ -59,6 +62,12 @@ impl<B> Limited<B> {
     /// `limit` in bytes; `idle` is how long may pass without one.
     pub fn new(inner: B, limit: u64, idle: Duration, fate: Fate) -> Self {
         Self { inner, left: limit, patience: Patience::new(idle), fate, hold: None }
+    }
+
+    /// Holds whoever sends it to a pace.
+    pub fn paced(mut self, pace: Pace) -> Self {
+        self.patience.pace = pace;
+        self
     }
 
     /// Holds the body to what permitted it.
@@ -99,14 +108,15 @@ where
             if let Poll::Ready(reason) = self.poll_age(cx) {
                 return self.fail(Fault::Cut(reason));
             }
-            ready!(self.patience.poll_spent(cx));
-            return self.fail(Fault::Stalled);
+            let fault = ready!(self.patience.poll_spent(cx));
+            return self.fail(fault);
         };
         self.patience.renew();
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(Into::into)?;
         if let Some(data) = frame.data_ref() {
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            self.patience.bytes = self.patience.bytes.saturating_add(length);
             let Some(left) = self.left.checked_sub(length) else {
                 return self.fail(Fault::TooLarge);
             };
@@ -139,26 +149,35 @@ fn without_foreign_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
 #[derive(Debug)]
 struct Patience {
     limit: Duration,
+    pace: Pace,
+    bytes: u64,
+    /// In all, before the wait that began at `since`.
+    waited: Duration,
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patience {
     fn new(limit: Duration) -> Self {
-        Self { limit, since: None, timer: None }
+        let (pace, waited) = (Pace::ANY, Duration::ZERO);
+        Self { limit, pace, bytes: 0, waited, since: None, timer: None }
     }
 
     fn renew(&mut self) {
-        self.since = None;
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
     }
 
-    fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = *self.since.get_or_insert_with(Instant::now) + self.limit;
+    fn poll_spent(&mut self, cx: &mut Context<'_>) -> Poll<Fault> {
+        let left = self.pace.left(self.bytes, self.waited);
+        let deadline = *self.since.get_or_insert_with(Instant::now) + self.limit.min(left);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         loop {
             ready!(timer.as_mut().poll(cx));
             if deadline <= timer.deadline() {
-                return Poll::Ready(());
+                let fault = if left < self.limit { Fault::Slow } else { Fault::Stalled };
+                return Poll::Ready(fault);
             }
             timer.as_mut().reset(deadline);
         }
@@ -211,14 +230,15 @@ impl ResponseBody {
         Self(Source::Http1(Box::new(Streamed::new(body, exchange, in_flight))))
     }
 
-    /// `idle` is how long the client may take nothing of it.
+    /// `idle` is how long the client may take nothing of it, `pace` how slowly it may take it.
     pub fn http2(
         body: UpstreamBody,
         exchange: Box<Exchange<Authorized>>,
         in_flight: InFlight,
         idle: Duration,
+        pace: Pace,
     ) -> Self {
-        Self(Source::Http2(Guarded::new(body, exchange, in_flight, idle)))
+        Self(Source::Http2(Guarded::new(body, exchange, in_flight, idle, pace)))
     }
 }
 
@@ -281,6 +301,10 @@ mod tests {
             max_header_bytes: 8192,
             max_headers: 100,
             max_connections: 1,
+            max_connections_per_address: 10,
+            max_handshakes: 10,
+            min_data_rate: 240,
+            data_rate_grace: Duration::from_secs(20),
         };
         for (is_http1, keeps) in [(true, true), (false, false)] {
             let activity = Activity::new(is_http1);
@@ -324,6 +348,40 @@ mod tests {
         assert!(body.frame().await.unwrap().is_err());
         assert_eq!(begun.elapsed().as_secs(), 75);
         assert_eq!(fate.fault(), Some(Fault::Stalled));
+    }
+
+    /// What becomes of a body of which so many bytes come every second, and after how many.
+    async fn fate_of(rate: usize, seconds: u64) -> (Option<Fault>, u64) {
+        let drip = futures_util::stream::unfold(0, |sent| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (sent < seconds)
+                .then(|| (Ok::<_, BoxError>(Frame::data(vec![0; rate].into())), sent + 1))
+        });
+        let (fate, begun) = (Fate::default(), Instant::now());
+        let pace = Pace { rate: 240, grace: Duration::from_secs(20) };
+        let body = http_body_util::StreamBody::new(Box::pin(drip));
+        let body = Limited::new(body, 1 << 20, IDLE, fate.clone()).paced(pace);
+        let _ = body.collect().await;
+        (fate.fault(), begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_only_drips_fails_when_its_grace_is_used_up() {
+        assert_eq!(fate_of(1, 1000).await, (Some(Fault::Slow), 20));
+        assert_eq!(fate_of(120, 1000).await, (Some(Fault::Slow), 39));
+        assert_eq!(fate_of(240, 1000).await, (None, 1001));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_upstream_takes_its_time_over_is_not_the_clients_fault() {
+        let pace = Pace { rate: 240, grace: Duration::from_secs(20) };
+        let fate = Fate::default();
+        let body = Full::new(Bytes::from_static(b"x"));
+        let mut body = Limited::new(body, 100, IDLE, fate.clone()).paced(pace);
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert!(body.frame().await.unwrap().is_ok());
+        assert!(body.frame().await.is_none());
+        assert_eq!(fate.fault(), None);
     }
 
     #[tokio::test]

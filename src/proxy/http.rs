@@ -23,7 +23,9 @@ use super::activity::InFlight;
 use super::body::{Fate, Fault, Limited, ResponseBody};
 use super::hold::LIVE_AFTER;
 use super::leave::Leave;
+use super::pace::Pace;
 use super::websocket::{self, Ending, Rights};
+use crate::config::model::UpstreamProtocol;
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::gate::Outcome;
@@ -40,12 +42,24 @@ pub struct Context {
     pub max_headers: usize,
     /// How long a client may send nothing of a body, or take nothing of an answer.
     pub idle_timeout: Duration,
+    /// How slowly it may do either.
+    pub pace: Pace,
     /// Holds WebSockets, which outlive the HTTP connection they came from.
     pub streams: TaskTracker,
     pub stop: CancellationToken,
     pub leave: Arc<Leave>,
-    /// Keeps the client's place among the listener's connections.
-    pub _place: super::accept::Place,
+    /// Keeps the client's place among the listener's connections, and among its address's.
+    pub _place: (super::accept::Place, Option<super::seats::Seat>),
+}
+
+impl Context {
+    /// A gRPC stream may be quiet: what it carries is a conversation.
+    fn pace(&self, exchange: &Exchange<Authorized>) -> Pace {
+        match exchange.route().config.upstream.protocol {
+            UpstreamProtocol::Http1 => self.pace,
+            UpstreamProtocol::Http2 => Pace::ANY,
+        }
+    }
 }
 
 /// Serves one request.
@@ -123,7 +137,8 @@ async fn respond(
     let fate = Fate::default();
     let idle = context.idle_timeout.min(exchange.route().config.upstream.idle_timeout);
     let empty = body.is_end_stream();
-    let mut body = Limited::new(body, exchange.max_body_bytes(), idle, fate.clone());
+    let pace = context.pace(&exchange);
+    let mut body = Limited::new(body, exchange.max_body_bytes(), idle, fate.clone()).paced(pace);
     if !empty {
         body = body.held(exchange.holding());
     }
@@ -144,8 +159,10 @@ async fn respond(
         (Err(_), Some(Fault::TooLarge)) => {
             exchange.refused(&Refusal::TooLarge { limit: exchange.max_body_bytes() })
         }
-        (Err(_), Some(Fault::Stalled)) => {
-            let mut response = exchange.refused(&Refusal::Stalled);
+        (Err(_), Some(fault @ (Fault::Stalled | Fault::Slow))) => {
+            let slow = fault == Fault::Slow;
+            let refusal = if slow { Refusal::TooSlow } else { Refusal::Stalled };
+            let mut response = exchange.refused(&refusal);
             if !is_http2 {
                 // RFC 9110, section 15.5.9.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -184,7 +201,10 @@ async fn streamed(
     let whole = poll_fn(|cx| Poll::Ready(body.whole(AT_ONCE, cx))).await;
     let body = match whole {
         Some(whole) => ResponseBody::own(whole, in_flight),
-        None if is_http2 => ResponseBody::http2(body, exchange, in_flight, context.idle_timeout),
+        None if is_http2 => {
+            let pace = context.pace(&exchange);
+            ResponseBody::http2(body, exchange, in_flight, context.idle_timeout, pace)
+        }
         None => ResponseBody::http1(body, exchange, in_flight),
     };
     Response::from_parts(head, body)

@@ -1,6 +1,9 @@
 //! Adapters from sockets to the pipeline.
 //!
-//! `sockets` says where listening sockets come from, `serve` starts the workers on them `leave` says how they end and `pulse` whether they live; `accept` takes connections, `connection` speaks HTTP/1.1 or HTTP/2
+//! `sockets` says where listening sockets come from, `serve` starts the workers on them, `leave`
+//! says how they end and `pulse` whether they live; `accept` takes connections, `entry` says whose
+//! they are and which may begin (`proxy_protocol`, `seats`, `handshakes`), `connection` speaks
+//! HTTP/1.1 or HTTP/2
 //! on one of them within its limits (`activity`) while `head` looks for what reads in two ways, `http` carries each request through the
 //! pipeline to an upstream and the answer back (`body`, `streamed`), `websocket` holds an upgraded connection
 //! (`frames`). `redirect` is all that the plain listener does.
@@ -9,14 +12,20 @@ pub mod accept;
 pub mod activity;
 pub mod body;
 pub mod connection;
+pub mod entry;
 mod flood;
 pub mod frames;
+pub mod handshakes;
 pub mod head;
+pub mod header_blocks;
 pub mod hold;
 mod http;
 pub mod leave;
+pub mod pace;
+pub mod proxy_protocol;
 pub mod pulse;
 pub mod redirect;
+pub mod seats;
 pub mod serve;
 pub mod sockets;
 pub mod streamed;

@@ -14,6 +14,7 @@ use super::activity::InFlight;
 use crate::domain::canonical::{Authority, CanonicalRequest, Host};
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::refusal::Refusal;
+use crate::pipeline::source;
 
 /// 308 (RFC 9110, section 15.4.9) to the same target, 400 where it is ambiguous, 421 where the
 /// host is none of ours; the refusals go through the gate. `port` is the public one of the TLS
@@ -27,6 +28,9 @@ pub async fn answer<B>(
     let (head, _) = request.into_parts();
     let target = match in_flight.ambiguity() {
         Some(ambiguity) => Err(Refusal::Malformed(ambiguity.text())),
+        None if !connection.rules.allows(source::client(connection, &head.headers)) => {
+            Err(Refusal::Source)
+        }
         None => {
             let snapshot = connection.gate.snapshot.load();
             location(&head, port, |host| snapshot.routes.knows_host(host))

@@ -12,24 +12,29 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::accept::{self, Place, Places};
+use super::accept::{self, Place, Places, Room};
 use super::activity::Activity;
 use super::connection::{self, End, Protocol};
+use super::entry::{self, Entry, Refused};
+use super::handshakes::Handshakes;
 use super::http::{self, Context};
 use super::leave::Leave;
+use super::pace::Pace;
 use super::pulse::{Heart, Pulse, pulse};
 use super::redirect;
+use super::seats::{Seat, Seats};
 use super::sockets::Open;
 use crate::config::model;
 use crate::domain::canonical::Host;
-use crate::domain::connection::{ClientAddr, Connection, PeerAddr};
+use crate::domain::connection::{Connection, PeerAddr, SourceAddr, SourceRules};
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::pressure::Level;
-use crate::tls::{Acceptor, Alpn};
+use crate::tls::{Acceptor, Alpn, Turns};
 
 /// What is done with the connections of a listener.
 #[derive(Clone, Debug)]
@@ -45,6 +50,8 @@ pub enum Role {
 pub struct Listener {
     pub name: Arc<str>,
     pub address: SocketAddr,
+    pub proxy_protocol: Option<model::ProxyProtocol>,
+    pub source: Arc<SourceRules>,
     pub limits: model::ListenerLimits,
     pub role: Role,
 }
@@ -61,11 +68,21 @@ pub struct Workers {
     pulses: Vec<Pulse>,
 }
 
+/// A connection that may begin.
+struct Arrived {
+    stream: TcpStream,
+    peer: SocketAddr,
+    source: SourceAddr,
+    begun: Instant,
+}
+
 /// A listener as a worker sees it.
 #[derive(Debug)]
 struct Door {
     listener: Listener,
     places: Places,
+    seats: Arc<Seats>,
+    handshakes: Handshakes,
     port: u16,
 }
 
@@ -73,13 +90,15 @@ impl Door {
     fn connection(
         &self,
         peer: SocketAddr,
+        source: SourceAddr,
         server_name: Option<Host>,
         client_certificate: Option<Arc<[u8]>>,
     ) -> Connection {
         Connection {
             listener: Arc::clone(&self.listener.name),
             peer: PeerAddr(peer),
-            client: ClientAddr(peer.ip().to_canonical()),
+            source,
+            rules: Arc::clone(&self.listener.source),
             local_port: self.port,
             server_name,
             client_certificate,
@@ -88,25 +107,38 @@ impl Door {
 }
 
 impl Workers {
-    /// Starts `count` workers on listeners that are open already.
+    /// Starts `count` workers on listeners that are open already. On all listeners together they
+    /// take no more than `room` connections.
     ///
     /// # Errors
     /// A thread can't be started. Nothing is left running then.
-    pub fn start(gate: &Arc<Gate>, listeners: Vec<Open>, count: usize) -> io::Result<Self> {
+    pub fn start(
+        gate: &Arc<Gate>,
+        listeners: Vec<Open>,
+        count: usize,
+        room: usize,
+    ) -> io::Result<Self> {
+        let room = Room::new(room);
         let count = count.max(1);
         let mut bound = Vec::new();
         let mut shares: Vec<Vec<(Arc<Door>, std::net::TcpListener)>> = Vec::new();
         shares.resize_with(count, Vec::new);
         for open in listeners {
-            let name = Arc::clone(&open.listener.name);
+            let Open { listener, address, shares: sockets, .. } = open;
+            let name = Arc::clone(&listener.name);
             let gauge = gate.metrics.connections(&name);
-            let places = Places::new(open.listener.limits.max_connections, gauge);
-            let door =
-                Arc::new(Door { listener: open.listener, places, port: open.address.port() });
-            for (share, sockets) in shares.iter_mut().zip(open.shares) {
+            let places = Places::new(listener.limits.max_connections, &room, gauge);
+            let door = Arc::new(Door {
+                places,
+                seats: Seats::new(listener.limits.max_connections_per_address),
+                handshakes: Handshakes::new(listener.limits.max_handshakes),
+                port: address.port(),
+                listener,
+            });
+            for (share, sockets) in shares.iter_mut().zip(sockets) {
                 share.extend(sockets.into_iter().map(|socket| (Arc::clone(&door), socket)));
             }
-            bound.push((name, open.address));
+            bound.push((name, address));
         }
         let stop = CancellationToken::new();
         let leave = Arc::new(Leave::new(&stop));
@@ -141,6 +173,7 @@ impl Workers {
             stop: self.stop.clone(),
             leave: Arc::clone(&self.leave),
             streams: TaskTracker::new(),
+            turns: Turns::default(),
         };
         let (pulse, heart) = pulse();
         let drop_all = self.drop_all.clone();
@@ -221,6 +254,8 @@ struct Worker {
     stop: CancellationToken,
     leave: Arc<Leave>,
     streams: TaskTracker,
+    /// Of the handshakes on all its listeners.
+    turns: Turns,
 }
 
 impl Worker {
@@ -245,7 +280,9 @@ impl Worker {
                 return;
             }
         };
-        accept::accept(&listener, &door.places, self.leave.farewell(), |stream, peer, place| {
+        let refused = |refused: &Refused| self.refused(&door, refused);
+        let stop = self.leave.farewell();
+        accept::accept(&listener, &door.places, stop, refused, |stream, peer, place| {
             if self.gate.pressure.level() == Level::Critical {
                 tracing::debug!(%peer, "refused a connection: memory is short");
                 return;
@@ -256,16 +293,32 @@ impl Worker {
         .await;
     }
 
+    fn refused(&self, door: &Door, refused: &Refused) {
+        self.gate.metrics.connection_refused(&door.listener.name, refused.reason());
+    }
+
     async fn connection(
         self: Arc<Self>,
         door: &Door,
-        stream: TcpStream,
+        mut stream: TcpStream,
         peer: SocketAddr,
         place: Place,
     ) {
+        let begun = Instant::now();
+        let Some(Entry { source, seat }) = self.enter(door, &mut stream, peer).await else {
+            return;
+        };
         let end = match &door.listener.role {
-            Role::Tls(acceptor) => self.tls(door, acceptor, stream, peer, place).await,
-            Role::RedirectToHttps { port } => self.plain(door, *port, stream, peer).await,
+            Role::Tls(acceptor) => {
+                let arrived = Arrived { stream, peer, source, begun };
+                self.tls(door, acceptor, arrived, (place, seat)).await
+            }
+            Role::RedirectToHttps { port } => {
+                let connection = door.connection(peer, source, None, None);
+                let end = self.plain(door, *port, stream, connection).await;
+                drop((place, seat));
+                end
+            }
         };
         match end {
             Some(End::Failed(error)) => {
@@ -276,19 +329,48 @@ impl Worker {
         }
     }
 
+    /// Settles whose connection it is and whether it may begin. `None`: it may not, which is
+    /// counted, or the worker stops.
+    async fn enter(&self, door: &Door, stream: &mut TcpStream, peer: SocketAddr) -> Option<Entry> {
+        let Listener { proxy_protocol, source, limits, .. } = &door.listener;
+        let entering = entry::enter(stream, peer, proxy_protocol.as_ref(), source, &door.seats);
+        let entered = tokio::select! {
+            // Only a header has to be waited for.
+            biased;
+            entered = entering => entered,
+            () = self.stop.cancelled() => return None,
+            () = tokio::time::sleep(limits.handshake_timeout) => {
+                Err(Refused::NoProxyHeader(io::ErrorKind::TimedOut.into()))
+            }
+        };
+        entered
+            .inspect_err(|refused| {
+                self.refused(door, refused);
+                tracing::debug!(%peer, reason = %refused, "refused a connection");
+            })
+            .ok()
+    }
+
     async fn tls(
         &self,
         door: &Door,
         acceptor: &Acceptor,
-        stream: TcpStream,
-        peer: SocketAddr,
-        place: Place,
+        arrived: Arrived,
+        place: (Place, Option<Seat>),
     ) -> Option<End> {
+        let Arrived { stream, peer, source, begun } = arrived;
         let limits = &door.listener.limits;
+        let left = limits.handshake_timeout.saturating_sub(begun.elapsed());
+        let handshake = door.handshakes.begin();
         let accepted = tokio::select! {
-            accepted = acceptor.accept(stream, limits.handshake_timeout) => accepted,
+            accepted = acceptor.accept(stream, left, &self.turns) => accepted,
+            () = handshake.given_up() => {
+                self.refused(door, &Refused::Handshake);
+                return None;
+            }
             () = self.stop.cancelled() => return None,
         };
+        drop(handshake);
         let (stream, facts) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -303,12 +385,13 @@ impl Worker {
             Alpn::Http1 => Protocol::Http1,
             Alpn::Http2 => Protocol::Http2,
         };
-        let connection = door.connection(peer, facts.server_name, facts.client_certificate);
+        let connection = door.connection(peer, source, facts.server_name, facts.client_certificate);
         let context = Arc::new(Context {
             connection: ClientConnection::new(Arc::clone(&self.gate), connection),
             worker: self.index,
             max_headers: limits.max_headers,
             idle_timeout: limits.idle_timeout,
+            pace: Pace { rate: limits.min_data_rate, grace: limits.data_rate_grace },
             streams: self.streams.clone(),
             stop: self.stop.clone(),
             leave: Arc::clone(&self.leave),
@@ -338,13 +421,12 @@ impl Worker {
         door: &Door,
         port: u16,
         stream: TcpStream,
-        peer: SocketAddr,
+        connection: Connection,
     ) -> Option<End> {
         let limits = &door.listener.limits;
         let activity = Activity::new(true);
         let requests = Arc::clone(&activity);
-        let facts = door.connection(peer, None, None);
-        let connection = ClientConnection::new(Arc::clone(&self.gate), facts);
+        let connection = ClientConnection::new(Arc::clone(&self.gate), connection);
         let leave = Arc::clone(&self.leave);
         let service = service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
             let (connection, leave) = (Arc::clone(&connection), Arc::clone(&leave));

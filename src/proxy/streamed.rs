@@ -23,8 +23,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::activity::InFlight;
 use super::body::ResponseError;
 use super::hold::{Hold, LIVE_AFTER};
+use super::pace::Pace;
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::upstream::UpstreamBody;
+
+/// Between two looks at an answer while the upstream is waited for, at least.
+const MOMENT: Duration = Duration::from_secs(1);
 
 type Polled = Poll<Option<Result<Frame<Bytes>, ResponseError>>>;
 
@@ -92,7 +96,24 @@ struct Shared {
     flow: Flow,
     /// Since when it is the client's turn; `None` while the upstream is waited for.
     offered: Option<Instant>,
+    /// For how long it was before that, and of how many bytes.
+    waited: Duration,
+    bytes: u64,
     waker: Option<Waker>,
+}
+
+impl Shared {
+    /// The client, or a buffer on its way there, has taken what it was offered.
+    fn asked(&mut self, now: Instant) {
+        if let Some(offered) = self.offered {
+            self.waited += now.saturating_duration_since(offered);
+        }
+    }
+
+    fn offered(&mut self, now: Instant, bytes: usize) {
+        self.bytes += u64::try_from(bytes).unwrap_or_default();
+        self.offered = Some(now);
+    }
 }
 
 #[expect(
@@ -110,24 +131,29 @@ enum Flow {
 }
 
 impl Guarded {
-    /// `idle` is how long the client may take nothing.
+    /// `idle` is how long the client may take nothing, `pace` how slowly it may take all of it.
     pub fn new(
         body: UpstreamBody,
         exchange: Box<Exchange<Authorized>>,
         in_flight: InFlight,
         idle: Duration,
+        pace: Pace,
     ) -> Self {
         let shared = Arc::new(Mutex::new(Shared {
             flow: Flow::Open { body, _in_flight: in_flight },
             offered: Some(Instant::now()),
+            waited: Duration::ZERO,
+            bytes: 0,
             waker: None,
         }));
-        let guard = tokio::spawn(guard(Arc::clone(&shared), exchange, idle));
+        let guard = tokio::spawn(guard(Arc::clone(&shared), exchange, idle, pace));
         Self { shared, _guard: AbortOnDropHandle::new(guard) }
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
         let mut shared = self.shared.lock();
+        let now = Instant::now();
+        shared.asked(now);
         let frame = match &mut shared.flow {
             Flow::Open { body, .. } => Pin::new(body).poll_frame(cx).map_err(ResponseError::from),
             Flow::Ended(error) => return Poll::Ready(error.take().map(Err)),
@@ -136,7 +162,11 @@ impl Guarded {
             shared.offered = None;
             shared.waker = Some(cx.waker().clone());
         } else {
-            shared.offered = Some(Instant::now());
+            let data = match &frame {
+                Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
+                _ => 0,
+            };
+            shared.offered(now, data);
         }
         frame
     }
@@ -156,13 +186,18 @@ impl Guarded {
     }
 }
 
-async fn guard(shared: Arc<Mutex<Shared>>, exchange: Box<Exchange<Authorized>>, idle: Duration) {
+async fn guard(
+    shared: Arc<Mutex<Shared>>,
+    exchange: Box<Exchange<Authorized>>,
+    idle: Duration,
+    pace: Pace,
+) {
     tokio::time::sleep(LIVE_AFTER).await;
     let watch = exchange.watch();
     drop(exchange);
     let error = tokio::select! {
         reason = watch.cut() => ResponseError::Cut(reason),
-        () = not_taken(&shared, idle) => ResponseError::NotTaken,
+        () = not_taken(&shared, idle, pace) => ResponseError::NotTaken,
     };
     let waker = {
         let mut shared = shared.lock();
@@ -174,12 +209,68 @@ async fn guard(shared: Arc<Mutex<Shared>>, exchange: Box<Exchange<Authorized>>, 
     }
 }
 
-async fn not_taken(shared: &Mutex<Shared>, idle: Duration) {
+async fn not_taken(shared: &Mutex<Shared>, idle: Duration, pace: Pace) {
     loop {
-        let deadline = shared.lock().offered.unwrap_or_else(Instant::now) + idle;
+        let deadline = {
+            let shared = shared.lock();
+            let patience = idle.min(pace.left(shared.bytes, shared.waited));
+            match shared.offered {
+                Some(offered) => offered + patience,
+                // It is the upstream's turn; once it is the client's, that much is left at least.
+                None => Instant::now() + patience.max(MOMENT),
+            }
+        };
         if deadline <= Instant::now() {
             return;
         }
         tokio::time::sleep_until(deadline).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many seconds an answer is given up of which so many bytes are taken each second;
+    /// none where nobody ever asks for the first. `None`: not within a quarter of an hour.
+    async fn given_up_after(step: Option<usize>, upstream: Duration) -> Option<u64> {
+        let begun = Instant::now();
+        let shared = Mutex::new(Shared {
+            flow: Flow::Ended(None),
+            offered: Some(begun),
+            waited: Duration::ZERO,
+            bytes: 0,
+            waker: None,
+        });
+        let taking = async {
+            let Some(step) = step else { return std::future::pending().await };
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                shared.lock().asked(Instant::now());
+                if upstream > Duration::ZERO {
+                    shared.lock().offered = None;
+                    tokio::time::sleep(upstream).await;
+                }
+                shared.lock().offered(Instant::now(), step);
+            }
+        };
+        let pace = Pace { rate: 240, grace: Duration::from_secs(20) };
+        let given_up = not_taken(&shared, Duration::from_secs(75), pace);
+        tokio::select! {
+            () = given_up => Some(begun.elapsed().as_secs()),
+            () = taking => None,
+            () = tokio::time::sleep(Duration::from_secs(900)) => None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_in_drips_or_not_at_all_is_given_up() {
+        let now = Duration::ZERO;
+        assert_eq!(given_up_after(None, now).await, Some(20));
+        assert_eq!(given_up_after(Some(120), now).await, Some(39));
+        assert_eq!(given_up_after(Some(240), now).await, None);
+        // Ten seconds of each eleven it is the upstream's turn.
+        let slow = given_up_after(Some(12), Duration::from_secs(10)).await;
+        assert!(slow.is_some_and(|seconds| (210..=235).contains(&seconds)), "{slow:?}");
     }
 }

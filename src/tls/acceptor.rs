@@ -1,7 +1,10 @@
 //! From a TCP connection to a TLS one, within a deadline.
 
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -9,8 +12,9 @@ use rustls::server::Acceptor as HelloReader;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::certificates::Certificates;
 use super::server::ServerTls;
@@ -86,6 +90,21 @@ impl TlsError {
     }
 }
 
+/// Handshakes whose cryptography is done before other tasks of a worker have their turn: about a
+/// millisecond's worth. Without it the answers of everybody who is connected already would wait
+/// for all the handshakes that arrived at once.
+const AT_ONCE: usize = 4;
+
+/// Whose turn it is among the handshakes of one worker.
+#[derive(Debug)]
+pub struct Turns(pub(super) Semaphore);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Semaphore::new(AT_ONCE))
+    }
+}
+
 /// Accepts TLS connections with what was last swapped in.
 #[derive(Debug)]
 pub struct Acceptor {
@@ -136,9 +155,10 @@ impl Acceptor {
         &self,
         stream: TcpStream,
         deadline: Duration,
+        turns: &Turns,
     ) -> Result<(TlsStream<TcpStream>, TlsFacts), TlsError> {
         let active = self.active.load_full();
-        match tokio::time::timeout(deadline, handshake(&active, stream)).await {
+        match tokio::time::timeout(deadline, handshake(&active, stream, turns)).await {
             Ok(result) => result,
             Err(_) => Err(TlsError::Timeout),
         }
@@ -148,6 +168,7 @@ impl Acceptor {
 async fn handshake(
     active: &Active,
     stream: TcpStream,
+    turns: &Turns,
 ) -> Result<(TlsStream<TcpStream>, TlsFacts), TlsError> {
     let mut start =
         LazyConfigAcceptor::new(HelloReader::default(), stream).await.map_err(TlsError::from_io)?;
@@ -162,8 +183,7 @@ async fn handshake(
             return Err(TlsError::UnknownName);
         }
     };
-    let mut stream =
-        start.into_stream(Arc::clone(&active.config)).await.map_err(TlsError::from_io)?;
+    let mut stream = answer(active, start, turns).await.map_err(TlsError::from_io)?;
 
     let (_, connection) = stream.get_ref();
     let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -189,6 +209,26 @@ async fn handshake(
         return Err(TlsError::ClientCertificate("it expired since the session began".into()));
     }
     Ok((stream, TlsFacts { server_name, alpn, client_certificate, version, resumed }))
+}
+
+/// Answers the client's hello when it is its turn, and completes the handshake.
+async fn answer(
+    active: &Active,
+    start: StartHandshake<TcpStream>,
+    turns: &Turns,
+) -> io::Result<TlsStream<TcpStream>> {
+    // An error would say that nobody gives turns any more, which does not happen.
+    let turn = turns.0.acquire().await.ok();
+    // Key exchange and signature: nearly all that a handshake costs.
+    let mut handshake = start.into_stream(Arc::clone(&active.config));
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await;
+    // Whatever else is ready goes before the next one's.
+    tokio::task::yield_now().await;
+    drop(turn);
+    match first {
+        Poll::Ready(stream) => stream,
+        Poll::Pending => handshake.await,
+    }
 }
 
 fn is_current(certificate: &[u8]) -> bool {

@@ -14,7 +14,7 @@ mod acceptor;
 mod certificates;
 mod server;
 
-pub use acceptor::{Acceptor, Alpn, TlsError, TlsFacts};
+pub use acceptor::{Acceptor, Alpn, TlsError, TlsFacts, Turns};
 pub use server::ServerTls;
 
 /// Makes aws-lc-rs the crypto provider of the process. First thing in `main`; a second call does

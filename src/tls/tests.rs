@@ -63,7 +63,7 @@ async fn shake(acceptor: &Acceptor, config: &Arc<ClientConfig>, name: &str) -> S
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let server = async {
         let (stream, _) = socket.accept().await.unwrap();
-        let (mut stream, facts) = acceptor.accept(stream, PATIENCE).await?;
+        let (mut stream, facts) = acceptor.accept(stream, PATIENCE, &Turns::default()).await?;
         // The byte after the handshake brings the tickets to the client.
         let _ = stream.write_all(b"!").await;
         let _ = stream.shutdown().await;
@@ -165,7 +165,7 @@ async fn the_server_name_is_read_from_a_hello_that_comes_byte_by_byte() {
     };
     let accept = async {
         let (stream, _) = socket.accept().await.unwrap();
-        acceptor.accept(stream, PATIENCE).await
+        acceptor.accept(stream, PATIENCE, &Turns::default()).await
     };
     let (_, result) = tokio::join!(send, accept);
     // The client hung up in the middle, after the server had found its certificate.
@@ -180,8 +180,35 @@ async fn a_handshake_that_trickles_ends_at_its_deadline() {
     let mut client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     client.write_all(&[22, 3]).await.unwrap();
     let (stream, _) = socket.accept().await.unwrap();
-    let result = acceptor.accept(stream, Duration::from_millis(50)).await;
+    let result = acceptor.accept(stream, Duration::from_millis(50), &Turns::default()).await;
     assert!(matches!(result, Err(TlsError::Timeout)));
+}
+
+#[tokio::test]
+async fn a_handshake_waits_for_its_turn_and_gives_it_back() {
+    let ca = TestCa::new();
+    let acceptor = Acceptor::new(load(vec![ca.issue("one", &["a.example"])], None));
+    let turns = Turns::default();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    for is_taken in [true, false, false] {
+        let all = if is_taken { 4 } else { 0 };
+        let taken = turns.0.acquire_many(all).await.unwrap();
+        let client = async {
+            let name = ServerName::try_from("a.example").unwrap();
+            let stream = TcpStream::connect(address).await.unwrap();
+            TlsConnector::from(client(&ca, None)).connect(name, stream).await
+        };
+        let server = async {
+            let (stream, _) = socket.accept().await.unwrap();
+            let patience = if is_taken { Duration::from_millis(100) } else { PATIENCE };
+            acceptor.accept(stream, patience, &turns).await
+        };
+        let (server, _) = tokio::join!(server, client);
+        assert_eq!(matches!(server, Err(TlsError::Timeout)), is_taken, "{server:?}");
+        drop(taken);
+        assert_eq!(turns.0.available_permits(), 4);
+    }
 }
 
 #[tokio::test]
@@ -192,7 +219,7 @@ async fn what_is_not_tls_is_refused() {
     let mut client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
     let (stream, _) = socket.accept().await.unwrap();
-    let error = acceptor.accept(stream, PATIENCE).await.unwrap_err();
+    let error = acceptor.accept(stream, PATIENCE, &Turns::default()).await.unwrap_err();
     assert_eq!(error.kind(), "protocol");
 }
 

@@ -55,6 +55,7 @@ fn route(upstream: Upstream) -> Arc<Route> {
         host: Host::parse("public.example").unwrap(),
         path: "/".into(),
         application: Arc::new(application),
+        allow_from: None,
         tenant: None,
         upstream,
         max_body_bytes: 1024 * 1024,

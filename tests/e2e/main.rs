@@ -18,6 +18,7 @@ mod bounds;
 mod bypass;
 mod commands;
 mod docs;
+mod edge;
 mod faults;
 mod floods;
 mod framing;

@@ -1,16 +1,18 @@
 //! `listeners` and `admin`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::model::{
-    Admin, Listener, ListenerLimits, ListenerRole, ListenerTls, TlsVersion,
+    Admin, Listener, ListenerLimits, ListenerRole, ListenerTls, ProxyProtocol, TlsVersion,
 };
 use crate::config::yaml::{Cursor, Map};
+use crate::domain::connection::SourceRules;
 
 use super::files::Base;
 use super::keys;
-use super::values::{Unique, address, unique_name};
+use super::values::{Unique, address, networks, trusted, unique_name};
 
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
@@ -31,9 +33,14 @@ pub(super) fn listeners(at: &Cursor<'_>, base: &Base) -> (Vec<Listener>, Vec<Soc
             Some(address)
         });
         let role = role(&map, base);
+        let proxy_protocol = map.get("proxy_protocol").and_then(|at| proxy_protocol(&at));
+        let source = Arc::new(SourceRules {
+            trusted_proxies: map.get("trusted_proxies").map(|at| trusted(&at)).unwrap_or_default(),
+            allow_from: map.get("allow_from").map(|at| networks(&at)),
+        });
         let limits = limits(&map);
         if let (Some(name), Some(address), Some(role)) = (name, address, role) {
-            listeners.push(Listener { name, address, role, limits });
+            listeners.push(Listener { name, address, role, proxy_protocol, source, limits });
         }
     }
     if !tls_tried {
@@ -96,6 +103,14 @@ fn tls(at: &Cursor<'_>, base: &Base) -> Option<ListenerTls> {
     Some(ListenerTls { certificates: certificates?, client_ca, minimum_version })
 }
 
+fn proxy_protocol(at: &Cursor<'_>) -> Option<ProxyProtocol> {
+    let map = keys(at)?;
+    let trusted = map.required("trusted").map(|at| trusted(&at));
+    let others = [("close", false), ("serve", true)];
+    let serves_others = map.or("others", false, |at| at.choice(&others));
+    Some(ProxyProtocol { trusted: trusted?, serves_others })
+}
+
 fn limits(listener: &Map<'_>) -> ListenerLimits {
     let map = listener.get("limits").and_then(|at| keys(&at));
     let duration = |key: &str, seconds: u64| {
@@ -117,6 +132,12 @@ fn limits(listener: &Map<'_>) -> ListenerLimits {
             .unwrap_or(32 * 1024),
         max_headers: number("max_headers", 100, 16, 1000),
         max_connections: number("max_connections", 10_000, 1, 1_000_000),
+        max_connections_per_address: number("max_connections_per_address", 1000, 1, 1_000_000),
+        max_handshakes: number("max_handshakes", 1000, 1, 1_000_000),
+        min_data_rate: map
+            .as_ref()
+            .map_or(240, |map| map.or("min_data_rate", 240, |at| at.bytes(0, 1024 * 1024))),
+        data_rate_grace: duration("data_rate_grace", 20),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::config::yaml::{Cursor, Map, closest, quote};
 use crate::domain::canonical::{CanonicalPath, Host, path_segments};
 
 use super::files::Base;
-use super::values::{Unique, host, unique_name, words};
+use super::values::{Unique, host, networks, unique_name, words};
 use super::{bounds, keys, upstream};
 
 /// The first segment of the paths that the gate answers itself.
@@ -28,6 +28,7 @@ pub(super) fn routes(
         let name = unique_name(&map, &mut names);
         let place = place(&map, &mut places);
         let application = map.required("application").and_then(|at| application(&at, known));
+        let allow_from = map.get("allow_from").map(|at| networks(&at));
         let tenant = map.get("tenant").and_then(|at| words(&at));
         let upstream = upstream::upstream(&map, base);
         let max_body_bytes = map.or("max_body", 10 << 20, |at| at.bytes(0, 1 << 50));
@@ -51,6 +52,7 @@ pub(super) fn routes(
             host,
             path,
             application: application?,
+            allow_from,
             tenant,
             upstream: upstream?,
             max_body_bytes,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use crate::config::yaml::{Cursor, Map, quote};
 use crate::domain::canonical::Host;
+use crate::domain::network::{NetworkError, Networks, network};
+use ipnet::IpNet;
 
 /// A name that can stand in policies, metrics and logs without quoting.
 pub(super) fn name(at: &Cursor<'_>) -> Option<Arc<str>> {
@@ -53,6 +55,47 @@ pub(super) fn host(at: &Cursor<'_>) -> Option<Host> {
     };
     at.error_with(format!("{}: {error}", quote(text)), hint);
     None
+}
+
+/// At least one network.
+pub(super) fn networks(at: &Cursor<'_>) -> Networks {
+    each_network(at, |_, _| {})
+}
+
+/// At least one network of those who may say where others come from.
+pub(super) fn trusted(at: &Cursor<'_>) -> Networks {
+    each_network(at, |at, network| {
+        if network.prefix_len() == 0 {
+            let hint = "name the addresses of the proxies themselves";
+            at.error_with("with this everybody could choose the address to be seen as", hint);
+        }
+    })
+}
+
+fn each_network(at: &Cursor<'_>, check: impl Fn(&Cursor<'_>, IpNet)) -> Networks {
+    let read = |entry: &Cursor<'_>| {
+        let text = entry.text()?;
+        let error = match network(text) {
+            Ok(network) => {
+                check(entry, network);
+                return Some(network);
+            }
+            Err(error) => error,
+        };
+        let hint = match error {
+            NetworkError::Malformed => {
+                "write an address or a network: `192.0.2.7`, `10.0.0.0/8` or `2001:db8::/32`"
+                    .to_owned()
+            }
+            NetworkError::HostBits(network) => {
+                format!("write `{network}`, or the address without a prefix")
+            }
+            NetworkError::Mapped => "write the four numbers of IPv4: `10.0.0.0/8`".to_owned(),
+        };
+        entry.error_with(format!("{}: {error}", quote(text)), hint);
+        None
+    };
+    at.non_empty_list().iter().filter_map(read).collect()
 }
 
 /// Remembers where each name was first used.

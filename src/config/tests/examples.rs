@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::model::*;
+use crate::domain::connection::{ClientAddr, SourceRules};
 
 #[test]
 fn what_is_left_out_has_its_documented_default() {
@@ -14,6 +15,10 @@ fn what_is_left_out_has_its_documented_default() {
     assert!(config.devices.is_none());
     let limits = &config.listeners[0].limits;
     assert_eq!((limits.max_headers, limits.max_header_bytes), (100, 32 * 1024));
+    assert_eq!((limits.max_connections_per_address, limits.max_handshakes), (1000, 1000));
+    assert_eq!((limits.min_data_rate, limits.data_rate_grace.as_secs()), (240, 20));
+    let listener = &config.listeners[0];
+    assert_eq!((&listener.proxy_protocol, &*listener.source), (&None, &SourceRules::default()));
     let provider = &config.identity_providers[0];
     assert_eq!(&*provider.display_name, "main");
     assert_eq!(provider.issuer.as_str(), "https://id.example.com", "without a slash of ours");
@@ -39,7 +44,16 @@ fn every_value_arrives_in_the_model() {
     assert_eq!(tls.minimum_version, TlsVersion::Tls13);
     assert!(tls.client_ca.as_ref().unwrap().ends_with("file"));
     assert!(matches!(config.listeners[1].role, ListenerRole::RedirectToHttps { port: 8443 }));
-    assert_eq!(config.listeners[0].limits.max_header_bytes, 16 * 1024);
+    let limits = &config.listeners[0].limits;
+    assert_eq!(limits.max_header_bytes, 16 * 1024);
+    assert_eq!((limits.max_connections_per_address, limits.max_handshakes), (18, 19));
+    assert_eq!((limits.min_data_rate, limits.data_rate_grace.as_secs()), (1024, 20));
+    let proxy = config.listeners[0].proxy_protocol.as_ref().unwrap();
+    assert!(proxy.serves_others && proxy.trusted.contains([10, 1, 2, 3].into()));
+    let source = &config.listeners[0].source;
+    assert!(source.trusted_proxies.contains("2001:db8::1".parse().unwrap()));
+    assert!(source.allows(ClientAddr([192, 0, 2, 1].into())));
+    assert!(!source.allows(ClientAddr([192, 0, 3, 1].into())));
     let provider = &config.identity_providers[0];
     assert_eq!(provider.client_secret.as_ref().unwrap().expose(), "hunter2");
     assert_eq!(provider.claims.user, "oid");
@@ -47,6 +61,7 @@ fn every_value_arrives_in_the_model() {
     let route = &config.routes[0];
     assert_eq!((route.host.as_str(), &*route.path), ("portal.example.com", "/café"));
     assert_eq!(route.tenant.as_deref(), Some("globex"));
+    assert!(!route.allows(ClientAddr([192, 0, 2, 1].into())));
     let upstream = &route.upstream;
     let ends: Vec<_> =
         upstream.endpoints.iter().map(|end| (end.host.as_str(), end.port, end.weight)).collect();

@@ -18,6 +18,10 @@ pub(in crate::proxy) fn limits() -> ListenerLimits {
         max_header_bytes: 32 * 1024,
         max_headers: 100,
         max_connections: 10,
+        max_connections_per_address: 10,
+        max_handshakes: 10,
+        min_data_rate: 240,
+        data_rate_grace: Duration::from_secs(20),
     }
 }
 
@@ -199,6 +203,36 @@ async fn a_client_that_takes_no_answer_is_dropped() {
     assert!(matches!(end, End::Expired), "{end:?}");
 }
 
+/// Reads so many bytes of far too many answers every five seconds, until the connection ends or a
+/// quarter of an hour is over. How it ended, and after how many seconds.
+async fn takes_answers_slowly(step: usize) -> Option<(End, u64)> {
+    let client = Client::new();
+    let (mut reader, mut writer) = tokio::io::split(client.io);
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(100_000);
+    let asking = tokio::spawn(async move {
+        let _ = writer.write_all(request.as_bytes()).await;
+    });
+    let taking = tokio::spawn(async move {
+        let mut bytes = vec![0; step];
+        while reader.read_exact(&mut bytes).await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    });
+    let end = tokio::time::timeout(Duration::from_secs(900), client.task).await;
+    asking.abort();
+    taking.abort();
+    end.ok().map(|end| (end.unwrap(), client.opened.elapsed().as_secs()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_answers_in_drips_is_dropped_and_a_slow_one_is_not() {
+    let (end, seconds) = takes_answers_slowly(64).await.unwrap();
+    assert!(matches!(end, End::Expired), "{end:?}");
+    // 20 s of grace, and what the 1 KiB in the pipe pays for.
+    assert!((20..=30).contains(&seconds), "{seconds}");
+    assert!(takes_answers_slowly(1300).await.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_an_idle_connection_at_once() {
     let mut client = Client::new();
@@ -268,6 +302,43 @@ async fn a_running_http2_request_keeps_its_connection() {
     let (_answer, _) = client.send_request(get("/hang"), true).unwrap();
     tokio::time::sleep(Duration::from_secs(1000)).await;
     assert!(!task.is_finished());
+}
+
+/// A client's preface, and a request for `/hang` that its connection is kept for.
+fn http2_with_a_request() -> Vec<u8> {
+    // Indexed fields for GET and https, literals for path and authority (RFC 7541, appendix A).
+    let fields = b"\x82\x87\x04\x05/hang\x41\x01a";
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let headers = b"\0\0\x0c\x01\x05\0\0\0\x01";
+    [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings, headers, fields].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_http2_header_ends_the_connection_whatever_else_runs_on_it() {
+    for (frames, is_header) in [
+        // HEADERS whose CONTINUATION does not come.
+        (&b"\0\0\x01\x01\x01\0\0\0\x03\x82"[..], true),
+        // HEADERS of which only a part comes.
+        (b"\0\0\x10\x01\x05\0\0\0\x03\x82\x87", true),
+        // A ping of which only a part comes.
+        (b"\0\0\x08\x06\0\0\0\0\0abc", false),
+    ] {
+        let (mut client, server) = tokio::io::duplex(16 * 1024);
+        let mut task = start_http2(server, CancellationToken::new());
+        let opened = Instant::now();
+        client.write_all(&http2_with_a_request()).await.unwrap();
+        // It answers no pings, so that this may not last.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert!(!task.is_finished(), "the running request keeps it");
+        client.write_all(frames).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(15), &mut task).await;
+        assert_eq!(end.is_ok(), is_header, "{frames:?}");
+        if let Ok(end) = end {
+            assert!(matches!(end.unwrap(), End::Expired));
+            // The deadline, and two seconds for the goodbye.
+            assert_eq!(opened.elapsed().as_secs(), 20 + 10 + 2);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,8 @@ fn listener(name: &str, address: SocketAddr) -> Listener {
     Listener {
         name: name.into(),
         address,
+        proxy_protocol: None,
+        source: Arc::default(),
         limits: limits(),
         role: Role::RedirectToHttps { port: 443 },
     }

@@ -65,9 +65,18 @@ pub struct Launch {
     pub environment: Vec<(String, String)>,
     /// A Python program that prepares the process and then executes `sys.argv[1:]`.
     pub parent: Option<String>,
+    /// File descriptors that it may have.
+    pub descriptors: Option<u64>,
 }
 
 impl Setup {
+    /// Has no more file descriptors than this, from the start.
+    #[must_use]
+    pub fn descriptors(mut self, most: u64) -> Self {
+        self.launch.descriptors = Some(most);
+        self
+    }
+
     #[must_use]
     pub fn route(mut self, route: Value) -> Self {
         self.routes.push(route);
@@ -421,8 +430,10 @@ fn command(config: &Path, launch: &Launch) -> Command {
         None => PathBuf::from(BINARY),
     };
     // Without SIGXFSZ a file that may not grow is an error for the gate, as a full disk is.
+    let limit = launch.descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));
+    let run = format!("{limit}trap '' XFSZ; exec \"$@\"");
     let mut command = Command::new("sh");
-    command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+    command.args(["-c", &run, "sh"]);
     if let Some(parent) = &launch.parent {
         command.args(["python3", "-c", parent]);
     }

@@ -1,5 +1,6 @@
 //! Builds a test's world in a line: `Gate::with_upstream(&recorder).start().await`.
 
+pub mod caller;
 pub mod client;
 pub mod gate;
 pub mod held;

@@ -82,6 +82,22 @@ impl Process {
         assert!(status.success(), "no limit for {}", self.name);
     }
 
+    /// How many files it has open.
+    pub fn descriptors(&self) -> u64 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();
+        u64::try_from(open.count()).unwrap()
+    }
+
+    /// How many files it may have open from now on; those that are stay.
+    pub fn limit_descriptors(&self, most: u64) {
+        let status = Command::new("prlimit")
+            .arg(format!("--pid={}", self.id()))
+            .arg(format!("--nofile={most}:"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "no limit for {}", self.name);
+    }
+
     /// SIGKILL: nothing is flushed, nothing is closed in order.
     pub fn kill(&mut self) {
         if self.with_children {

@@ -26,6 +26,11 @@ impl RawAnswer {
 }
 
 impl Raw {
+    /// On a connection that is there already.
+    pub fn over(wire: Box<dyn Wire>) -> Self {
+        Self { wire, pending: Vec::new() }
+    }
+
     /// Connects to the browser's own host.
     pub async fn connect(browser: &Browser) -> Self {
         Self::try_connect(browser).await.expect("a connection")

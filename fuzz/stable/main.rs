@@ -87,7 +87,7 @@ macro_rules! tests {
     };
 }
 
-tests!(audit canonical certificate config connection cookie devices frames head);
+tests!(audit canonical certificate config connection cookie devices frames head proxy_protocol);
 
 #[test]
 fn every_target_has_a_test_a_corpus_and_an_entry() {

@@ -12,6 +12,7 @@ pub mod cookie;
 pub mod devices;
 pub mod frames;
 pub mod head;
+pub mod proxy_protocol;
 pub mod site;
 
 /// A target and the words that are worth putting into its input.
@@ -23,8 +24,6 @@ pub struct Target {
 }
 
 /// All of them. Each has a folder `corpus/NAME` and an entry `fuzz_targets/NAME.rs`.
-///
-/// The parser of PROXY protocol headers has its place here, between `frames` and `head`.
 pub const TARGETS: &[Target] = &[
     Target { name: "audit", run: audit::run, words: audit::WORDS },
     Target { name: "canonical", run: canonical::run, words: canonical::WORDS },
@@ -35,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "devices", run: devices::run, words: config::WORDS },
     Target { name: "frames", run: frames::run, words: frames::WORDS },
     Target { name: "head", run: head::run, words: head::WORDS },
+    Target { name: "proxy_protocol", run: proxy_protocol::run, words: proxy_protocol::WORDS },
 ];
 
 /// Cuts `bytes` into pieces whose lengths depend on `seed`, one to sixteen bytes each.

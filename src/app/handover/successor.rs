@@ -121,14 +121,12 @@ impl Attempt {
 
     /// Ends it, if it hasn't ended, and tells how it ended. By then its locks are free. Blocks.
     pub fn abandon(mut self) -> String {
-        let ended_itself = matches!(self.child.try_wait(), Ok(Some(_)));
-        if !ended_itself {
-            let _ = self.child.kill();
-        }
+        // Nothing to one that is on its way out already: its status stays what it was.
+        let _ = self.child.kill();
         self.link.close();
         match self.child.wait() {
-            Ok(status) if ended_itself => status.to_string(),
-            Ok(_) => "it was killed".to_owned(),
+            Ok(status) if status.code().is_none() => "it was killed".to_owned(),
+            Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         }
     }

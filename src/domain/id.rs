@@ -16,29 +16,42 @@ const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 /// 48 bits of time and 80 random bits in 26 characters of Crockford base 32 (the layout of a
 /// ULID), so that ids sort by time and can't be guessed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DecisionId(u128);
+pub struct DecisionId {
+    // Two words and not a `u128`, whose alignment all that holds an id would have to keep.
+    high: u64,
+    low: u64,
+}
 
 impl DecisionId {
     /// `random` must come from a cryptographic generator; 80 of its bits are used.
     pub fn new(at: Timestamp, random: u128) -> Self {
         let millis = u128::try_from(at.as_millis()).unwrap_or(0) & 0xffff_ffff_ffff;
-        Self((millis << 80) | (random & ((1 << 80) - 1)))
+        Self::of((millis << 80) | (random & ((1 << 80) - 1)))
+    }
+
+    fn of(value: u128) -> Self {
+        let word = |value: u128| u64::try_from(value & u128::from(u64::MAX)).unwrap_or(0);
+        Self { high: word(value >> 64), low: word(value) }
+    }
+
+    fn value(self) -> u128 {
+        (u128::from(self.high) << 64) | u128::from(self.low)
     }
 
     /// When the decision was made, to the millisecond.
     pub fn timestamp(self) -> Timestamp {
-        Timestamp::from_millis(i64::try_from(self.0 >> 80).unwrap_or(i64::MAX))
+        Timestamp::from_millis(i64::try_from(self.value() >> 80).unwrap_or(i64::MAX))
     }
 
     /// True for about one id in `of`, a power of two.
     pub fn is_sampled(self, of: u8) -> bool {
-        u8::try_from(self.0 & 0xff).is_ok_and(|random| random & of.wrapping_sub(1) == 0)
+        u8::try_from(self.low & 0xff).is_ok_and(|random| random & of.wrapping_sub(1) == 0)
     }
 
     /// The 26 characters, without an allocation.
     pub fn encode(self) -> [u8; 26] {
         let mut out = [b'0'; 26];
-        let mut rest = self.0;
+        let mut rest = self.value();
         for slot in out.iter_mut().rev() {
             let digit = usize::try_from(rest & 31).unwrap_or(0);
             *slot = ALPHABET.get(digit).copied().unwrap_or(b'0');
@@ -83,7 +96,7 @@ impl FromStr for DecisionId {
             }
             value = (value << 5) | u128::try_from(digit).map_err(|_| BadDecisionId)?;
         }
-        Ok(Self(value))
+        Ok(Self::of(value))
     }
 }
 

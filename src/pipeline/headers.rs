@@ -85,7 +85,12 @@ pub fn strip(headers: &mut HeaderMap, is_foreign: impl Fn(&str) -> bool) {
             .get_all(CONNECTION)
             .iter()
             .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .map(<[u8]>::trim_ascii)
+            // What nearly all of them say, and goes in any case.
+            .filter(|name| {
+                !name.eq_ignore_ascii_case(b"keep-alive") && !name.eq_ignore_ascii_case(b"close")
+            })
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
             .collect();
         for name in named {
             headers.remove(name);
@@ -115,6 +120,7 @@ fn is_hop_by_hop(name: &str) -> bool {
             | "proxy-authenticate"
             | "proxy-authorization"
             | "keep-alive"
+            | "close"
             | "proxy-connection"
             | "http2-settings"
     )

@@ -1,7 +1,9 @@
 //! Host and path to a route: the longest path prefix of whole segments wins.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use fnv::FnvHashMap;
 
 use crate::config::model;
 use crate::domain::canonical::{CanonicalRequest, Host, path_segments};
@@ -81,17 +83,18 @@ impl RouteEntry {
     }
 }
 
+/// The keys come from the configuration, never from clients, so a hash that is merely fast does.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    hosts: HashMap<Host, HostRoutes>,
+    hosts: FnvHashMap<Host, HostRoutes>,
     by_name: BTreeMap<Arc<str>, Arc<RouteEntry>>,
 }
 
 #[derive(Debug, Default)]
 struct HostRoutes {
-    exact: HashMap<Arc<str>, Arc<RouteEntry>>,
+    exact: FnvHashMap<Arc<str>, Arc<RouteEntry>>,
     /// The same by prefix in lower case; `None` where two routes differ in case alone.
-    folded: HashMap<Arc<str>, Option<Arc<RouteEntry>>>,
+    folded: FnvHashMap<Arc<str>, Option<Arc<RouteEntry>>>,
     /// Segments of the longest prefix: a longer path is not looked at further, so that its length
     /// costs nothing.
     deepest: usize,

@@ -157,7 +157,7 @@ pub const KEYS: &[Key] = &[
     key("routes[].websocket_limits.frames_per_second", "number", "`10000`", "Frames of any kind, with a second's worth at once. More is closed with 1008."),
     key("audit", "map", "", "The audit log."),
     key("audit.directory", "directory", "", "Where its files are. Created when missing."),
-    key("audit.queue", "number", "`8192`", "Records that may wait to be written. When it is full, access is denied."),
+    key("audit.queue", "number", "`65536`", "Records that may wait to be written, about 50 MiB of them at most. When it is full, access is denied."),
     key("audit.segment_size", "size", "`256MiB`", "Past this a new file is begun."),
     key("store", "map", "", "Where sessions are kept."),
     key("store.path", "file", "", "The embedded store. Created when missing."),

@@ -15,7 +15,7 @@ pub(super) fn audit(at: &Cursor<'_>, base: &Base) -> Option<Audit> {
         }
         Some(directory)
     });
-    let queue = map.or("queue", 8192, |at| at.number(1, 1_000_000));
+    let queue = map.or("queue", 65_536, |at| at.number(1, 1_000_000));
     let segment = |at: &Cursor<'_>| at.bytes(1 << 20, 1 << 40);
     let segment_bytes = map.or("segment_size", 256 << 20, segment);
     Some(Audit { directory: directory?, queue, segment_bytes })

@@ -98,9 +98,9 @@ fn page_size() -> u64 {
 
 /// What the machine has or the control group grants, whichever is less, in bytes.
 fn available() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok();
-    let machine =
-        meminfo.and_then(|text| text.lines().find_map(|line| kib(line.strip_prefix("MemTotal:")?)));
+    // Not from /proc/meminfo, which a service that sees only processes there doesn't have.
+    let system = rustix::system::sysinfo();
+    let machine = u64::from(system.totalram).checked_mul(u64::from(system.mem_unit));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let granted = limit_files(&groups)
         .into_iter()

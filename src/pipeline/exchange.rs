@@ -33,7 +33,8 @@ pub struct Authorized {
     pub(super) session: Arc<Session>,
     pub(super) head: Option<http::request::Parts>,
     pub(super) websocket: bool,
-    pub(super) held: Held,
+    /// Until whoever outlives the exchange takes them.
+    pub(super) held: Option<Held>,
 }
 
 #[derive(Debug)]
@@ -143,8 +144,8 @@ impl Exchange<Authorized> {
     }
 
     /// The places that the exchange holds, for what outlives it.
-    pub fn into_held(self) -> Held {
-        self.state.held
+    pub fn take_held(&mut self) -> Option<Held> {
+        self.state.held.take()
     }
 
     /// Counts the exchange once its answer's head is known.

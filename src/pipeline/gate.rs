@@ -71,6 +71,9 @@ impl From<Refusal> for Ended {
 /// One request in this many has its stages timed: timing them costs more than some of them.
 const TIMED: u8 = 16;
 
+/// Where sessions are ended.
+const SIGN_OUT: &str = "/.wicketgate/logout";
+
 /// What the stages establish of a permitted request.
 struct Passed {
     asked: Normalised,
@@ -98,12 +101,7 @@ impl Gate {
 
     /// The order of the stages. Each takes what the ones before it established.
     async fn stages(&self, arrival: &mut Arrival) -> Result<Passed, Ended> {
-        // Who may not come here at all is told nothing else.
-        guard::listener(arrival)?;
-        // Who is short of memory takes on nothing; what is under way goes on.
-        self.pressure.admit()?;
-        // Whoever floods is refused before anything that he says is looked at.
-        rate::by_address(arrival)?;
+        self.before_reading(arrival)?;
         // One reading of the request, or none: before anything is decided on it.
         let asked = normalise(arrival)?;
         // The connection belongs to the host that is asked for: before its certificate counts.
@@ -126,6 +124,18 @@ impl Gate {
         }
     }
 
+    /// What is settled before anything that the client says is looked at.
+    fn before_reading(&self, arrival: &mut Arrival) -> Result<(), Refusal> {
+        // Who may not come here at all is told nothing else.
+        guard::listener(arrival)?;
+        // Who is short of memory takes on nothing; what is under way goes on. Signing out ends
+        // something.
+        if arrival.head.uri.path() != SIGN_OUT {
+            self.pressure.admit()?;
+        }
+        rate::by_address(arrival)
+    }
+
     async fn on_route(
         &self,
         arrival: &mut Arrival,
@@ -143,7 +153,7 @@ impl Gate {
         match self.of_session(arrival, asked, route, &session, timer).await {
             Ok((permit, held, head)) => {
                 let websocket = asked.upgrade == Upgrade::WebSocket;
-                Ok(Authorized { permit, session, head: Some(head), websocket, held })
+                Ok(Authorized { permit, session, head: Some(head), websocket, held: Some(held) })
             }
             Err(refusal) => {
                 arrival.principal = Some(Arc::clone(&session.principal.id));
@@ -193,7 +203,12 @@ impl Gate {
         head: http::request::Parts,
         refusal: &Refusal,
     ) -> http::Response<Bytes> {
-        self.refuse(&receive(self, connection, head), refusal).await
+        let mut arrival = receive(self, connection, head);
+        // Who may not come here, or comes too often, is told that and counted all the same.
+        match self.before_reading(&mut arrival) {
+            Ok(()) => self.refuse(&arrival, refusal).await,
+            Err(first) => self.refuse(&arrival, &first).await,
+        }
     }
 
     /// Answers for a refusal: recorded, counted, in the form that the client understands.

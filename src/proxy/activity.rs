@@ -6,12 +6,14 @@
 //! the socket and the requests touch, and the connection compares them with the clock only when
 //! its one coarse timer fires.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -44,7 +46,13 @@ pub struct Activity {
     upgraded: AtomicBool,
     /// Too many frames came that only cost work.
     flooded: AtomicBool,
+    /// Answers over HTTP/2 that are complete here and not yet with the client: how many were made
+    /// in each [`SLICE`], the oldest first.
+    untaken: Mutex<VecDeque<(u64, u32)>>,
 }
+
+/// How exactly it is known since when an answer waits to be taken, in milliseconds.
+const SLICE: u64 = 5000;
 
 impl Activity {
     pub fn new(reads_begin_header: bool) -> Arc<Self> {
@@ -61,6 +69,7 @@ impl Activity {
             ambiguity: OnceLock::new(),
             upgraded: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
+            untaken: Mutex::default(),
         })
     }
 
@@ -94,6 +103,13 @@ impl Activity {
             None
         } else {
             self.after(since, limits.idle_timeout)
+        };
+        let resting = match self.untaken.lock().front() {
+            Some((slice, _)) => {
+                let taking = self.after((slice + 1).saturating_mul(SLICE), limits.idle_timeout);
+                resting.into_iter().chain(taking).min()
+            }
+            None => resting,
         };
         match self.blocked.load(Ordering::Relaxed) {
             0 => resting,
@@ -185,6 +201,20 @@ impl InFlight {
         !self.0.reads_begin_header
     }
 
+    /// Keeps in mind that an answer waits for the client to take it. Unlike a request in flight it
+    /// doesn't keep the connection: one that isn't taken within the idle timeout ends it, whatever
+    /// else goes on there.
+    pub fn untaken(&self) -> Untaken {
+        let slice = self.0.now() / SLICE;
+        let mut untaken = self.0.untaken.lock();
+        match untaken.back_mut() {
+            Some((last, count)) if *last == slice => *count += 1,
+            _ => untaken.push_back((slice, 1)),
+        }
+        drop(untaken);
+        Untaken { activity: Arc::clone(&self.0), slice }
+    }
+
     /// From here on the connection carries something else than HTTP.
     pub fn upgraded(&self) {
         self.0.upgraded.store(true, Ordering::Relaxed);
@@ -195,6 +225,25 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.0.since.store(self.0.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// An answer that the client has yet to take.
+#[derive(Debug)]
+pub struct Untaken {
+    activity: Arc<Activity>,
+    slice: u64,
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        let mut untaken = self.activity.untaken.lock();
+        if let Some((_, count)) = untaken.iter_mut().find(|(slice, _)| *slice == self.slice) {
+            *count = count.saturating_sub(1);
+        }
+        while untaken.front().is_some_and(|(_, count)| *count == 0) {
+            untaken.pop_front();
         }
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use super::activity::InFlight;
+use super::activity::{InFlight, Untaken};
 use super::hold::Hold;
 use super::pace::Pace;
 use super::streamed::{Guarded, Streamed};
@@ -201,10 +201,17 @@ enum Source {
     /// All of it is there.
     Own {
         text: Option<Bytes>,
-        _in_flight: Option<InFlight>,
+        _left: Left,
     },
     Http1(Box<Streamed>),
     Http2(Guarded),
+}
+
+/// What an answer that is all there leaves with its connection until it is gone.
+enum Left {
+    InFlight(#[expect(dead_code, reason = "it is held, not read")] InFlight),
+    Untaken(#[expect(dead_code, reason = "it is held, not read")] Untaken),
+    Nothing,
 }
 
 impl std::fmt::Debug for ResponseBody {
@@ -215,11 +222,15 @@ impl std::fmt::Debug for ResponseBody {
 
 impl ResponseBody {
     /// What is there at once: the gate's own words, and short answers. Over HTTP/2 it keeps no
-    /// connection from idling out: anybody gets it, also who never takes it.
+    /// connection from idling out, and ends one that never takes it: anybody gets it.
     pub fn own(text: Bytes, in_flight: InFlight) -> Self {
         let text = (!text.is_empty()).then_some(text);
-        let in_flight = (!in_flight.is_multiplexed()).then_some(in_flight);
-        Self(Source::Own { text, _in_flight: in_flight })
+        let left = match &text {
+            _ if !in_flight.is_multiplexed() => Left::InFlight(in_flight),
+            Some(_) => Left::Untaken(in_flight.untaken()),
+            None => Left::Nothing,
+        };
+        Self(Source::Own { text, _left: left })
     }
 
     pub fn http1(
@@ -258,7 +269,7 @@ impl Body for ResponseBody {
         if !matches!(frame, Some(Ok(_))) {
             // Nothing more comes: the upstream's connection and the watch end here, whenever
             // hyper lets go of the body.
-            self.0 = Source::Own { text: None, _in_flight: None };
+            self.0 = Source::Own { text: None, _left: Left::Nothing };
         }
         Poll::Ready(frame.map(|frame| frame.map(without_foreign_trailers)))
     }
@@ -313,6 +324,27 @@ mod tests {
             drop(page);
             assert!(activity.deadline(&limits).is_some());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_never_taken_ends_its_connection_whatever_else_goes_on() {
+        let limits =
+            ListenerLimits { idle_timeout: IDLE, ..crate::proxy::connection::tests::limits() };
+        let activity = Activity::new(false);
+        let page = || ResponseBody::own(Bytes::from_static(b"page"), activity.begin());
+        let first = page();
+        let mut overdue = Vec::new();
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(10)).await;
+            // Others come and are taken, and one is always under way.
+            drop(page());
+            let _under_way = activity.begin();
+            overdue.push(activity.deadline(&limits).is_some_and(|at| at <= Instant::now()));
+        }
+        assert_eq!(overdue.iter().position(|overdue| *overdue), Some(7), "{overdue:?}");
+        drop(first);
+        let _under_way = activity.begin();
+        assert!(activity.deadline(&limits).is_none());
     }
 
     #[tokio::test]

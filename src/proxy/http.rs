@@ -240,7 +240,7 @@ impl Rights for Watch {
 /// Holds an upgraded connection until it ends, and keeps the client's place meanwhile.
 async fn hold(
     context: Arc<Context>,
-    exchange: Box<Exchange<Authorized>>,
+    mut exchange: Box<Exchange<Authorized>>,
     compression: bool,
     client: OnUpgrade,
     upstream: OnUpgrade,
@@ -250,7 +250,8 @@ async fn hold(
     let limits = exchange.route().config.bounds.websocket;
     let decision = exchange.decision_id();
     // Its place is taken for as long as it lives.
-    let _held = exchange.into_held();
+    let _held = exchange.take_held();
+    drop(exchange);
     // The client's side is handed over once the 101 is written; a client that goes away before
     // that is an error here.
     let (client, upstream) = match tokio::try_join!(client, upstream) {

@@ -20,11 +20,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::activity::InFlight;
+use super::activity::{InFlight, Untaken};
 use super::body::ResponseError;
 use super::hold::{Hold, LIVE_AFTER};
 use super::pace::Pace;
 use crate::pipeline::exchange::{Authorized, Exchange};
+use crate::pipeline::slots::Held;
 use crate::upstream::UpstreamBody;
 
 /// Between two looks at an answer while the upstream is waited for, at least.
@@ -36,8 +37,9 @@ type Polled = Poll<Option<Result<Frame<Bytes>, ResponseError>>>;
 pub struct Streamed {
     body: UpstreamBody,
     hold: Hold<Box<Exchange<Authorized>>>,
-    /// Nothing is in flight once the client has it all.
+    /// Nothing is in flight once the client has it all, and no place is taken.
     _in_flight: InFlight,
+    _held: Option<Held>,
 }
 
 impl fmt::Debug for Streamed {
@@ -55,10 +57,11 @@ impl fmt::Debug for Guarded {
 impl Streamed {
     pub fn new(
         body: UpstreamBody,
-        exchange: Box<Exchange<Authorized>>,
+        mut exchange: Box<Exchange<Authorized>>,
         in_flight: InFlight,
     ) -> Self {
-        Self { body, hold: Hold::new(exchange), _in_flight: in_flight }
+        let held = exchange.take_held();
+        Self { body, hold: Hold::new(exchange), _in_flight: in_flight, _held: held }
     }
 
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Polled {
@@ -123,24 +126,29 @@ impl Shared {
 enum Flow {
     Open {
         body: UpstreamBody,
-        /// Lets go of the client's connection together with the body.
-        _in_flight: InFlight,
+        /// Lets go of the client's connection, and of the request's places, together with the body.
+        in_flight: InFlight,
+        _held: Option<Held>,
     },
-    /// What hyper is told when it next asks.
-    Ended(Option<ResponseError>),
+    /// What hyper is told when it next asks, and that it may have to wait for the client before.
+    Ended(
+        Option<ResponseError>,
+        #[expect(dead_code, reason = "it is held, not read")] Option<Untaken>,
+    ),
 }
 
 impl Guarded {
     /// `idle` is how long the client may take nothing, `pace` how slowly it may take all of it.
     pub fn new(
         body: UpstreamBody,
-        exchange: Box<Exchange<Authorized>>,
+        mut exchange: Box<Exchange<Authorized>>,
         in_flight: InFlight,
         idle: Duration,
         pace: Pace,
     ) -> Self {
+        let held = exchange.take_held();
         let shared = Arc::new(Mutex::new(Shared {
-            flow: Flow::Open { body, _in_flight: in_flight },
+            flow: Flow::Open { body, in_flight, _held: held },
             offered: Some(Instant::now()),
             waited: Duration::ZERO,
             bytes: 0,
@@ -156,7 +164,7 @@ impl Guarded {
         shared.asked(now);
         let frame = match &mut shared.flow {
             Flow::Open { body, .. } => Pin::new(body).poll_frame(cx).map_err(ResponseError::from),
-            Flow::Ended(error) => return Poll::Ready(error.take().map(Err)),
+            Flow::Ended(error, _) => return Poll::Ready(error.take().map(Err)),
         };
         if frame.is_pending() {
             shared.offered = None;
@@ -174,14 +182,14 @@ impl Guarded {
     pub fn is_end_stream(&self) -> bool {
         match &self.shared.lock().flow {
             Flow::Open { body, .. } => body.is_end_stream(),
-            Flow::Ended(error) => error.is_none(),
+            Flow::Ended(error, _) => error.is_none(),
         }
     }
 
     pub fn size_hint(&self) -> SizeHint {
         match &self.shared.lock().flow {
             Flow::Open { body, .. } => body.size_hint(),
-            Flow::Ended(_) => SizeHint::default(),
+            Flow::Ended(..) => SizeHint::default(),
         }
     }
 }
@@ -201,7 +209,11 @@ async fn guard(
     };
     let waker = {
         let mut shared = shared.lock();
-        shared.flow = Flow::Ended(Some(error));
+        let untaken = match &shared.flow {
+            Flow::Open { in_flight, .. } => Some(in_flight.untaken()),
+            Flow::Ended(..) => None,
+        };
+        shared.flow = Flow::Ended(Some(error), untaken);
         shared.waker.take()
     };
     if let Some(waker) = waker {
@@ -236,7 +248,7 @@ mod tests {
     async fn given_up_after(step: Option<usize>, upstream: Duration) -> Option<u64> {
         let begun = Instant::now();
         let shared = Mutex::new(Shared {
-            flow: Flow::Ended(None),
+            flow: Flow::Ended(None, None),
             offered: Some(begun),
             waited: Duration::ZERO,
             bytes: 0,

@@ -5,7 +5,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE,
+    WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, request, uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -118,7 +121,10 @@ pub(super) async fn over_http1(
     idle: &Arc<Idle>,
 ) -> Try {
     connection.heard.clear();
+    // What is not at hand had to be connected first, which has a deadline of its own.
+    let sent = if reused { now } else { Instant::now() };
     let upgrade = asks_for_upgrade(request.headers());
+    let signs_in = signs_the_connection_in(request.headers(), &AUTHORIZATION);
     let spare = spare(&request, reused);
     let progress = request.body().progress();
     if upgrade {
@@ -131,7 +137,7 @@ pub(super) async fn over_http1(
         sending.as_mut().poll(cx)
     });
     let result = match progress {
-        None => soon(driven, &mut patience, now + limits.response).await,
+        None => soon(driven, &mut patience, sent + limits.response).await,
         Some(progress) => within(driven, progress, limits.response, limits.idle).await,
     };
     connection.patience = patience;
@@ -158,7 +164,10 @@ pub(super) async fn over_http1(
     let lease = (response.status() != StatusCode::SWITCHING_PROTOCOLS).then(|| Lease {
         idle: Arc::clone(idle),
         worker,
-        keep: response.version() == Version::HTTP_11,
+        keep: response.version() == Version::HTTP_11
+            && !signs_in
+            && !(response.status() == StatusCode::UNAUTHORIZED
+                && signs_the_connection_in(response.headers(), &WWW_AUTHENTICATE)),
         connection,
         since: now,
     });
@@ -200,6 +209,15 @@ pub(super) async fn over_http2(
             }
         }
     }
+}
+
+/// Whether a field speaks of a scheme with which the server signs in the connection, and not the
+/// request: whoever came next on it would be taken for this user (RFC 4559, section 6).
+fn signs_the_connection_in(headers: &HeaderMap, field: &HeaderName) -> bool {
+    headers.get_all(field).iter().any(|value| {
+        let scheme = value.as_bytes().split(|byte| *byte == b' ').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    })
 }
 
 fn asks_for_upgrade(headers: &HeaderMap) -> bool {

@@ -208,6 +208,14 @@ async fn a_full_route_answers_503_at_once_and_has_room_again_however_a_request_e
         otto.get("/").await.expect(200);
         let label = format!("full=\"{full}\"");
         assert_eq!(gate.metric("wicketgate_shed_total", &label).await, 1.0);
+        // Also once the answer has lasted long enough to be watched.
+        let route = format!("route=\"{}\"", held.trim_start_matches('/'));
+        eventually("the watch", async || {
+            let watched = gate.metric("wicketgate_live_connections", &route).await;
+            (watched == 1.0).then_some(())
+        })
+        .await;
+        otto.get(other).await.expect(503);
         // The client goes away in the middle of the answer.
         drop(open);
         let again = eventually("room", async || {

@@ -206,3 +206,28 @@ fn the_upstreams_own_origins_are_known_in_every_spelling() {
         assert!(!pool.owns_origin(other), "{other}");
     }
 }
+
+/// The connections on which two requests in a row arrive.
+async fn connections_of_two(answer: &'static str, field: (&'static str, &'static str)) -> [u8; 2] {
+    let (address, mut seen) = scripted(answer, 2).await;
+    let pool = pool(upstream(&[address]));
+    let mut connections = [0; 2];
+    for connection in &mut connections {
+        let mut request = request("GET");
+        request.headers_mut().insert(field.0, http::HeaderValue::from_static(field.1));
+        text(pool.send(by(0), request).await.unwrap()).await.unwrap();
+        *connection = seen.recv().await.unwrap().as_bytes()[0] - b'0';
+    }
+    connections
+}
+
+#[tokio::test]
+async fn a_connection_that_a_user_is_signed_in_on_is_no_other_users() {
+    let fine = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    let asks =
+        "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Negotiate\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(connections_of_two(fine, ("authorization", "Basic eDp5")).await, [1, 1]);
+    assert_eq!(connections_of_two(fine, ("authorization", "NTLM TlRMTVNT")).await, [1, 2]);
+    assert_eq!(connections_of_two(fine, ("authorization", "negotiate YII")).await, [1, 2]);
+    assert_eq!(connections_of_two(asks, ("accept", "*/*")).await, [1, 2]);
+}

@@ -35,6 +35,8 @@ pub enum Refused {
     Handshake,
     #[error("the process has no file descriptor left for it")]
     Descriptors,
+    #[error("memory is short")]
+    Memory,
 }
 
 impl Refused {
@@ -47,6 +49,7 @@ impl Refused {
             Self::NotProxied => "not-proxied",
             Self::ProxyHeader(_) | Self::NoProxyHeader(_) => "proxy-header",
             Self::Handshake => "handshakes",
+            Self::Memory => "memory",
             Self::Descriptors => "descriptors",
         }
     }

@@ -285,6 +285,7 @@ impl Worker {
         accept::accept(&listener, &door.places, stop, refused, |stream, peer, place| {
             if self.gate.pressure.level() == Level::Critical {
                 tracing::debug!(%peer, "refused a connection: memory is short");
+                self.refused(&door, &Refused::Memory);
                 return;
             }
             let (worker, door) = (Arc::clone(&self), Arc::clone(&door));
@@ -411,7 +412,7 @@ impl Worker {
         let end = connection::serve(stream, protocol, limits, &activity, stop, service).await;
         if activity.flooded() {
             self.gate.metrics.http2_floods.inc();
-            tracing::warn!(%peer, "closed a connection: a flood of HTTP/2 frames");
+            tracing::debug!(%peer, "closed a connection: a flood of HTTP/2 frames");
         }
         Some(end)
     }

@@ -413,15 +413,18 @@ pub enum Until {
     Replaced,
 }
 
-/// What only a restart can change.
+/// What no reload can change.
 fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
+    const RESTART: &str = "restart the gate, or take the change back";
+    const UPGRADE: &str = "upgrade in place (SIGUSR2, see docs/operating.md) or restart the gate; \
+                           or take the change back";
     let mut findings = Vec::new();
-    let mut must_stay = |same: bool, section: &str| {
+    let mut must_stay = |same: bool, section: &str, hint: &str| {
         if !same {
             findings.push(
                 Finding::error(&new.source, "this can't change while the gate runs")
                     .at_path(section)
-                    .hint("restart the gate, or take the change back"),
+                    .hint(hint),
             );
         }
     };
@@ -439,10 +442,10 @@ fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
             })
             .collect()
     };
-    must_stay(doors(old) == doors(new), "listeners");
-    must_stay(old.admin == new.admin, "admin");
-    must_stay(old.audit == new.audit, "audit");
-    must_stay(old.store == new.store, "store");
+    must_stay(doors(old) == doors(new), "listeners", UPGRADE);
+    must_stay(old.admin == new.admin, "admin", UPGRADE);
+    must_stay(old.audit == new.audit, "audit", RESTART);
+    must_stay(old.store == new.store, "store", RESTART);
     if findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 

@@ -5,8 +5,8 @@
 //! bounded by the configuration and no request can grow it.
 //!
 //! The hot path never looks a label up: [`Metrics::route`] resolves a route's handles once, the
-//! snapshot keeps them, and each worker counts for itself until somebody looks. Names, labels and meanings are listed
-//! in `docs/metrics.md`, which a test holds against the registry.
+//! snapshot keeps them, and each worker counts for itself until somebody looks. Names, labels and
+//! meanings are listed in `docs/metrics.md`, which a test holds against the registry.
 
 mod labels;
 mod route;
@@ -179,7 +179,7 @@ impl Metrics {
             ),
             request_duration: add.histograms(
                 "wicketgate_request_duration_seconds",
-                "From the end of a request's header to the end of its answer.",
+                "From the end of a request's header to the header of its answer.",
                 &["route", "outcome"],
                 &REQUEST_BUCKETS,
             ),
@@ -349,7 +349,8 @@ impl Metrics {
         self.connections_refused.with_label_values(&[listener, reason]).inc();
     }
 
-    /// Counts a handshake. `version`: `1.2`, `1.3` or `none`; `result`: `ok` or what failed.
+    /// Counts a handshake. `version`: `1.2`, `1.3` or `-`; `result`: `full`, `resumed` or
+    /// what failed.
     pub fn tls_handshakes(&self, version: &'static str, result: &'static str) {
         self.tls_handshakes.with_label_values(&[version, result]).inc();
     }
@@ -375,7 +376,7 @@ impl Metrics {
         self.shed.with_label_values(&[route, full]).inc();
     }
 
-    /// Counts a reload: `ok` or `refused`.
+    /// Counts a reload: `applied` or `refused`.
     pub fn reloads(&self, result: &'static str) {
         self.reloads.with_label_values(&[result]).inc();
     }

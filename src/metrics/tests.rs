@@ -12,12 +12,12 @@ fn touched() -> Arc<Metrics> {
     route.upstream_latency(Duration::from_millis(2));
     metrics.connections("public").inc();
     metrics.connection_refused("public", "limit");
-    metrics.tls_handshakes("1.3", "ok");
+    metrics.tls_handshakes("1.3", "full");
     metrics.sessions_ended(EndReason::Logout);
     metrics.logins("success");
     metrics.rate_limited("portal", "address");
     metrics.shed("portal", "route");
-    metrics.reloads("ok");
+    metrics.reloads("applied");
     metrics.certificate_expiry("portal.localhost", Timestamp::from_seconds(7));
     metrics.policy_set_info(&PolicySetHash("abc".into()));
     metrics.upstream_healthy("portal", "127.0.0.1:80").set(1);

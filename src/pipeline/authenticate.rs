@@ -1,4 +1,4 @@
-//! Stage 5: who asks.
+//! Who asks.
 //!
 //! INVARIANT: no credentials and bad credentials are never the same value, a store that doesn't
 //! answer is never "no session", and nothing falls through to an anonymous principal.

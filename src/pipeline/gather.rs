@@ -1,4 +1,4 @@
-//! Stage 6: gather all that the policies may look at into one question.
+//! Gathers all that the policies may look at into one question.
 
 use std::sync::Arc;
 

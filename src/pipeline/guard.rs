@@ -1,4 +1,4 @@
-//! Stage 4: what no policy is asked about, because no answer could make it right.
+//! What no policy is asked about, because no answer could make it right.
 
 use http::header::ORIGIN;
 use http::{HeaderMap, Method};

@@ -1,4 +1,4 @@
-//! Stage 2: one reading of the request, or none.
+//! One reading of the request, or none.
 //!
 //! INVARIANT: what leaves this stage has exactly one host, one target and one body length, and
 //! the upstream is told the same. hyper has checked the grammar before; this stage refuses what

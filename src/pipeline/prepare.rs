@@ -1,4 +1,4 @@
-//! Stage 9: the head that the upstream sees: everything of the client's that could speak for the
+//! The head that the upstream sees: everything of the client's that could speak for the
 //! gate is gone, and what the gate vouches for is added last.
 
 use http::header::{CONNECTION, COOKIE, HOST, HeaderName, TE, UPGRADE, VIA};

@@ -1,4 +1,4 @@
-//! Stage 1: a request gets its id and its time, and with them its snapshot.
+//! A request gets its id and its time, and with them its snapshot.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Stage 8: the decision goes to the audit log before anything goes to the upstream.
+//! The decision goes to the audit log before anything goes to the upstream.
 //!
 //! INVARIANT: access that can't be recorded is denied.
 

@@ -44,7 +44,7 @@ pub enum Refusal {
     TooSlow,
     #[error("the gate lost the request")]
     Internal,
-    #[error("this is not served to the address that the request comes from")]
+    #[error("requests from your address are not served here")]
     Source,
     #[error("the request comes from another site")]
     CrossSite,
@@ -76,10 +76,19 @@ pub enum Refusal {
         /// Until one more passes, in seconds.
         wait: u64,
     },
-    #[error("too much is under way at once: {0}")]
+    #[error("{}", busy(.0))]
     Busy(&'static str),
     #[error("the gate is short of memory")]
     Overloaded,
+}
+
+/// What there is too much of, from what was full.
+fn busy(full: &str) -> &'static str {
+    match full {
+        "websockets" => "too many WebSockets are open on this route",
+        "upstream" => "too many requests to this application are under way",
+        _ => "too many requests are under way on this route",
+    }
 }
 
 impl Refusal {

@@ -1,4 +1,4 @@
-//! Stage 11: the upstream's answer, on its way to the client.
+//! The upstream's answer, on its way to the client.
 
 use http::header::{
     CONNECTION, CONTENT_LOCATION, HeaderName, LOCATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY,

@@ -1,7 +1,8 @@
 //! Listening sockets, and the loop that takes connections from one.
 //!
 //! Every worker has a socket of its own on the same address (`SO_REUSEPORT`), between which the
-//! kernel spreads the connections: no lock, and no connection changes threads.
+//! kernel spreads the connections: no lock, and no connection changes threads. Those that were
+//! passed to the process are shared out instead: see `sockets`.
 
 use std::fs::File;
 use std::io;

@@ -1,12 +1,18 @@
 //! Adapters from sockets to the pipeline.
 //!
 //! `sockets` says where listening sockets come from, `serve` starts the workers on them, `leave`
-//! says how they end and `pulse` whether they live; `accept` takes connections, `entry` says whose
-//! they are and which may begin (`proxy_protocol`, `seats`, `handshakes`), `connection` speaks
-//! HTTP/1.1 or HTTP/2
-//! on one of them within its limits (`activity`) while `head` looks for what reads in two ways, `http` carries each request through the
-//! pipeline to an upstream and the answer back (`body`, `streamed`), `websocket` holds an upgraded connection
-//! (`frames`). `redirect` is all that the plain listener does.
+//! says how they end and `pulse` whether they live. `accept` takes connections, `entry` says whose
+//! they are and which may begin (`proxy_protocol`, `seats`); of their TLS handshakes, `handshakes`
+//! bounds how many are under way.
+//!
+//! `connection` speaks HTTP/1.1 or HTTP/2 on one of them. `activity` knows what it is doing and
+//! watches its bytes: for what reads in two ways (`head`), for headers that don't end
+//! (`header_blocks`), for frames that only make work (`flood`) and for clients that are too slow
+//! (`pace`).
+//!
+//! `http` carries each request through the pipeline to an upstream and the answer back (`body`,
+//! `streamed`), `websocket` holds an upgraded connection (`frames`); what lasts is held to session
+//! and policies (`hold`). `redirect` is all that the plain listener does.
 
 pub mod accept;
 pub mod activity;

@@ -145,6 +145,17 @@ async fn a_broken_policy_is_refused_and_the_old_set_decides() {
 }
 
 #[tokio::test]
+async fn what_no_reload_can_change_is_refused_with_what_can() {
+    let mut gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    gate.rewrite(|config| config["audit"]["queue"] = json!(1000));
+    let refused = ["configuration-refused", "audit", "restart the gate, or take the change back"];
+    gate.audited("the refusal", |record| mentions(record, &refused)).await;
+    gate.rewrite(|config| config["listeners"][0]["limits"] = json!({ "max_headers": 50 }));
+    let refused = ["configuration-refused", "listeners", "upgrade in place (SIGUSR2"];
+    gate.audited("the refusal", |record| mentions(record, &refused)).await;
+}
+
+#[tokio::test]
 async fn a_limit_of_a_route_follows_the_file() {
     let page = Recorder::start().await;
     let mut gate = Gate::with_upstream(&page).start().await;

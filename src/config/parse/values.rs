@@ -67,7 +67,11 @@ pub(super) fn trusted(at: &Cursor<'_>) -> Networks {
     each_network(at, |at, network| {
         if network.prefix_len() == 0 {
             let hint = "name the addresses of the proxies themselves";
-            at.error_with("with this everybody could choose the address to be seen as", hint);
+            let text = quote(at.text().unwrap_or_default());
+            at.error_with(
+                format!("{text} trusts everybody, so every client could claim any address"),
+                hint,
+            );
         }
     })
 }

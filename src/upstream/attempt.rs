@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::balance::{Balance, Target};
 use super::error::UpstreamError;
 use super::outlier::Failure;
-use super::vitals::Admission;
+use super::vitals::{Admission, Payload};
 use crate::domain::id::SessionId;
 
 /// Whose request it is, and which worker serves it.
@@ -41,7 +41,7 @@ pub(super) struct Attempt<'a> {
     balance: &'a Balance,
     caller: Caller<'a>,
     target: Arc<Target>,
-    trial: bool,
+    trial: Option<Payload>,
 }
 
 impl<'a> Attempt<'a> {
@@ -51,7 +51,11 @@ impl<'a> Attempt<'a> {
         target: Arc<Target>,
         admission: Admission,
     ) -> Self {
-        Self { balance, caller, target, trial: admission == Admission::Trial }
+        let trial = match admission {
+            Admission::Normal => None,
+            Admission::Trial(payload) => Some(payload),
+        };
+        Self { balance, caller, target, trial }
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -62,7 +66,7 @@ impl<'a> Attempt<'a> {
         if let Some(failure) = Failure::in_status(status) {
             return self.wrong(failure);
         }
-        let trial = std::mem::take(&mut self.trial);
+        let trial = self.trial.take().is_some();
         if self.target.vitals.went_well(self.caller.worker) || trial {
             self.balance.went_well(&self.target, trial);
         }
@@ -76,15 +80,15 @@ impl<'a> Attempt<'a> {
 
     #[cold]
     fn wrong(mut self, failure: Failure) {
-        let trial = std::mem::take(&mut self.trial);
+        let trial = self.trial.take().is_some();
         self.balance.failed(&self.target, trial, failure, self.caller.witness());
     }
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        if self.trial {
-            self.target.vitals.undecided();
+        if let Some(payload) = self.trial {
+            self.target.vitals.undecided(payload);
         }
     }
 }

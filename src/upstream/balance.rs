@@ -23,7 +23,7 @@ use super::error::UpstreamError;
 use super::outlier::Failure;
 use super::sticky;
 use super::tls;
-use super::vitals::{Admission, Vitals};
+use super::vitals::{Admission, Payload, Vitals};
 use crate::config::model::{Endpoint, Selection, Upstream};
 use crate::domain::canonical::Host;
 
@@ -184,6 +184,7 @@ impl Balance {
         &'a self,
         tried: &[SocketAddr],
         caller: Caller<'a>,
+        payload: Payload,
     ) -> Option<Attempt<'a>> {
         let targets = self.targets.load();
         let usable = |target: &Target| !tried.contains(&target.address) && self.is_ready(target);
@@ -191,18 +192,18 @@ impl Balance {
             if !usable(only) {
                 return None;
             }
-            let admission = only.vitals.admit_alone(self.breaker.pace())?;
+            let admission = only.vitals.admit_alone(self.breaker.pace(), payload)?;
             return Some(Attempt::new(self, caller, Arc::clone(only), admission));
         }
         let selected = if self.sticky {
-            self.by_session(&targets, usable, caller.session_bits(), true)
+            self.by_session(&targets, usable, caller.session_bits(), payload, true)
         } else {
-            self.by_turns(&targets, tried)
+            self.by_turns(&targets, tried, payload)
         };
         // Shares that still grow are of no matter where nothing else is left; and other workers
         // turn the same wheel, so the library's steps may miss one that is.
         let (target, admission) = selected
-            .or_else(|| self.by_session(&targets, usable, caller.session_bits(), false))
+            .or_else(|| self.by_session(&targets, usable, caller.session_bits(), payload, false))
             .or_else(|| Some((last_resort(&targets, usable)?, Admission::Normal)))?;
         Some(Attempt::new(self, caller, target, admission))
     }
@@ -211,13 +212,14 @@ impl Balance {
         &self,
         targets: &[Arc<Target>],
         tried: &[SocketAddr],
+        payload: Payload,
     ) -> Option<(Arc<Target>, Admission)> {
         let chosen = Cell::new(None);
         let accept = |backend: &Backend, ready: bool| {
             let Some(address) = backend.addr.as_inet().filter(|_| ready) else { return false };
             let target = targets.iter().find(|target| target.address == *address);
             let Some(target) = target.filter(|_| !tried.contains(address)) else { return false };
-            let Some(admission) = target.vitals.admit(self.breaker.pace(), None) else {
+            let Some(admission) = target.vitals.admit(self.breaker.pace(), payload, None) else {
                 return false;
             };
             chosen.set(Some((Arc::clone(target), admission)));
@@ -238,6 +240,7 @@ impl Balance {
         targets: &[Arc<Target>],
         usable: impl Fn(&Target) -> bool,
         session: u64,
+        payload: Payload,
         shares: bool,
     ) -> Option<(Arc<Target>, Admission)> {
         let order = |one: &(f64, &Arc<Target>), other: &(f64, &Arc<Target>)| {
@@ -253,7 +256,8 @@ impl Balance {
                 .max_by(order)?;
             let target = next.1;
             let place = if shares { sticky::place(session, target.seed) } else { 0.0 };
-            if let Some(admission) = target.vitals.admit(self.breaker.pace(), Some(place)) {
+            if let Some(admission) = target.vitals.admit(self.breaker.pace(), payload, Some(place))
+            {
                 return Some((Arc::clone(target), admission));
             }
             last = Some(next);

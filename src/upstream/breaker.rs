@@ -1,7 +1,8 @@
 //! Which endpoints are in use: takes out those that fail requests, and lets them back in.
 //!
 //! An endpoint that is out gets no requests for a time that grows with each turn. Then one
-//! request at a time may try it; the first that goes well brings it back, with a share that grows
+//! request at a time may try it, one without a body where there is a choice, and none that drags
+//! on keeps others from trying; the first that goes well brings it back, with a share that grows
 //! where the route says so. When all are out, the upstream's breaker is open: requests are refused
 //! at once, except for those trials.
 //!
@@ -18,16 +19,18 @@ use tokio::time::Instant;
 use super::balance::Target;
 use super::outlier::{Failure, Verdict};
 use super::vitals::Pace;
-use crate::config::model::{OutlierDetection, Upstream};
+use crate::config::model::{OutlierDetection, Selection, Upstream};
 use crate::metrics::UpstreamMetrics;
 
-/// How long a trial keeps the next from beginning where nothing is ever taken out by requests.
-const NO_TRIAL: Duration = Duration::ZERO;
+/// How long a trial keeps the next from beginning, if it has no result before.
+const TRIAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Breaker {
     route: Arc<str>,
     rules: Option<OutlierDetection>,
+    /// What it takes to move requests to another endpoint.
+    enough: Verdict,
     pace: Pace,
     /// Changes are made under it, one at a time.
     state: Mutex<State>,
@@ -43,10 +46,13 @@ struct State {
 
 impl Breaker {
     pub(super) fn new(route: &Arc<str>, upstream: &Upstream) -> Self {
-        let trial = upstream.outliers.map_or(NO_TRIAL, |rules| rules.ejection_time);
+        let trial = upstream.outliers.map_or(TRIAL, |rules| rules.ejection_time.min(TRIAL));
+        // Sessions that move may lose what the endpoint keeps for them.
+        let sticky = upstream.selection == Selection::Sticky;
         Self {
             route: Arc::clone(route),
             rules: upstream.outliers,
+            enough: if sticky { Verdict::Weak } else { Verdict::Lone },
             pace: Pace { trial, slow_start: upstream.slow_start },
             state: Mutex::default(),
         }
@@ -83,22 +89,22 @@ impl Breaker {
         let mut state = self.state.lock();
         let vitals = &target.vitals;
         if vitals.is_out() {
-            // What was under way when it was taken out says nothing new.
             if trial {
-                let verdict = match failure {
-                    Failure::Unreachable => Verdict::Strong,
-                    Failure::Unanswered if !vitals.is_weakly_out() => Verdict::Strong,
-                    // By now at least it answers.
-                    Failure::Unanswered | Failure::Unavailable => Verdict::Weak,
-                };
-                let time = vitals.eject(rules, verdict, now);
+                let time = vitals.trial_failed(rules, failure, witness, now);
                 self.publish(targets, &mut state);
                 tracing::debug!(route = %self.route, endpoint = %target.address, ?time, ?failure,
                     "an upstream endpoint still fails");
+            } else if vitals.is_weakly_out()
+                && vitals.went_wrong(rules, failure, witness, now) == Verdict::Strong
+            {
+                // It was used for want of another.
+                self.eject(rules, &state, target, failure, now);
+                self.publish(targets, &mut state);
             }
+            // What was under way when it was taken out says nothing new.
             return;
         }
-        if vitals.went_wrong(rules, failure, witness, now) == Verdict::Well
+        if vitals.went_wrong(rules, failure, witness, now) < self.enough
             || !targets.iter().any(|other| Arc::ptr_eq(&other.vitals, vitals))
         {
             return;
@@ -144,11 +150,11 @@ impl Breaker {
     #[cold]
     pub(super) fn went_well(&self, targets: &[Arc<Target>], target: &Target, trial: bool) {
         let mut state = self.state.lock();
-        if !target.vitals.is_out() {
-            target.vitals.is_well();
-        } else if trial {
+        if trial && target.vitals.is_out() {
             self.bring_back(target);
             self.publish(targets, &mut state);
+        } else {
+            target.vitals.is_well();
         }
     }
 

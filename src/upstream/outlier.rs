@@ -7,7 +7,8 @@
 //! Not every failure says as much. What can't be reached is down, whoever asks. A missing answer
 //! may be the fault of what one user asks for, so two users must have seen it before it counts in
 //! full. And a 503 in the endpoint's own words is an answer: a reason to prefer another endpoint,
-//! but none to keep it from the user where there is no other.
+//! but none to keep it from the user where there is no other. Where users would notice that they
+//! are moved, what one of them alone complains of is no reason either ([`Verdict::Lone`]).
 //!
 //! INVARIANT: no user alone can bring about [`Verdict::Strong`] by what an endpoint does with
 //! their requests.
@@ -69,6 +70,8 @@ fn is_ours(error: &std::io::Error) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verdict {
     Well,
+    /// As bad as [`Self::Weak`], by the word of one user alone.
+    Lone,
     /// Bad enough to use another endpoint, where there is one.
     Weak,
     /// Bad enough to use none at all.
@@ -94,9 +97,23 @@ struct Count {
     failures: u32,
     unreachable: u32,
     unanswered: u32,
-    /// Who was first left without an answer, and whether anybody else was.
-    witness: Option<u64>,
+    /// Whose requests failed in whatever way.
+    failed: Witnesses,
+    /// Who was left without an answer.
+    silent: Witnesses,
+}
+
+#[derive(Debug, Default)]
+struct Witnesses {
+    first: Option<u64>,
+    /// Whether there was anybody else.
     several: bool,
+}
+
+impl Witnesses {
+    fn add(&mut self, witness: u64) {
+        self.several |= *self.first.get_or_insert(witness) != witness;
+    }
 }
 
 impl Evidence {
@@ -126,6 +143,17 @@ impl Evidence {
         in_row.max(window.count.verdict(u32::try_from(enough).unwrap_or(u32::MAX)))
     }
 
+    /// Takes down that a trial failed, and says what it shows.
+    pub(super) fn add_trial(&mut self, failure: Failure, witness: u64) -> Verdict {
+        self.row.add(failure, witness);
+        match failure {
+            Failure::Unreachable => Verdict::Strong,
+            Failure::Unanswered if self.row.silent.several => Verdict::Strong,
+            // By now at least it answers, or it does so for others, as far as anybody knows.
+            Failure::Unanswered | Failure::Unavailable => Verdict::Weak,
+        }
+    }
+
     /// A request went well: what failed before it was not in a row.
     pub(super) fn well(&mut self) {
         self.row = Count::default();
@@ -140,24 +168,27 @@ impl Evidence {
 impl Count {
     fn add(&mut self, failure: Failure, witness: u64) {
         self.failures = self.failures.saturating_add(1);
+        self.failed.add(witness);
         match failure {
             Failure::Unreachable => self.unreachable = self.unreachable.saturating_add(1),
             Failure::Unanswered => {
                 self.unanswered = self.unanswered.saturating_add(1);
-                self.several |= *self.witness.get_or_insert(witness) != witness;
+                self.silent.add(witness);
             }
             Failure::Unavailable => {}
         }
     }
 
     fn verdict(&self, enough: u32) -> Verdict {
-        let lost = self.unreachable.saturating_add(if self.several { self.unanswered } else { 0 });
-        if lost >= enough {
+        let silent = if self.silent.several { self.unanswered } else { 0 };
+        if self.unreachable.saturating_add(silent) >= enough {
             Verdict::Strong
-        } else if self.failures >= enough {
+        } else if self.failures < enough {
+            Verdict::Well
+        } else if self.failed.several {
             Verdict::Weak
         } else {
-            Verdict::Well
+            Verdict::Lone
         }
     }
 }
@@ -197,7 +228,8 @@ mod tests {
         use Failure::{Unanswered, Unavailable, Unreachable};
         assert_eq!(after(&[(Unreachable, 1); 2]), Verdict::Well);
         assert_eq!(after(&[(Unreachable, 1); 3]), Verdict::Strong, "down is down");
-        assert_eq!(after(&[(Unanswered, 1); 3]), Verdict::Weak, "one user's requests");
+        assert_eq!(after(&[(Unanswered, 1); 3]), Verdict::Lone, "one user's requests");
+        assert_eq!(after(&[(Unavailable, 1); 3]), Verdict::Lone);
         assert_eq!(after(&[(Unanswered, 1), (Unanswered, 2), (Unanswered, 1)]), Verdict::Strong);
         assert_eq!(after(&[(Unanswered, 1), (Unanswered, 1), (Unreachable, 2)]), Verdict::Weak);
         assert_eq!(
@@ -205,6 +237,19 @@ mod tests {
             Verdict::Weak,
             "it answers"
         );
+    }
+
+    #[test]
+    fn a_trial_without_an_answer_needs_a_second_witness() {
+        use Failure::{Unanswered, Unavailable, Unreachable};
+        let mut evidence = Evidence::default();
+        assert_eq!(evidence.add_trial(Unanswered, 1), Verdict::Weak);
+        assert_eq!(evidence.add_trial(Unavailable, 2), Verdict::Weak);
+        assert_eq!(evidence.add_trial(Unanswered, 1), Verdict::Weak);
+        assert_eq!(evidence.add_trial(Unreachable, 1), Verdict::Strong);
+        assert_eq!(evidence.add_trial(Unanswered, 2), Verdict::Strong);
+        evidence.well();
+        assert_eq!(evidence.add_trial(Unanswered, 2), Verdict::Weak);
     }
 
     #[test]

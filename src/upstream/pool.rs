@@ -27,6 +27,7 @@ use super::idle::Idle;
 use super::send::{self, Limits, Try};
 use super::tls;
 use super::upkeep::{Shown, Upkeep};
+use super::vitals::Payload;
 use super::wire::Http1;
 use crate::config::finding::Finding;
 use crate::config::model::{Route, Upstream, UpstreamHost, UpstreamProtocol};
@@ -237,7 +238,8 @@ impl Pool {
         let mut budget = self.upstream.connect_timeout;
         let mut last = None;
         let mut sent = 0;
-        while let Some(attempt) = self.balance.select(&tried, caller) {
+        let payload = if request.body().is_empty() { Payload::None } else { Payload::Body };
+        while let Some(attempt) = self.balance.select(&tried, caller, payload) {
             let (target, worker) = (attempt.target(), caller.worker);
             // Once a kept connection has failed, the others to the endpoint are as likely dead.
             let kept = if sent > 0 { None } else { self.kept(worker, target, began) };

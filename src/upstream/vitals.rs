@@ -30,8 +30,12 @@ pub(super) struct Vitals {
     condition: AtomicU8,
     /// Whether a request has failed since the last that went well.
     failed: AtomicBool,
-    /// While it is out: when the next request may try it. In milliseconds since `epoch`.
+    /// While it is out: when the first request may try it. In milliseconds since `epoch`.
     until: AtomicU64,
+    /// When the trial of a request without a body no longer keeps the next from beginning, and
+    /// the same for one with a body. In milliseconds since `epoch`.
+    bare: AtomicU64,
+    laden: AtomicU64,
     /// While its share grows: since when. In milliseconds since `epoch`.
     risen: AtomicU64,
     /// How often it was asked for while its share grew.
@@ -55,7 +59,15 @@ struct History {
 pub(super) enum Admission {
     Normal,
     /// To find out whether it is well again.
-    Trial,
+    Trial(Payload),
+}
+
+/// What a request carries. A body may be as slow as its sender likes, so one that has any says
+/// little about an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Payload {
+    None,
+    Body,
 }
 
 /// For how long one trial keeps the next from beginning, and how long a share grows.
@@ -72,6 +84,8 @@ impl Vitals {
             condition: AtomicU8::new(FULL),
             failed: AtomicBool::new(false),
             until: AtomicU64::new(0),
+            bare: AtomicU64::new(0),
+            laden: AtomicU64::new(0),
             risen: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             epoch,
@@ -96,17 +110,27 @@ impl Vitals {
 
     /// Whether a request may use it now. `place` is where the request stands from 0 to 1 when the
     /// share isn't whole; without one, requests take turns.
-    pub(super) fn admit(&self, pace: Pace, place: Option<f64>) -> Option<Admission> {
+    pub(super) fn admit(
+        &self,
+        pace: Pace,
+        payload: Payload,
+        place: Option<f64>,
+    ) -> Option<Admission> {
         match self.condition.load(Ordering::Relaxed) {
             FULL => Some(Admission::Normal),
             RISING => self.within_share(pace, place).then_some(Admission::Normal),
-            _ => self.try_out(pace),
+            _ => self.try_out(pace, payload),
         }
     }
 
-    /// The same for an address without an alternative: its share is everything.
-    pub(super) fn admit_alone(&self, pace: Pace) -> Option<Admission> {
-        if self.is_out() { self.try_out(pace) } else { Some(Admission::Normal) }
+    /// The same for an address without an alternative: its share is everything, and on weak
+    /// evidence it is used all the same.
+    pub(super) fn admit_alone(&self, pace: Pace, payload: Payload) -> Option<Admission> {
+        match self.condition.load(Ordering::Relaxed) {
+            OUT => self.try_out(pace, payload),
+            WEAKLY_OUT => self.try_out(pace, payload).or(Some(Admission::Normal)),
+            _ => Some(Admission::Normal),
+        }
     }
 
     #[cold]
@@ -128,28 +152,41 @@ impl Vitals {
         place < (grown.as_secs_f64() / whole.as_secs_f64()).max(FIRST_SHARE)
     }
 
+    /// Requests without a body go first, and wait for none that has one.
     #[cold]
-    fn try_out(&self, pace: Pace) -> Option<Admission> {
+    fn try_out(&self, pace: Pace, payload: Payload) -> Option<Admission> {
         let now = self.millis(Instant::now());
         let until = self.until.load(Ordering::Relaxed);
-        if now < until {
+        let (bare, laden) = (self.bare.load(Ordering::Relaxed), self.laden.load(Ordering::Relaxed));
+        let (from, held) = match payload {
+            Payload::None => (until.max(bare), bare),
+            Payload::Body => (until.saturating_add(millis(pace.trial)).max(bare).max(laden), laden),
+        };
+        if now < from {
             return None;
         }
         let next = now.saturating_add(millis(pace.trial));
-        self.until
-            .compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed)
+        self.holder(payload)
+            .compare_exchange(held, next, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
-            .then_some(Admission::Trial)
+            .then_some(Admission::Trial(payload))
+    }
+
+    fn holder(&self, payload: Payload) -> &AtomicU64 {
+        match payload {
+            Payload::None => &self.bare,
+            Payload::Body => &self.laden,
+        }
     }
 
     /// A trial ended without a result: the next may begin.
-    pub(super) fn undecided(&self) {
-        self.until.store(self.millis(Instant::now()), Ordering::Relaxed);
+    pub(super) fn undecided(&self, payload: Payload) {
+        self.holder(payload).store(self.millis(Instant::now()), Ordering::Relaxed);
     }
 
     /// How long until the next trial.
     pub(super) fn wait(&self, now: Instant) -> Duration {
-        let until = self.until.load(Ordering::Relaxed);
+        let until = self.until.load(Ordering::Relaxed).max(self.bare.load(Ordering::Relaxed));
         Duration::from_millis(until.saturating_sub(self.millis(now)))
     }
 
@@ -202,15 +239,52 @@ impl Vitals {
         if was_in && now.saturating_duration_since(history.back) >= rules.max_ejection_time {
             history.ejections = 0;
         }
+        self.forget(&mut history);
+        self.stay_out(&mut history, rules, verdict, now)
+    }
+
+    /// A trial failed: it stays out, and this says for how long, unless another trial of the same
+    /// turn has seen to that.
+    pub(super) fn trial_failed(
+        &self,
+        rules: &OutlierDetection,
+        failure: Failure,
+        witness: u64,
+        now: Instant,
+    ) -> Option<Duration> {
+        let mut history = self.history.lock();
+        let verdict = history.evidence.add_trial(failure, witness);
+        self.failed.store(true, Ordering::Relaxed);
+        if self.millis(now) < self.until.load(Ordering::Relaxed) {
+            self.take_out(verdict);
+            return None;
+        }
+        Some(self.stay_out(&mut history, rules, verdict, now))
+    }
+
+    fn stay_out(
+        &self,
+        history: &mut History,
+        rules: &OutlierDetection,
+        verdict: Verdict,
+        now: Instant,
+    ) -> Duration {
         let time = ejection_time(rules, history.ejections);
         history.ejections = history.ejections.saturating_add(1);
+        self.until.store(self.millis(now).saturating_add(millis(time)), Ordering::Relaxed);
+        self.take_out(verdict);
+        time
+    }
+
+    fn take_out(&self, verdict: Verdict) {
+        let condition = if verdict == Verdict::Strong { OUT } else { WEAKLY_OUT };
+        self.condition.store(condition, Ordering::Relaxed);
+    }
+
+    fn forget(&self, history: &mut History) {
         history.evidence.forget();
         history.verdict = Verdict::Well;
         self.failed.store(false, Ordering::Relaxed);
-        self.until.store(self.millis(now).saturating_add(millis(time)), Ordering::Relaxed);
-        let condition = if verdict == Verdict::Strong { OUT } else { WEAKLY_OUT };
-        self.condition.store(condition, Ordering::Relaxed);
-        time
     }
 
     /// Takes it into use, or, in use as it is, lets its share grow from the beginning.
@@ -218,6 +292,7 @@ impl Vitals {
         let mut history = self.history.lock();
         if self.is_out() {
             history.back = now;
+            self.forget(&mut history);
         }
         self.risen.store(self.millis(now), Ordering::Relaxed);
         let condition = if pace.slow_start.is_some() { RISING } else { FULL };
@@ -242,12 +317,14 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const PACE: Pace = Pace { trial: SECOND, slow_start: Some(Duration::from_secs(100)) };
 
+    const BARE: Admission = Admission::Trial(Payload::None);
+
     fn rules() -> OutlierDetection {
         OutlierDetection::default()
     }
 
     fn admitted(vitals: &Vitals, of: usize) -> usize {
-        (0..of).filter(|_| vitals.admit(PACE, None).is_some()).count()
+        (0..of).filter(|_| vitals.admit(PACE, Payload::None, None).is_some()).count()
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,9 +345,9 @@ mod tests {
         let vitals = Vitals::new(1);
         vitals.bring_in(PACE, Instant::now());
         advance(SECOND * 30).await;
-        assert_eq!(vitals.admit(PACE, Some(0.29)), Some(Admission::Normal));
-        assert_eq!(vitals.admit(PACE, Some(0.31)), None);
-        assert_eq!(vitals.admit_alone(PACE), Some(Admission::Normal));
+        assert_eq!(vitals.admit(PACE, Payload::None, Some(0.29)), Some(Admission::Normal));
+        assert_eq!(vitals.admit(PACE, Payload::None, Some(0.31)), None);
+        assert_eq!(vitals.admit_alone(PACE, Payload::None), Some(Admission::Normal));
     }
 
     #[tokio::test(start_paused = true)]
@@ -278,19 +355,57 @@ mod tests {
         let vitals = Vitals::new(1);
         let time = vitals.eject(&rules(), Verdict::Strong, Instant::now());
         assert_eq!(time, SECOND * 5);
-        for admit in [|v: &Vitals| v.admit(PACE, None), |v: &Vitals| v.admit_alone(PACE)] {
+        for admit in [
+            |v: &Vitals| v.admit(PACE, Payload::None, None),
+            |v: &Vitals| v.admit_alone(PACE, Payload::None),
+        ] {
             vitals.until.store(vitals.millis(Instant::now()) + 5_000, Ordering::Relaxed);
             advance(SECOND * 5 - Duration::from_millis(1)).await;
             assert_eq!(admit(&vitals), None);
             assert_eq!(vitals.wait(Instant::now()), Duration::from_millis(1));
             advance(Duration::from_millis(1)).await;
-            assert_eq!(admit(&vitals), Some(Admission::Trial));
+            assert_eq!(admit(&vitals), Some(BARE));
             assert_eq!(admit(&vitals), None, "one at a time");
-            vitals.undecided();
-            assert_eq!(admit(&vitals), Some(Admission::Trial), "the first had no result");
+            vitals.undecided(Payload::None);
+            assert_eq!(admit(&vitals), Some(BARE), "the first had no result");
             advance(SECOND).await;
-            assert_eq!(admit(&vitals), Some(Admission::Trial), "a slow one holds nobody up");
+            assert_eq!(admit(&vitals), Some(BARE), "a slow one holds nobody up");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drags_on_keeps_no_request_without_one_from_trying() {
+        let laden = Some(Admission::Trial(Payload::Body));
+        let vitals = Vitals::new(1);
+        advance(vitals.eject(&rules(), Verdict::Strong, Instant::now())).await;
+        assert_eq!(vitals.admit_alone(PACE, Payload::Body), None, "others first");
+        advance(SECOND).await;
+        assert_eq!(vitals.admit_alone(PACE, Payload::Body), laden, "there are no others");
+        assert_eq!(vitals.admit_alone(PACE, Payload::Body), None);
+        assert_eq!(vitals.admit_alone(PACE, Payload::None), Some(BARE), "at the same time");
+        assert_eq!(vitals.admit_alone(PACE, Payload::None), None);
+        advance(SECOND).await;
+        assert_eq!(vitals.admit_alone(PACE, Payload::None), Some(BARE), "and again");
+        assert_eq!(vitals.admit_alone(PACE, Payload::Body), None);
+        let failed = |failure| vitals.trial_failed(&rules(), failure, 1, Instant::now());
+        assert_eq!(failed(Failure::Unreachable), Some(SECOND * 10));
+        vitals.undecided(Payload::Body);
+        assert_eq!(failed(Failure::Unreachable), None, "both were of one turn");
+        assert_eq!(vitals.admit_alone(PACE, Payload::None), None, "which has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_weakly_out_is_used_where_it_is_alone() {
+        let vitals = Vitals::new(1);
+        let time = vitals.eject(&rules(), Verdict::Weak, Instant::now());
+        for payload in [Payload::None, Payload::Body] {
+            assert_eq!(vitals.admit(PACE, payload, None), None);
+            assert_eq!(vitals.admit_alone(PACE, payload), Some(Admission::Normal));
+        }
+        advance(time).await;
+        assert_eq!(vitals.admit_alone(PACE, Payload::Body), Some(Admission::Normal));
+        assert_eq!(vitals.admit_alone(PACE, Payload::None), Some(BARE));
+        assert_eq!(vitals.admit_alone(PACE, Payload::None), Some(Admission::Normal));
     }
 
     #[tokio::test(start_paused = true)]
@@ -301,7 +416,7 @@ mod tests {
         for well_for in [0, 0, 29, 30, 0] {
             times.push(vitals.eject(&rules(), Verdict::Strong, Instant::now()).as_secs());
             vitals.bring_in(no_slow_start, Instant::now());
-            assert_eq!(vitals.admit(PACE, None), Some(Admission::Normal));
+            assert_eq!(vitals.admit(PACE, Payload::None, None), Some(Admission::Normal));
             advance(SECOND * well_for).await;
         }
         assert_eq!(times, [5, 10, 20, 30, 5]);

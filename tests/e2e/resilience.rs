@@ -119,6 +119,40 @@ async fn an_endpoint_that_answers_503_is_left_out_while_another_serves() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_answers_503_itself_after_it_was_down_serves_other_paths() {
+    let mut upstream = Moody::start().await;
+    let mut to = route("app", "/", &upstream.url());
+    to["outlier_detection"] = json!({
+        "consecutive_failures": 1, "ejection_time": "1s", "max_ejection_time": "10m"
+    });
+    to["max_idle_connections"] = json!(0);
+    let gate = Gate::setup().route(to).start().await;
+    let mut browser = gate.login("vera").await.as_program();
+    upstream.down().await;
+    browser.get("/").await.expect(502);
+    browser.get("/").await.expect(503);
+    upstream.set(Mood::Status(503));
+    upstream.up();
+    eventually("a trial", async || {
+        browser.get("/sick").await.expect(503);
+        (!upstream.lines("/sick").is_empty()).then_some(())
+    })
+    .await;
+    // From one path it says so. Another is well, at once and for bodies, too.
+    upstream.set(Mood::Well);
+    browser.get("/other").await.expect(200);
+    post(&mut browser, "/other").await.expect(200);
+    upstream.set(Mood::Status(503));
+    for _ in 0..5 {
+        let answer = browser.get("/sick").await.expect(503);
+        assert_eq!(answer.header("content-type"), None, "the upstream's own answer: {answer:?}");
+    }
+    upstream.set(Mood::Well);
+    gate.login("otto").await.get("/other").await.expect(200);
+    assert!(gate.metric("wicketgate_upstream_breaker_open", "app").await < 0.5);
+}
+
+#[tokio::test]
 async fn a_health_check_brings_an_endpoint_back_after_as_many_successes_as_configured() {
     let (sick, well) = (Moody::start().await, Moody::start().await);
     let mut to = route("app", "/", &sick.url());

@@ -7,6 +7,7 @@ use super::*;
 use crate::upstream::attempt::Attempt;
 use crate::upstream::balance::Balance;
 use crate::upstream::breaker::Breaker;
+use crate::upstream::vitals::Payload;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
@@ -36,7 +37,7 @@ impl World {
     }
 
     fn select(&self) -> Option<Attempt<'_>> {
-        self.balance.select(&[], by(0))
+        self.balance.select(&[], by(0), Payload::None)
     }
 
     /// The next attempt at this endpoint; others are answered well on the way.
@@ -228,7 +229,7 @@ async fn one_user_alone_leaves_nobody_without_an_endpoint() {
     assert_eq!(world.used(), [1], "what one user asks for may take long");
     advance(SECOND * 10).await;
     world.fail(1, 4, &silent());
-    world.balance.select(&[], other_user()).unwrap().failed(&silent());
+    world.balance.select(&[], other_user(), Payload::None).unwrap().failed(&silent());
     assert_eq!(world.refused().kind(), "breaker_open");
 
     let world = World::of(&settings(2));
@@ -249,7 +250,7 @@ async fn an_endpoint_that_answers_503_itself_is_not_answered_for() {
     let world = World::of(&settings(1));
     for number in 0..50 {
         let caller = if number % 2 == 0 { by(0) } else { other_user() };
-        let attempt = world.balance.select(&[], caller).unwrap();
+        let attempt = world.balance.select(&[], caller, Payload::None).unwrap();
         attempt.answered(StatusCode::SERVICE_UNAVAILABLE);
     }
     // Down, and then up with its own page.
@@ -258,6 +259,69 @@ async fn an_endpoint_that_answers_503_itself_is_not_answered_for() {
     advance(SECOND * 5).await;
     world.select().unwrap().answered(StatusCode::SERVICE_UNAVAILABLE);
     world.shows(r#"breaker_open{route="route"} 0"#);
+    for _ in 0..3 {
+        assert_eq!(world.used(), [1], "other paths may be well");
+        world.select().unwrap().answered(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    advance(SECOND * 30).await;
+    assert_eq!(world.used(), [1]);
+    world.shows(r#"ejected{endpoint="10.0.0.1",route="route"} 0"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_that_one_user_misses_the_answer_of_shuts_nobody_else_out() {
+    let world = World::of(&settings(1));
+    world.fail(1, 5, &refused());
+    advance(SECOND * 5).await;
+    world.select().unwrap().failed(&silent());
+    world.shows(r#"breaker_open{route="route"} 0"#);
+    for _ in 0..20 {
+        world.select().unwrap().failed(&silent());
+    }
+    assert_eq!(world.used(), [1], "always the same user");
+    // Another's trial, after what went well for others.
+    advance(SECOND * 30).await;
+    world.select().unwrap().failed(&silent());
+    assert_eq!(world.used(), [1]);
+    advance(SECOND * 30).await;
+    world.balance.select(&[], other_user(), Payload::None).unwrap().failed(&silent());
+    assert_eq!(world.used(), [1]);
+    // With nothing well in between, two say the same.
+    advance(SECOND * 30).await;
+    world.select().unwrap().failed(&silent());
+    advance(SECOND * 30).await;
+    world.balance.select(&[], other_user(), Payload::None).unwrap().failed(&silent());
+    assert_eq!(world.refused().kind(), "breaker_open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_that_drags_on_holds_nobody_up() {
+    let mut upstream = settings(1);
+    let rules = upstream.outliers.as_mut().unwrap();
+    rules.ejection_time = SECOND * 600;
+    rules.max_ejection_time = SECOND * 600;
+    let world = World::of(&upstream);
+    world.fail(1, 5, &refused());
+    advance(SECOND * 601).await;
+    let slow_post = world.balance.select(&[], other_user(), Payload::Body).unwrap();
+    let slow_get = world.balance.select(&[], other_user(), Payload::None).unwrap();
+    assert!(world.select().is_none());
+    advance(SECOND).await;
+    assert_eq!(world.used(), [1]);
+    world.shows(r#"breaker_open{route="route"} 0"#);
+    slow_post.failed(&silent());
+    slow_get.failed(&silent());
+    assert_eq!(world.used(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_used_for_want_of_another_is_still_found_to_be_down() {
+    let world = World::of(&settings(1));
+    world.fail(1, 5, &refused());
+    advance(SECOND * 5).await;
+    world.select().unwrap().answered(StatusCode::SERVICE_UNAVAILABLE);
+    world.fail(1, 5, &refused());
+    assert_eq!(world.refused().kind(), "breaker_open");
 }
 
 #[tokio::test(start_paused = true)]

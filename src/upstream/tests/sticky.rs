@@ -2,6 +2,7 @@
 
 use super::ejection::{SECOND, World, address, refused, settings};
 use super::*;
+use crate::upstream::vitals::Payload;
 use http::StatusCode;
 use tokio::time::advance;
 
@@ -18,7 +19,7 @@ fn session(number: u32) -> Caller<'static> {
 /// Where the sessions' next requests go; all go well.
 fn homes(world: &World) -> Vec<SocketAddr> {
     let of = |number| {
-        let attempt = world.balance.select(&[], session(number)).unwrap();
+        let attempt = world.balance.select(&[], session(number), Payload::None).unwrap();
         let home = attempt.target().address;
         attempt.answered(StatusCode::OK);
         home
@@ -41,7 +42,7 @@ async fn a_session_stays_with_its_endpoint_and_moves_only_while_that_one_is_out(
     }
     let of_second = (0..300).find(|number| before[*number as usize] == address(2)).unwrap();
     for _ in 0..5 {
-        world.balance.select(&[], session(of_second)).unwrap().failed(&refused());
+        world.balance.select(&[], session(of_second), Payload::None).unwrap().failed(&refused());
     }
     let meanwhile = homes(&world);
     assert_eq!(count(&meanwhile, 2), 0);
@@ -57,11 +58,13 @@ async fn a_session_stays_with_its_endpoint_and_moves_only_while_that_one_is_out(
 #[tokio::test(start_paused = true)]
 async fn a_try_that_failed_goes_to_the_sessions_next_endpoint() {
     let world = World::of(&sticky(3));
-    let first = world.balance.select(&[], session(1)).unwrap().target().address;
-    let second = world.balance.select(&[first], session(1)).unwrap().target().address;
-    let third = world.balance.select(&[first, second], session(1)).unwrap().target().address;
+    let first = world.balance.select(&[], session(1), Payload::None).unwrap().target().address;
+    let second =
+        world.balance.select(&[first], session(1), Payload::None).unwrap().target().address;
+    let third =
+        world.balance.select(&[first, second], session(1), Payload::None).unwrap().target().address;
     assert!(first != second && second != third && first != third);
-    assert!(world.balance.select(&[first, second, third], session(1)).is_none());
+    assert!(world.balance.select(&[first, second, third], session(1), Payload::None).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,10 +103,34 @@ async fn endpoints_that_a_session_belongs_to_alike_are_still_two() {
     let mut upstream = sticky(2);
     upstream.endpoints[1].host = Host::parse("[::ffff:10.0.0.1]").unwrap();
     let world = World::of(&upstream);
-    let first = world.balance.select(&[], session(1)).unwrap().target().address;
+    let first = world.balance.select(&[], session(1), Payload::None).unwrap().target().address;
     for _ in 0..5 {
-        world.balance.select(&[], session(1)).unwrap().failed(&refused());
+        world.balance.select(&[], session(1), Payload::None).unwrap().failed(&refused());
     }
-    let second = world.balance.select(&[], session(1)).unwrap().target().address;
+    let second = world.balance.select(&[], session(1), Payload::None).unwrap().target().address;
     assert_ne!(first, second);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_for_one_user_moves_nobody_elses_session() {
+    let world = World::of(&sticky(3));
+    let before = homes(&world);
+    let of_second = (0..300).find(|number| before[*number as usize] == address(2)).unwrap();
+    let attempt = |principal| {
+        let caller = Caller { principal, ..session(of_second) };
+        world.balance.select(&[], caller, Payload::None).unwrap()
+    };
+    for number in 0..40 {
+        let attempt = attempt("test/vera");
+        match number % 2 {
+            0 => attempt.answered(StatusCode::SERVICE_UNAVAILABLE),
+            _ => attempt.failed(&UpstreamError::Timeout { what: "answer" }),
+        }
+    }
+    assert_eq!(homes(&world), before);
+    for _ in 0..4 {
+        attempt("test/vera").answered(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    attempt("test/otto").answered(StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(count(&homes(&world), 2), 0, "two users say the same");
 }

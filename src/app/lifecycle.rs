@@ -123,6 +123,10 @@ impl Prepared {
         control.config = Some(assembly.config);
         let listening = for_successor(&mut doors, &admin)?;
         let room = descriptors::connections(descriptors);
+        // Clients wait in the sockets until the former process knows.
+        if let Some(predecessor) = &predecessor {
+            predecessor.succeed(&control.gate, &control.store)?;
+        }
         let workers = Workers::start(&control.gate, doors, control.workers(), room)?;
         let bound = workers.bound_addresses().to_vec();
         control.state.lock().readiness.listeners = bound
@@ -196,11 +200,6 @@ impl Running {
         let admin_ends = CancellationToken::new();
         let admin = self.admin(admin_ends.clone());
         drop(self.admin);
-        if let Some(predecessor) = &self.control.predecessor
-            && let Err(error) = predecessor.succeed(&gate, &self.control.store)
-        {
-            tracing::error!(%error, "the former process is gone before its time");
-        }
         let (control_pulse, heart) = pulse();
         self.control.heart = Some(heart);
         let pulses = self.workers.pulses().iter().cloned().chain([control_pulse]).collect();

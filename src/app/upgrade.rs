@@ -136,7 +136,7 @@ impl Control {
             }
             _ => {
                 refuse(attempt, "it could not open the store or the audit log").await;
-                take_back(cargo).await;
+                self.take_back(cargo).await;
                 false
             }
         }
@@ -153,6 +153,24 @@ impl Control {
                 }
                 None
             }
+        }
+    }
+
+    async fn take_back(&self, Cargo { store, log }: Cargo) {
+        match store.back().await {
+            // It may have served for a moment, when its word came too late.
+            Ok(()) => {
+                if let Err(error) = self.gate.sessions.recheck().await {
+                    tracing::error!(%error, "what the newer process ended may live on here");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the store is lost: nothing is served"),
+        }
+        let back = tokio::task::spawn_blocking(move || log.back()).await;
+        match back {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the audit log is lost: nothing is served"),
+            Err(error) => tracing::error!(%error, "the audit log is lost: nothing is served"),
         }
     }
 
@@ -178,16 +196,4 @@ async fn refuse(attempt: Attempt, why: &str) {
     let ended = ended.unwrap_or_else(|error| error.to_string());
     tracing::error!("upgrade refused, this process serves on: {why} ({ended})");
     manager::status(&format!("the last upgrade was refused: {why}"));
-}
-
-async fn take_back(Cargo { store, log }: Cargo) {
-    if let Err(error) = store.back().await {
-        tracing::error!(%error, "the store is lost: nothing is served");
-    }
-    let back = tokio::task::spawn_blocking(move || log.back()).await;
-    match back {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the audit log is lost: nothing is served"),
-        Err(error) => tracing::error!(%error, "the audit log is lost: nothing is served"),
-    }
 }

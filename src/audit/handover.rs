@@ -44,6 +44,13 @@ enum Next {
 #[derive(Debug)]
 pub struct Moving(mpsc::Sender<Next>);
 
+/// Text of records in one message, in bytes, unless a single one is longer. Escaped it may be twice
+/// as long, which is far less than a frame takes.
+const PIECE: usize = 4 * 1024 * 1024;
+
+/// What a record without text takes in a message, at most.
+const EMPTY: usize = 64;
+
 /// Records, as one process sends them to the other. None asks whether all before are kept.
 #[derive(Debug, Serialize, Deserialize)]
 struct Batch(Vec<(Timestamp, String)>);
@@ -183,41 +190,56 @@ impl Writer {
                 }
                 continue;
             }
-            let mut records = Vec::new();
-            batch.drain(|at, event| {
-                // What was serialised here is UTF-8.
-                records.push((at, String::from_utf8_lossy(event).into_owned()));
-            });
-            reached = reached.saturating_add(u64::try_from(records.len()).unwrap_or(u64::MAX));
-            let kept = send(stream, records);
-            self.shared.written.store(reached, Ordering::Release);
-            match kept {
-                Ok(Kept::Durable) => {
-                    let progress = Progress { synced: reached, failed: false };
-                    self.shared.progress.send_replace(progress);
-                    self.recovered();
-                    if closing {
+            let mut last = Ok(Kept::Durable);
+            for piece in pieces(&mut batch) {
+                let records = u64::try_from(piece.0.len()).unwrap_or(u64::MAX);
+                reached = reached.saturating_add(records);
+                last = send(stream, &piece);
+                self.shared.written.store(reached, Ordering::Release);
+                match &last {
+                    Ok(Kept::Durable) => {
+                        let progress = Progress { synced: reached, failed: false };
+                        self.shared.progress.send_replace(progress);
+                        self.recovered();
+                    }
+                    Ok(Kept::NotYet) => {
+                        self.alarm(&io::Error::other("the process that has it can't write it"));
+                    }
+                    Err(error) => {
+                        self.alarm(error);
                         return;
                     }
                 }
-                Ok(Kept::NotYet) => {
-                    self.alarm(&io::Error::other("the process that has it can't write it"));
-                    if closing {
-                        return;
-                    }
-                    // Asked again, and until then nobody is kept waiting.
-                    std::thread::sleep(AGAIN);
-                }
-                Err(error) => {
-                    self.alarm(&error);
-                    return;
-                }
+            }
+            if closing {
+                return;
+            }
+            if matches!(last, Ok(Kept::NotYet)) {
+                // Asked again, and until then nobody is kept waiting.
+                std::thread::sleep(AGAIN);
             }
         }
     }
 }
 
-fn send(stream: &UnixStream, records: Vec<(Timestamp, String)>) -> io::Result<Kept> {
-    write_frame(stream, &Batch(records))?;
+/// All records of a batch as messages, of which there is one even without a record.
+fn pieces(batch: &mut Queue) -> Vec<Batch> {
+    let (mut pieces, mut piece, mut length) = (Vec::new(), Vec::new(), 0_usize);
+    batch.drain(|at, event| {
+        let more = event.len().saturating_add(EMPTY);
+        if length.saturating_add(more) > PIECE && !piece.is_empty() {
+            pieces.push(Batch(std::mem::take(&mut piece)));
+            length = 0;
+        }
+        length = length.saturating_add(more);
+        // What was serialised here is UTF-8.
+        piece.push((at, String::from_utf8_lossy(event).into_owned()));
+    });
+    pieces.push(Batch(piece));
+    pieces
+}
+
+fn send(stream: &UnixStream, records: &Batch) -> io::Result<Kept> {
+    write_frame(stream, records)?;
     read_frame(stream)
 }

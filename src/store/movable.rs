@@ -163,7 +163,13 @@ impl Request {
             Ok(reply) => reply,
             Err(error) => Reply::Failed(error.to_string()),
         };
-        wire::write_frame(stream, &reply)
+        match wire::write_frame(stream, &reply) {
+            // Not a byte of it was sent.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                wire::write_frame(stream, &Reply::Failed("the answer is too long".to_owned()))
+            }
+            written => written,
+        }
     }
 
     /// Answers without having done it: whether a value was there, or why that can't be told.

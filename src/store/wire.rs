@@ -62,7 +62,7 @@ mod text {
 /// Writes a frame.
 ///
 /// # Errors
-/// The other side is gone, or the message is too long.
+/// The other side is gone; or the message is too long (`InvalidInput`), and nothing was written.
 pub fn write_frame(mut to: impl Write, message: &impl Serialize) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).ok().filter(|length| *length <= LONGEST);

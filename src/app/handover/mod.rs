@@ -10,7 +10,7 @@
 //! | old | `Sockets` | with it go all listening sockets and two streams |
 //! | new | `Claim` | every listener is open: only store and log are missing |
 //! | old | `Released` | both are synced, closed and unlocked; what needs them here waits |
-//! | new | `Serving` | both are open there, and clients are accepted |
+//! | new | `Serving` | both are open there, and clients are about to be accepted |
 //!
 //! Up to `Claim` nothing has changed: a new process that ends, for a bad configuration or anything
 //! else, leaves the old one as it was. From `Claim` to `Serving` requests of the old process that
@@ -26,6 +26,8 @@
 //! chain of records holds what both decided, and when the new process is gone the old one denies.
 //!
 //! INVARIANT: store and log have one writer at a time, which holds their locks.
+//! INVARIANT: the new process accepts nobody before it has said `Serving`. So what ends there is
+//! remembered and told from the first client on, and one that is killed before has ended nothing.
 
 mod link;
 mod predecessor;

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use tokio::runtime::Handle;
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use super::{Link, Message, PROTOCOL, RECORDS, STORE};
@@ -60,17 +60,19 @@ impl Predecessor {
     }
 
     /// Tells it that clients are served here, and from then on does for it what it can't do any
-    /// more: keep its records and its sessions. On the runtime that this is called on.
+    /// more: keep its records and its sessions. Before the first client is accepted, so that no
+    /// session ends here without it. When it is gone by then, only this process is left to serve.
     ///
     /// # Errors
-    /// It is gone.
+    /// A thread or a descriptor is missing. It has not been told, and serves on.
     pub fn succeed(&self, gate: &Arc<Gate>, store: &Arc<dyn Store>) -> io::Result<()> {
         gate.sessions.has_peer(true);
         let calls = self.store.try_clone()?;
-        let (sessions, store, handle) = (Arc::clone(gate), Arc::clone(store), Handle::current());
+        let (sessions, store) = (Arc::clone(gate), Arc::clone(store));
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         thread("predecessor-store", move || {
             while let Ok(request) = Request::read(&calls) {
-                let answered = handle.block_on(answer(&sessions, store.as_ref(), request, &calls));
+                let answered = runtime.block_on(answer(&sessions, store.as_ref(), request, &calls));
                 if answered.is_err() {
                     break;
                 }
@@ -90,7 +92,11 @@ impl Predecessor {
             tracing::info!("the former process has ended");
             gone.cancel();
         })?;
-        self.link.send(&Message::Serving)
+        if let Err(error) = self.link.send(&Message::Serving) {
+            // One that gives up on this process kills it before it hangs up.
+            tracing::error!(%error, "the former process is gone before its time");
+        }
+        Ok(())
     }
 
     /// Whether it has ended.

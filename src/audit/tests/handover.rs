@@ -105,3 +105,32 @@ fn when_the_process_that_has_the_log_is_gone_nothing_is_acknowledged() {
     assert!(old.release().is_none());
     assert!(old.close().is_err());
 }
+
+#[test]
+fn a_queue_longer_than_a_frame_is_sent_in_pieces() {
+    let site = Site::new();
+    let old = site.open();
+    let moving = old.release().unwrap();
+    // Half of it quotation marks, which are escaped once more on the way.
+    let long = format!("\"{}\"", "\\\"".repeat(200 * 1024));
+    let number = 100;
+    for _ in 0..number {
+        let _ = old.enqueue(second(1), long.as_bytes(), u64::MAX).unwrap();
+    }
+    let last = old.enqueue(second(1), long.as_bytes(), u64::MAX).unwrap();
+    let new = Arc::new(site.open());
+    let (here, there) = UnixStream::pair().unwrap();
+    let taking = thread::spawn({
+        let new = Arc::clone(&new);
+        move || new.take_in(&there)
+    });
+    moving.there(here);
+    runtime().block_on(last.durable()).unwrap();
+    assert!(old.healthy());
+    old.close().unwrap();
+    drop(old);
+    taking.join().unwrap().unwrap();
+    new.close().unwrap();
+    let verified = verify(site.directory()).unwrap();
+    assert_eq!((verified.records, verified.bad), (number + 1, None));
+}

@@ -193,7 +193,10 @@ impl Sessions {
         let now = self.clock.at(now);
         let _turn = self.turn(&id).await;
         let session = match self.cache.get(&id) {
-            Some(session) => session,
+            Some(session) => {
+                self.ask_peer(&session, now).await?;
+                session
+            }
             None => {
                 let Some(bytes) = self.store.get(Space::Sessions, &id.0).await? else {
                     return Ok(None);
@@ -217,8 +220,7 @@ impl Sessions {
             return false;
         }
         if let Some(reason) = session.end_due(now, self.idle()) {
-            self.announce(session, reason);
-            let _ = self.work.try_send(session.id);
+            self.end_as_due(session, reason);
             return false;
         }
         if session.touch(now, WRITE_BACK) && self.work.try_send(session.id).is_err() {
@@ -237,10 +239,16 @@ impl Sessions {
         match session.end_due(self.clock.at(now), self.idle()) {
             None => true,
             Some(reason) => {
-                self.announce(&session, reason);
-                let _ = self.work.try_send(session.id);
+                self.end_as_due(&session, reason);
                 false
             }
+        }
+    }
+
+    fn end_as_due(&self, session: &Arc<Session>, reason: EndReason) {
+        if self.is_for_all(reason) {
+            self.announce(session, reason);
+            let _ = self.work.try_send(session.id);
         }
     }
 
@@ -343,7 +351,11 @@ impl Sessions {
     pub async fn sweep(&self) -> Result<(), SessionError> {
         let now = self.clock.tick(self.store.as_ref()).await?;
         for session in self.cache.matching(&|session| session.end_due(now, self.idle()).is_some()) {
-            if let Some(reason) = session.end_due(now, self.idle()) {
+            // What the store has against it is told below.
+            let _ = self.ask_peer(&session, now).await;
+            if let Some(reason) = session.end_due(now, self.idle())
+                && self.is_for_all(reason)
+            {
                 self.announce(&session, reason);
             }
         }

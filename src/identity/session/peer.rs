@@ -5,13 +5,19 @@
 //! without the store removes a session by asking the one with it, which therefore knows first
 //! ([`Sessions::end_for_peer`]). In the other direction the end is told
 //! ([`Sessions::ended_elsewhere`]). Both remember it: a look at the store may have begun before.
+//!
+//! Neither sees what a session does in the other but by what the store has. So as long as there are
+//! two, one that is idle here is refused here and not ended; who is the last sweeps it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::state::Record;
 use super::{Ended, Session, SessionError, Sessions};
+use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
 use crate::store::Space;
@@ -25,6 +31,10 @@ impl Over {
         if let Some(over) = self.0.lock().as_mut() {
             over.insert(id);
         }
+    }
+
+    fn has_peer(&self) -> bool {
+        self.0.lock().is_some()
     }
 
     fn contains(&self, id: &SessionId) -> bool {
@@ -68,11 +78,50 @@ impl Sessions {
         Ok(was_there)
     }
 
+    /// A newer process had the store for a while, may have ended sessions, and is gone. They end
+    /// here too.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn recheck(&self) -> Result<(), SessionError> {
+        for session in self.cache.matching(&|session| !session.has_ended()) {
+            let _turn = self.turn(&session.id).await;
+            if self.store.get(Space::Sessions, &session.id.0).await?.is_none() {
+                self.announce_for_peer(&session, EndReason::Revoked);
+            }
+        }
+        Ok(())
+    }
+
     /// Lets a process without the store write a session. `None`: it is over, and a late write would
     /// bring it back.
     pub async fn write_for_peer(&self, id: SessionId) -> Option<Turn<'_>> {
         let turn = self.turn(&id).await;
         (!self.over.contains(&id)).then_some(Turn(turn))
+    }
+
+    /// Whether the end of a session that is due here is for both processes. Idle it may be in one
+    /// only.
+    pub(super) fn is_for_all(&self, reason: EndReason) -> bool {
+        reason != EndReason::IdleTimeout || !self.over.has_peer()
+    }
+
+    /// Learns of a session that seems idle when the other process has seen it.
+    pub(super) async fn ask_peer(
+        &self,
+        session: &Session,
+        now: Timestamp,
+    ) -> Result<(), SessionError> {
+        let idle = session.end_due(now, self.idle()) == Some(EndReason::IdleTimeout);
+        if idle
+            && self.over.has_peer()
+            && let Some(bytes) = self.store.get(Space::Sessions, &session.id.0).await?
+            && let Some(stored) = Record::decode(&bytes)
+        {
+            // It is written already.
+            session.touch(stored.last_seen, Duration::MAX);
+        }
+        Ok(())
     }
 
     /// A session that was just read from the store may have ended meanwhile.

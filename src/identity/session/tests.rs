@@ -427,3 +427,55 @@ async fn the_cache_evicts_what_nobody_holds_and_keeps_the_rest() {
     assert!(cache.get(&held.id).is_some());
     assert_eq!(cache.len(), 2);
 }
+
+#[tokio::test]
+async fn a_late_write_of_the_former_process_does_not_bring_a_session_back() {
+    let world = World::new().await;
+    let (_, session) = world.login("ada").await;
+    let (_, other) = world.login("bob").await;
+    world.sessions.has_peer(true);
+    world.sessions.end(&session.id, EndReason::Logout).await.unwrap();
+    assert!(world.sessions.write_for_peer(session.id).await.is_none());
+    assert!(world.sessions.write_for_peer(other.id).await.is_some());
+}
+
+#[tokio::test]
+async fn what_a_newer_process_ended_before_it_was_refused_is_over() {
+    let world = World::new().await;
+    let newer = world.restarted().await;
+    let (value, session) = world.login("ada").await;
+    let (kept, _) = world.login("bob").await;
+    let mut endings = world.sessions.endings().unwrap();
+    newer.sessions.end(&session.id, EndReason::Logout).await.unwrap();
+    world.sessions.recheck().await.unwrap();
+    assert!(!world.found(&value).await);
+    assert!(!world.sessions.is_alive(&session.id, world.clock.now()));
+    assert!(endings.try_recv().unwrap().elsewhere);
+    assert!(world.found(&kept).await);
+}
+
+#[tokio::test]
+async fn a_session_that_is_used_in_the_other_process_does_not_end_here() {
+    let old = World::new().await;
+    let (value, session) = old.login("ada").await;
+    let (unused, idle) = old.login("bob").await;
+    let new = old.restarted().await;
+    old.sessions.has_peer(true);
+    old.clock.advance(IDLE - Duration::from_secs(30));
+    assert!(new.found(&value).await);
+    new.sessions.write_back().await.unwrap();
+    old.clock.advance(Duration::from_secs(60));
+    let mut endings = old.sessions.endings().unwrap();
+    assert!(!old.sessions.is_alive(&idle.id, old.clock.now()), "it is refused all the same");
+    assert!(!old.found(&unused).await);
+    old.sessions.is_alive(&session.id, old.clock.now());
+    assert!(old.found(&value).await, "the store knows better");
+    old.sessions.sweep().await.unwrap();
+    assert!(old.sessions.is_alive(&session.id, old.clock.now()));
+    assert!(endings.try_recv().is_err(), "which are the other's to end");
+    assert!(new.found(&value).await);
+    old.sessions.has_peer(false);
+    old.sessions.sweep().await.unwrap();
+    assert_eq!(endings.try_recv().unwrap().id, idle.id);
+    assert!(endings.try_recv().is_err());
+}

@@ -100,7 +100,7 @@ fn page_size() -> u64 {
 fn available() -> Option<u64> {
     // Not from /proc/meminfo, which a service that sees only processes there doesn't have.
     let system = rustix::system::sysinfo();
-    let machine = u64::from(system.totalram).checked_mul(u64::from(system.mem_unit));
+    let machine = system.totalram.checked_mul(u64::from(system.mem_unit));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let granted = limit_files(&groups)
         .into_iter()

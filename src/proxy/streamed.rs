@@ -268,7 +268,9 @@ mod tests {
         };
         let pace = Pace { rate: 240, grace: Duration::from_secs(20) };
         let given_up = not_taken(&shared, Duration::from_secs(75), pace);
+        // In this order where two of them are due at the same moment.
         tokio::select! {
+            biased;
             () = given_up => Some(begun.elapsed().as_secs()),
             () = taking => None,
             () = tokio::time::sleep(Duration::from_secs(900)) => None,

@@ -142,7 +142,8 @@ mod tests {
     /// Fills a table of this room with callers from 1,000 on; those who found none.
     fn flood(table: &Table, slice: u64) -> Vec<u128> {
         let room = table.room * SHARDS;
-        let callers = 1000..1000 + 4 * u128::try_from(room).unwrap();
+        // So many that no shard is left with room, wherever their hashes lead.
+        let callers = 1000..1000 + 64 * u128::try_from(room).unwrap();
         callers
             .filter(|caller| {
                 table.take(*caller, slice, 100);

@@ -143,9 +143,7 @@ impl Place {
             host: value(host)?,
         })
     }
-}
 
-impl Place {
     /// Says so in a request's header.
     pub fn tell(&self, headers: &mut http::HeaderMap) {
         headers.insert(http::header::FORWARDED, self.forwarded.clone());

@@ -133,6 +133,7 @@ impl Refusal {
         match self {
             Self::RateLimited { wait, .. } => Some((*wait).max(1)),
             Self::Busy(_) => Some(1),
+            Self::Upstream(error) if error.retry_after().is_some() => error.retry_after(),
             _ => (self.status() == http::StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }

@@ -126,11 +126,6 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
     if let Some(seconds) = refusal.retry_after() {
         response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
-    if let Refusal::Upstream(error) = refusal
-        && let Some(seconds) = error.retry_after()
-    {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
-    }
     if let Refusal::Method { allow } = refusal {
         response.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static(allow));
     }

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::body::RequestBody;
 use super::wire::Http1;
 
-/// A connection whose last request is this long ago is closed: shorter than what servers commonly allow, so that
+/// A connection whose last request is this long ago is closed: shorter than what servers commonly
+/// allow, so that
 /// mostly it is the gate that hangs up first.
 const MAX_AGE: Duration = Duration::from_secs(55);
 

@@ -38,9 +38,9 @@ pub enum CookieState<'a> {
 /// a field of its own (RFC 9113, section 8.2.3). Fields are bytes: applications put anything there.
 fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     headers.get_all(COOKIE).iter().flat_map(|field| {
-        field.as_bytes().split(|byte| *byte == b';').map(|pair| {
+        split(field).map(|pair| {
             let pair = pair.trim_ascii();
-            match pair.iter().position(|byte| *byte == b'=') {
+            match memchr::memchr(b'=', pair) {
                 Some(at) => {
                     let (name, rest) = pair.split_at(at);
                     (
@@ -52,6 +52,21 @@ fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
                 None => (&[][..], pair),
             }
         })
+    })
+}
+
+/// The parts of a field between its semicolons. Fields can be long.
+fn split(field: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(field.as_bytes());
+    std::iter::from_fn(move || {
+        let whole = rest?;
+        let (part, behind) =
+            match memchr::memchr(b';', whole).and_then(|at| whole.split_at_checked(at)) {
+                Some((part, behind)) => (part, behind.get(1..)),
+                None => (whole, None),
+            };
+        rest = behind;
+        Some(part)
     })
 }
 
@@ -117,7 +132,7 @@ pub fn strip_own_cookies(headers: &mut HeaderMap) {
         }
         return;
     }
-    let ours = |field: &HeaderValue| field.as_bytes().split(|byte| *byte == b';').any(is_ours);
+    let ours = |field: &HeaderValue| split(field).any(is_ours);
     if !headers.get_all(COOKIE).iter().any(ours) {
         return;
     }

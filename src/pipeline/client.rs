@@ -80,6 +80,12 @@ struct Assertion {
 }
 
 impl Told {
+    /// What this text was read as, when the last request named its host so.
+    pub fn authority(&self, text: &[u8]) -> Option<Authority> {
+        let place = self.place.as_ref().filter(|place| place.host == *text)?;
+        Some(place.authority.clone())
+    }
+
     pub fn place(&mut self, authority: &Authority, client: ClientAddr) -> Result<&Place, Refusal> {
         let known = |place: &Place| place.client == client && place.authority == *authority;
         let place = match self.place.take().filter(known) {

@@ -39,7 +39,7 @@ pub fn normalise(arrival: &Arrival) -> Result<Normalised, Refusal> {
     check_singletons(&head.headers)?;
     let content_length = check_framing(head.version, &head.headers)?;
     check_expect(&head.headers)?;
-    let authority = authority(head)?;
+    let authority = authority(arrival)?;
     check_scheme(head)?;
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
     let request = CanonicalRequest::parse(method_name(&head.method), authority, target)?;
@@ -131,17 +131,26 @@ fn check_expect(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// The Host header in HTTP/1, `:authority` in HTTP/2; where both are there, they have to agree.
-fn authority(head: &http::request::Parts) -> Result<Authority, Refusal> {
+fn authority(arrival: &Arrival) -> Result<Authority, Refusal> {
+    let head = &arrival.head;
+    let known = |text: &[u8]| arrival.connection.told().authority(text);
     let from_header = match head.headers.get(HOST) {
-        Some(value) => {
-            let text =
-                value.to_str().map_err(|_| Refusal::Malformed("the Host header is not ASCII"))?;
-            Some(Authority::parse(text)?)
-        }
+        Some(value) => Some(match known(value.as_bytes()) {
+            Some(authority) => authority,
+            None => {
+                let text = value
+                    .to_str()
+                    .map_err(|_| Refusal::Malformed("the Host header is not ASCII"))?;
+                Authority::parse(text)?
+            }
+        }),
         None => None,
     };
     let from_target = match head.uri.authority() {
-        Some(authority) => Some(Authority::parse(authority.as_str())?),
+        Some(named) => Some(match known(named.as_str().as_bytes()) {
+            Some(authority) => authority,
+            None => Authority::parse(named.as_str())?,
+        }),
         None => None,
     };
     match (from_header, from_target) {
@@ -168,9 +177,9 @@ fn upgrade(head: &http::request::Parts) -> Result<Upgrade, Refusal> {
     if head.version != Version::HTTP_11 || head.method != Method::GET {
         return Ok(Upgrade::None);
     }
-    let offered = headers::lists_token(&head.headers, &UPGRADE, "websocket");
-    let wanted = headers::lists_token(&head.headers, &CONNECTION, "upgrade");
-    if !offered || !wanted {
+    if !headers::lists_token(&head.headers, &UPGRADE, "websocket")
+        || !headers::lists_token(&head.headers, &CONNECTION, "upgrade")
+    {
         return Ok(Upgrade::None);
     }
     let named = head.headers.get_all(CONNECTION).iter();

@@ -40,15 +40,18 @@ impl Asker {
     pub fn of(head: &http::request::Parts) -> Self {
         let headers = &head.headers;
         let safe = head.method == Method::GET || head.method == Method::HEAD;
-        let accepts_html = headers.get_all(ACCEPT).iter().any(|accept| {
-            accept.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"))
-        });
+        let accepts_html = || {
+            headers.get_all(ACCEPT).iter().any(|accept| {
+                accept.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"))
+            })
+        };
         let page = match headers.get(&FETCH_MODE) {
             Some(mode) => mode == "navigate",
-            None => accepts_html && !headers.contains_key("x-requested-with"),
+            None => accepts_html() && !headers.contains_key("x-requested-with"),
         };
-        let framed = headers.get(&FETCH_DEST).is_some_and(|destination| destination != "document");
-        Self { page, navigation: page && safe && !framed }
+        let framed =
+            || headers.get(&FETCH_DEST).is_some_and(|destination| destination != "document");
+        Self { page, navigation: page && safe && !framed() }
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Entities, EntityUid, PolicySet, Request};
+use foldhash::fast::RandomState;
 use moka::sync::Cache;
 use parking_lot::Mutex;
 
@@ -70,7 +71,7 @@ pub(super) struct Pair {
     _resource: Arc<Resource>,
     question: Question,
     slice: Arc<Slice>,
-    remembered: Mutex<HashMap<Projection, Arc<Decision>>>,
+    remembered: Mutex<HashMap<Projection, Arc<Decision>, RandomState>>,
 }
 
 /// A query in Cedar's words, less the context.

@@ -3,7 +3,6 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::balance::Target;
 use super::error::UpstreamError;
+use super::trace::Trace;
 
 /// How a route's endpoints are reached.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Connector {
         &self,
         target: &Target,
         budget: Duration,
-    ) -> Result<(Stream, Arc<Heard>), UpstreamError> {
+    ) -> Result<(Stream, Arc<Trace>), UpstreamError> {
         let address = target.address;
         match tokio::time::timeout(budget, self.open(target)).await {
             Ok(result) => result,
@@ -38,12 +38,12 @@ impl Connector {
         }
     }
 
-    async fn open(&self, target: &Target) -> Result<(Stream, Arc<Heard>), UpstreamError> {
+    async fn open(&self, target: &Target) -> Result<(Stream, Arc<Trace>), UpstreamError> {
         let address = target.address;
         let failed = |cause| UpstreamError::Connect { address, cause };
         let tcp = TcpStream::connect(address).await.map_err(failed)?;
         tcp.set_nodelay(true).map_err(failed)?;
-        let heard = Arc::new(Heard::default());
+        let trace = Arc::new(Trace::default());
         let io = match (&self.tls, &target.server_name) {
             (None, _) => Transport::Plain(tcp),
             (Some(config), Some(name)) => {
@@ -64,22 +64,7 @@ impl Connector {
                 return Err(UpstreamError::Tls { address, cause });
             }
         };
-        Ok((Stream { io, heard: Arc::clone(&heard) }, heard))
-    }
-}
-
-/// Whether the upstream has sent a byte since the flag was last cleared: tells a kept connection
-/// that had died quietly from one that began to answer.
-#[derive(Debug, Default)]
-pub(super) struct Heard(AtomicBool);
-
-impl Heard {
-    pub(super) fn clear(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-
-    pub(super) fn any(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        Ok((Stream { io, trace: Arc::clone(&trace) }, trace))
     }
 }
 
@@ -87,13 +72,31 @@ impl Heard {
 #[derive(Debug)]
 pub(super) struct Stream {
     io: Transport,
-    heard: Arc<Heard>,
+    trace: Arc<Trace>,
 }
 
 #[derive(Debug)]
 enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    fn traced(
+        &mut self,
+        data: &[io::IoSlice<'_>],
+        write: impl FnOnce(&mut Transport) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if !self.trace.keeps() {
+            return write(&mut self.io);
+        }
+        self.trace.offer(data);
+        let result = write(&mut self.io);
+        if let Poll::Ready(Ok(taken)) = &result {
+            self.trace.take(*taken);
+        }
+        result
+    }
 }
 
 impl AsyncRead for Stream {
@@ -109,7 +112,7 @@ impl AsyncRead for Stream {
             Transport::Tls(io) => Pin::new(io).poll_read(cx, buf),
         };
         if buf.filled().len() > before {
-            this.heard.0.store(true, Ordering::Relaxed);
+            this.trace.hear();
         }
         result
     }
@@ -121,10 +124,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
+        self.get_mut().traced(&[io::IoSlice::new(data)], |transport| match transport {
             Transport::Plain(io) => Pin::new(io).poll_write(cx, data),
             Transport::Tls(io) => Pin::new(io).poll_write(cx, data),
-        }
+        })
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -146,10 +149,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
+        self.get_mut().traced(data, |transport| match transport {
             Transport::Plain(io) => Pin::new(io).poll_write_vectored(cx, data),
             Transport::Tls(io) => Pin::new(io).poll_write_vectored(cx, data),
-        }
+        })
     }
 
     fn is_write_vectored(&self) -> bool {

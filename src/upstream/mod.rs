@@ -27,6 +27,7 @@ mod send;
 mod sticky;
 mod tally;
 mod tls;
+mod trace;
 mod upkeep;
 mod vitals;
 mod wire;

@@ -325,8 +325,8 @@ impl Pool {
         target: &Target,
         budget: Duration,
     ) -> Result<(Connection, bool), UpstreamError> {
-        let (stream, heard) = self.connector.connect(target, budget).await?;
-        let connection = Http1::open(target.address, stream, heard).await?;
+        let (stream, trace) = self.connector.connect(target, budget).await?;
+        let connection = Http1::open(target.address, stream, trace).await?;
         Ok((Connection::Http1(connection), false))
     }
 

@@ -97,17 +97,9 @@ pub(super) fn prepare_http2(head: &mut request::Parts, scheme: &str) -> Result<(
     Ok(())
 }
 
-/// What is needed to send the request again, where that is allowed at all.
-fn spare(request: &Request<RequestBody>, reused: bool) -> Option<Request<RequestBody>> {
-    if !reused || !request.method().is_idempotent() || !request.body().is_empty() {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+/// Whether the request may go out again where nothing says that it arrived.
+fn may_repeat(request: &Request<RequestBody>, reused: bool) -> bool {
+    reused && request.method().is_idempotent() && request.body().is_empty()
 }
 
 /// Sends over an HTTP/1 connection that is ready.
@@ -120,12 +112,11 @@ pub(super) async fn over_http1(
     now: Instant,
     idle: &Arc<Idle>,
 ) -> Try {
-    connection.heard.clear();
+    connection.trace.begin(may_repeat(&request, reused));
     // What is not at hand had to be connected first, which has a deadline of its own.
     let sent = if reused { now } else { Instant::now() };
     let upgrade = asks_for_upgrade(request.headers());
     let signs_in = signs_the_connection_in(request.headers(), &AUTHORIZATION);
-    let spare = spare(&request, reused);
     let progress = request.body().progress();
     if upgrade {
         connection.release();
@@ -150,14 +141,15 @@ pub(super) async fn over_http1(
         Err(mut failed) => {
             let untouched = failed.take_message();
             let error = UpstreamError::from_hyper(failed.error());
-            let died = matches!(error, UpstreamError::Closed { .. }) && !connection.heard.any();
-            return match (untouched, spare) {
-                (Some(request), _) => Try::Again(Box::new(request), error),
-                (None, Some(copy)) if died => Try::Again(Box::new(copy), error),
-                _ => Try::Failed(error),
+            let died = matches!(error, UpstreamError::Closed { .. }) && !connection.trace.heard();
+            let again = untouched.or_else(|| connection.trace.request().filter(|_| died));
+            return match again {
+                Some(request) => Try::Again(Box::new(request), error),
+                None => Try::Failed(error),
             };
         }
     };
+    connection.trace.settled();
     if let Err(error) = check(&response, upgrade) {
         return Try::Failed(error);
     }
@@ -174,6 +166,15 @@ pub(super) async fn over_http1(
     Try::Answered(Box::new(response.map(|body| UpstreamBody::new(body, lease, limits.idle))))
 }
 
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
 /// Sends over a shared HTTP/2 connection.
 pub(super) async fn over_http2(
     mut sender: http2::SendRequest<RequestBody>,
@@ -181,7 +182,7 @@ pub(super) async fn over_http2(
     request: Request<RequestBody>,
     limits: Limits,
 ) -> Try {
-    let spare = spare(&request, reused);
+    let spare = may_repeat(&request, reused).then(|| copy(&request));
     let progress = request.body().progress();
     let sending = sender.try_send_request(request);
     let result = match progress {

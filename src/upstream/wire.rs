@@ -17,16 +17,17 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Sleep;
 
 use super::body::RequestBody;
-use super::connect::{Heard, Stream};
+use super::connect::Stream;
 use super::error::UpstreamError;
 use super::send;
+use super::trace::Trace;
 
 type Wire = Connection<TokioIo<Stream>, RequestBody>;
 
 pub(super) struct Http1 {
     pub(super) address: SocketAddr,
     pub(super) sender: SendRequest<RequestBody>,
-    pub(super) heard: Arc<Heard>,
+    pub(super) trace: Arc<Trace>,
     /// The timer of its answers, kept with it: moving one on costs less than making one.
     pub(super) patience: Option<Pin<Box<Sleep>>>,
     /// None once it has ended, or has a task of its own.
@@ -43,13 +44,13 @@ impl Http1 {
     pub(super) async fn open(
         address: SocketAddr,
         stream: Stream,
-        heard: Arc<Heard>,
+        trace: Arc<Trace>,
     ) -> Result<Self, UpstreamError> {
         let (sender, wire) = send::http1_builder()
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| UpstreamError::from_hyper(&error))?;
-        Ok(Self { address, sender, heard, patience: None, wire: Some(Box::new(wire)) })
+        Ok(Self { address, sender, trace, patience: None, wire: Some(Box::new(wire)) })
     }
 
     /// Reads and writes what can be read and written now.

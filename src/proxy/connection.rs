@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Observed};
+use super::bell::Bell;
 use crate::config::model::ListenerLimits;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -177,12 +178,13 @@ impl Watch<'_> {
     where
         C: Future<Output = hyper::Result<()>>,
     {
-        let mut stopped = std::pin::pin!(self.stop.cancelled());
+        let stopped = std::pin::pin!(self.stop.cancelled());
+        let mut stopped = Bell::new(stopped);
         let mut timer = std::pin::pin!(tokio::time::sleep(self.limits.idle_timeout));
         let mut stopping = false;
         let mut expired = false;
         std::future::poll_fn(|cx| {
-            if !stopping && stopped.as_mut().poll(cx).is_ready() {
+            if !stopping && stopped.poll(cx).is_ready() {
                 stopping = true;
                 shut(connection.as_mut());
             }

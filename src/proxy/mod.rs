@@ -16,6 +16,7 @@
 
 pub mod accept;
 pub mod activity;
+mod bell;
 pub mod body;
 pub mod connection;
 pub mod entry;

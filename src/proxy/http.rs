@@ -72,7 +72,9 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let version = request.version();
-    let mut response = respond(&context, in_flight, request).await?;
+    // Much larger than what it is made from, which is what hyper moves about and keeps for each
+    // connection.
+    let mut response = Box::pin(respond(&context, in_flight, request)).await?;
     context.leave.mark(version, &mut response);
     Ok(response)
 }

@@ -117,8 +117,12 @@ impl Name {
         }
     }
 
-    fn is(&self, name: &[u8]) -> bool {
-        self.bytes.get(..self.length) == Some(name)
+    /// Whether it is `name` once it ends with `last`. Nearly always that is all of it.
+    fn ends_as(&self, last: &[u8], name: &[u8]) -> bool {
+        self.length + last.len() == name.len()
+            && name.split_at_checked(self.length).is_some_and(|(start, end)| {
+                self.bytes.get(..self.length) == Some(start) && last.eq_ignore_ascii_case(end)
+            })
     }
 }
 
@@ -176,7 +180,8 @@ impl Observer {
                 Ok(1)
             }
             Step::RequestLine => {
-                self.line(rest, Step::RequestLine, |byte| byte < b' ' || byte == b'#')
+                let suspects = |word| below(word, b' ') | equal(word, b'#');
+                self.line(first(rest, suspects, |byte| byte < b' ' || byte == b'#'), rest)
             }
             Step::LineStart => {
                 match byte {
@@ -192,7 +197,8 @@ impl Observer {
             }
             Step::Name => self.name(rest),
             Step::Value(Value::Other) => {
-                self.line(rest, self.step, |byte| byte < b' ' && byte != b'\t')
+                let suspects = |word| below(word, b' ');
+                self.line(first(rest, suspects, |byte| byte < b' ' && byte != b'\t'), rest)
             }
             Step::Value(value) => self.value(value, byte),
             Step::Feed(after) => {
@@ -222,27 +228,20 @@ impl Observer {
         }
     }
 
-    /// Skips to the end of a line, or to what must not stand in it.
-    fn line(
-        &mut self,
-        rest: &[u8],
-        within: Step,
-        stops: impl Fn(u8) -> bool,
-    ) -> Result<usize, Ambiguity> {
-        let Some(at) = first(rest, stops) else {
-            self.step = within;
-            return Ok(rest.len());
-        };
+    /// Goes on behind the end of a line, or what must not stand in it, if that is in sight.
+    fn line(&mut self, end: Option<usize>, rest: &[u8]) -> Result<usize, Ambiguity> {
+        let Some(at) = end else { return Ok(rest.len()) };
         self.step = end_of_line(rest.get(at).copied().unwrap_or_default())?;
         Ok(at + 1)
     }
 
     fn name(&mut self, rest: &[u8]) -> Result<usize, Ambiguity> {
-        let Some(at) = rest.iter().position(|byte| *byte <= b' ' || *byte == b':') else {
+        let suspects = |word| below(word, b' ' + 1) | equal(word, b':');
+        let Some(at) = first(rest, suspects, |byte| byte <= b' ' || byte == b':') else {
             self.name.push(rest);
             return Ok(rest.len());
         };
-        self.name.push(rest.get(..at).unwrap_or_default());
+        let name = rest.get(..at).unwrap_or_default();
         match rest.get(at) {
             Some(b':') => {}
             Some(b' ' | b'\t') => return Err(Ambiguity::SpaceInName),
@@ -253,9 +252,9 @@ impl Observer {
         self.step = Step::Value(if self.in_trailers {
             // There is nothing left to frame; the gate drops such fields.
             Value::Other
-        } else if self.name.is(CONTENT_LENGTH) {
+        } else if self.name.ends_as(name, CONTENT_LENGTH) {
             Value::Length { digits: 0, number: 0, ended: false }
-        } else if self.name.is(TRANSFER_ENCODING) {
+        } else if self.name.ends_as(name, TRANSFER_ENCODING) {
             Value::Coding { matched: 0, ended: false }
         } else {
             Value::Other
@@ -366,17 +365,37 @@ impl Framing {
     }
 }
 
-/// Where the first such byte is. Lines are long and mostly without one, so it looks at many bytes
-/// at a time.
-fn first(bytes: &[u8], stops: impl Fn(u8) -> bool) -> Option<usize> {
-    let (chunks, _) = bytes.as_chunks::<32>();
-    let clear = chunks
-        .iter()
-        .take_while(|chunk| !chunk.iter().fold(false, |any, byte| any | stops(*byte)))
-        .count();
-    let start = clear * 32;
-    let rest = bytes.get(start..).unwrap_or_default();
-    rest.iter().position(|byte| stops(*byte)).map(|at| start + at)
+/// Where the first byte is that `stops`. Lines are long and mostly without one, so eight are looked
+/// at together: `suspects` has the high bit of every byte that could be one, and of none before it.
+fn first(bytes: &[u8], suspects: impl Fn(u64) -> u64, stops: impl Fn(u8) -> bool) -> Option<usize> {
+    let mut at = 0;
+    while let Some((word, _)) = bytes.get(at..).and_then(|rest| rest.split_first_chunk::<8>()) {
+        let hits = suspects(u64::from_le_bytes(*word));
+        if hits == 0 {
+            at += 8;
+            continue;
+        }
+        at += hits.trailing_zeros() as usize / 8;
+        if bytes.get(at).is_some_and(|byte| stops(*byte)) {
+            return Some(at);
+        }
+        at += 1;
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    rest.iter().position(|byte| stops(*byte)).map(|further| at + further)
+}
+
+const EACH: u64 = 0x0101_0101_0101_0101;
+
+/// The high bits of bytes below `limit`, which is at most 128. Above the lowest that is one, others
+/// may be set that are not.
+fn below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(EACH * u64::from(limit)) & !word & (EACH << 7)
+}
+
+/// The same for bytes that are `byte`.
+fn equal(word: u64, byte: u8) -> u64 {
+    below(word ^ (EACH * u64::from(byte)), 1)
 }
 
 /// What a byte that may not stand in a line makes of it.

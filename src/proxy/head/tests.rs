@@ -215,3 +215,24 @@ proptest! {
         prop_assert_eq!(observe(cut(&stream, &lengths)), observe([stream.as_slice()]));
     }
 }
+
+proptest! {
+    #[test]
+    fn the_first_byte_is_the_one_that_is_found_byte_by_byte(
+        bytes in proptest::collection::vec(
+            prop_oneof![8 => any::<u8>(), 4 => b'a'..=b'z', 1 => Just(b'\t'), 1 => Just(b'#')],
+            0..80,
+        ),
+    ) {
+        let control = |byte: u8| byte < b' ' && byte != b'\t';
+        prop_assert_eq!(
+            first(&bytes, |word| below(word, b' '), control),
+            bytes.iter().position(|byte| control(*byte))
+        );
+        let either = |byte: u8| byte <= b' ' || byte == b'#';
+        prop_assert_eq!(
+            first(&bytes, |word| below(word, b' ' + 1) | equal(word, b'#'), either),
+            bytes.iter().position(|byte| either(*byte))
+        );
+    }
+}

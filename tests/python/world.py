@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 # Resolved everywhere, so that every client sends it as the server name too.
 HOST = "localhost"
+# What clients of the provider, which all have the same name, prove themselves with.
+CLIENT, SECRET = "wicketgate", "a-client-secret-of-a-test"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -95,18 +97,38 @@ def make_certificate(folder):
     (folder / "key.pem").chmod(0o600)
 
 
-class Gate:
-    """A running gate. `cookie` is the header's value of somebody who is signed in."""
+def start_provider(children, ports):
+    """An OpenID provider for what listens on these ports of the host. Returns its issuer."""
+    if not (ROOT / "tests/node/node_modules/oidc-provider").exists():
+        raise SystemExit("the OpenID provider is missing: run ./test once")
+    settings = json.dumps({"origins": [f"https://{HOST}:{port}" for port in ports], "secret": SECRET})
+    provider = subprocess.Popen(
+        ["node", str(ROOT / "tests/node/provider.mjs"), settings],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )
+    children.processes.append(provider)
+    return json.loads(provider.stdout.readline())["issuer"]
 
-    def __init__(self, children, binary, upstreams, policies, routes=(), configure=lambda config: None, user="vera"):
+
+class Gate:
+    """A running gate. `cookie` is the header's value of somebody who is signed in.
+
+    It starts a provider of its own, unless it is given a port and the issuer of one that knows it.
+    """
+
+    def __init__(
+        self, children, binary, upstreams, policies, routes=(), configure=lambda config: None, user="vera",
+        port=None, issuer=None,
+    ):
         binary = binary.resolve()
         if not binary.exists():
             raise SystemExit(f"{binary} is missing: build the gate first")
-        if not (ROOT / "tests/node/node_modules/oidc-provider").exists():
-            raise SystemExit("the OpenID provider is missing: run ./test once")
         self.folder, self.binary = children.folder, binary
-        self.port, self.admin = free_port(), free_port()
-        issuer = self.start_provider(children)
+        self.port, self.admin = port or free_port(), free_port()
+        issuer = issuer or start_provider(children, [self.port])
+        secret = self.folder / "client-secret"
+        secret.touch(0o600)
+        secret.write_text(SECRET)
         folder = self.folder / "policies"
         folder.mkdir()
         (folder / "all.cedar").write_text(policies)
@@ -116,19 +138,6 @@ class Gate:
         self.config.write_text(json.dumps(config, indent=1))
         self.process = children.start("wicketgate", [str(binary), "run", "--config", str(self.config)], self.port)
         self.cookie = sign_in(self.port, issuer, user)
-
-    def start_provider(self, children):
-        self.secret = "a-client-secret-of-a-test"
-        settings = json.dumps({"origins": [f"https://{HOST}:{self.port}"], "secret": self.secret})
-        provider = subprocess.Popen(
-            ["node", str(ROOT / "tests/node/provider.mjs"), settings],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )
-        children.processes.append(provider)
-        secret_file = self.folder / "client-secret"
-        secret_file.touch(0o600)
-        secret_file.write_text(self.secret)
-        return json.loads(provider.stdout.readline())["issuer"]
 
     def configuration(self, issuer, upstreams, routes):
         home = self.folder
@@ -141,7 +150,7 @@ class Gate:
             }],
             "admin": {"address": f"127.0.0.1:{self.admin}"},
             "identity_providers": [{
-                "name": "test", "issuer": issuer, "client_id": "wicketgate",
+                "name": "test", "issuer": issuer, "client_id": CLIENT,
                 "client_secret": "file:client-secret",
             }],
             "policies": {"directory": str(home / "policies"), "schema": str(ROOT / "policies/wicketgate.cedarschema")},
@@ -156,8 +165,10 @@ class Gate:
         return subprocess.run([self.binary, *words, "--config", self.config], capture_output=True, text=True)
 
 
-def sign_in(port, issuer, user="vera"):
-    """Signs in through the provider and returns the `cookie` header's value."""
+def sign_in(
+    port, issuer, user="vera", start="/.wicketgate/login?start&return_to=/", cookie="__Host-wicketgate"
+):
+    """Signs in through the provider and returns the `cookie` header's value: that of the session."""
     jars = {}
 
     def visit(url, form=None):
@@ -180,15 +191,15 @@ def sign_in(port, issuer, user="vera"):
         location = dict(lines).get("location")
         return status, location and urljoin(url, location), text
 
-    url = f"https://{HOST}:{port}/.wicketgate/login?start&return_to=/"
+    url = f"https://{HOST}:{port}{start}"
     for _ in range(16):
         status, location, text = visit(url)
         if status == 200 and url.startswith(issuer):
             _, location, _ = visit(url, {"user": user})
         if location is None:
-            session = jars.get(HOST, {}).get("__Host-wicketgate")
+            session = jars.get(HOST, {}).get(cookie)
             if session:
-                return f"__Host-wicketgate={session}"
+                return f"{cookie}={session}"
             raise SystemExit(f"no session: {url} answered {status}: {text[:500]!r}")
         url = location
     raise SystemExit("redirected in circles while signing in")

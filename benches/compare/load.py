@@ -1,0 +1,115 @@
+"""Load of short requests: as many as there is time for, or at a rate, and connections that idle.
+
+A measure takes the world, a server's name and seconds, and returns its figures. CPU is that of the
+server's processes; load generator and upstream run beside it.
+"""
+
+import math
+import re
+import subprocess
+
+from world import HOST, connect
+
+# At a rate, each connection sends at most this many a second: h2load looks at the clock every
+# 10 ms, and more would leave in bursts.
+PER_CONNECTION = 90
+
+
+def run(command):
+    return subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True).stdout
+
+
+def h1(world, name, seconds):
+    """HTTP/1.1 keep-alive, 64 connections."""
+    return wrk(world, name, seconds, ["-c", "64", "-t", "2"])
+
+
+def handshakes(world, name, seconds):
+    """A full TLS 1.3 handshake and one request each: wrk never resumes a session."""
+    return wrk(world, name, seconds, ["-c", "16", "-t", "2", "-H", "Connection: close"])
+
+
+def wrk(world, name, seconds, arguments):
+    port = world.servers[name].port
+    headers = {"Host": f"{HOST}:{port}", **world.headers.get(name, {})}
+    command = ["wrk", "-d", f"{seconds}s", "--latency", *arguments, *header_arguments(headers)]
+    before = world.cpu(name)
+    text = run([*command, f"https://{HOST}:{port}/1k"])
+    cpu = world.cpu(name) - before
+    requests = int(re.search(r"(\d+) requests in", text).group(1))
+    elapsed = duration(re.search(r"requests in ([\d.]+\w+)", text).group(1)) / 1e6
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    errors = re.search(r"Socket errors: (.*)", text)
+    if bad or requests == 0:
+        raise SystemExit(f"{name} answered wrongly under load:\n{text}")
+    return {
+        "rps": requests / elapsed,
+        "p50_us": duration(re.search(r"50%\s+([\d.]+\w+)", text).group(1)),
+        "p99_us": duration(re.search(r"99%\s+([\d.]+\w+)", text).group(1)),
+        "cpu_us": cpu * 1e6 / requests,
+        "errors": errors.group(1) if errors else "",
+    }
+
+
+def h2(world, name, seconds):
+    """HTTP/2, 32 connections with 10 streams each."""
+    return h2load(world, name, seconds, ["-c", "32", "-m", "10"], "h2")
+
+
+def at_rate(world, name, seconds, rate):
+    """HTTP/1.1 at so many requests a second, whether or not the last one was answered in time."""
+    connections = math.ceil(rate / PER_CONNECTION)
+    arguments = ["--h1", "-c", str(connections), f"--rps={rate / connections:.3f}"]
+    return h2load(world, name, seconds, arguments, "http/1.1")
+
+
+def h2load(world, name, seconds, arguments, protocol):
+    port = world.servers[name].port
+    # Not beside the configuration: the gate watches that folder.
+    log = world.folder / "load" / "h2load.log"
+    log.parent.mkdir(exist_ok=True)
+    log.unlink(missing_ok=True)
+    command = ["h2load", "-t", "2", "-D", str(seconds), f"--log-file={log}", *arguments]
+    before = world.cpu(name)
+    text = run([*command, *header_arguments(world.headers.get(name, {})), f"https://{HOST}:{port}/1k"])
+    cpu = world.cpu(name) - before
+    rows = [line.split("\t") for line in log.read_text().splitlines()]
+    times = sorted(int(row[2]) for row in rows if row[1] == "200")
+    if not times or len(times) < len(rows) or f"Application protocol: {protocol}" not in text:
+        raise SystemExit(f"{name} answered wrongly under load:\n{text}")
+    return {
+        "rps": len(times) / seconds,
+        "p50_us": times[len(times) // 2],
+        "p99_us": times[len(times) * 99 // 100],
+        "cpu_us": cpu * 1e6 / len(times),
+        "errors": "",
+    }
+
+
+def idle(world, name, connections):
+    """Bytes for each connection that has sent one request and stays open."""
+    port = world.servers[name].port
+    request = f"GET /1k HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
+    request += "".join(f"{key}: {value}\r\n" for key, value in world.headers.get(name, {}).items())
+    before = world.resident(name)
+    held = []
+    for _ in range(connections):
+        connection = connect(port)
+        connection.sendall(f"{request}\r\n".encode())
+        if not connection.recv(65536).startswith(b"HTTP/1.1 200"):
+            raise SystemExit(f"{name} refused an idle connection")
+        held.append(connection)
+    after = world.resident(name)
+    for connection in held:
+        connection.close()
+    return max(0, after - before) / connections
+
+
+def header_arguments(headers):
+    return [word for pair in headers.items() for word in ("-H", ": ".join(pair))]
+
+
+def duration(text):
+    """wrk's `1.25ms` and the like, in microseconds."""
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()
+    return float(number) * {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}[unit]

@@ -1,0 +1,170 @@
+"""Markdown of what was measured: medians over the rounds, each measure with what it is held to."""
+
+import os
+import re
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+from servers import AUTHENTICATING, NAMES
+
+GATE = "wicketgate"
+
+
+def median(figures, key):
+    return statistics.median(one[key] for one in figures)
+
+
+def name_of(server):
+    """`nginx, buffering off` and the like have the server's name before the comma."""
+    name, comma, kind = server.partition(",")
+    return NAMES[name] + comma + kind
+
+
+def render(results, facts):
+    parts = [
+        f"{facts['date']}: {facts['cores']} cores ({facts['cpu']}), kernel {facts['kernel']},"
+        f" nginx {facts['nginx']}, HAProxy {facts['haproxy']}, Apache {facts['apache']}. Medians of"
+        f" {facts['rounds']} interleaved rounds of {facts['seconds']} s; TLS 1.3, ECDSA P-256, 1 KiB answers,"
+        " keep-alive to the upstream. Load generator, upstream and proxy share the machine, so compare"
+        " the CPU of the proxy."
+    ]
+    for key, title in (("h1", "HTTP/1.1, 64 connections"), ("h2", "HTTP/2, 32 connections x 10 streams")):
+        if key in results:
+            parts.append(requests(results[key], title))
+    for key, title in (("h1", "HTTP/1.1"), ("h2", "HTTP/2")):
+        if set(results.get(key, ())) >= {GATE, *AUTHENTICATING}:
+            parts.append(authenticating(results[key], title))
+    for key, part in (("latency", latency), ("down", bodies), ("echo-64", echoes)):
+        if key in results:
+            parts.append(part(results))
+    if "handshakes" in results:
+        parts.append(handshakes(results))
+    if "idle" in results:
+        parts.append(idle(results["idle"], facts["idle"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def lines(head, rows):
+    columns = head.count("|") - 1
+    return "\n".join([head, "|" + "---|" * columns, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def requests(results, title):
+    rows = []
+    plain = median(results["nginx"], "cpu_us") if "nginx" in results else None
+    for name, figures in results.items():
+        cpu = median(figures, "cpu_us")
+        rows.append([
+            NAMES[name], f"{median(figures, 'rps'):,.0f}", f"{median(figures, 'p50_us') / 1e3:.2f}",
+            f"{median(figures, 'p99_us') / 1e3:.2f}", f"{cpu:.1f}", f"{cpu / plain:.2f}" if plain else "",
+        ])
+    return lines(f"| {title} | requests/s | p50 ms | p99 ms | CPU us/request | against nginx |", rows)
+
+
+def authenticating(results, title):
+    """Requests for each second of CPU, and how many times as many the gate answers."""
+    rate = lambda name: 1e6 / median(results[name], "cpu_us")
+    rows = [
+        [NAMES[name], f"{rate(name):,.0f}", "" if name == GATE else f"{rate(GATE) / rate(name):.1f}"]
+        for name in (GATE, *AUTHENTICATING)
+    ]
+    return lines(f"| gateways that authenticate, {title} | requests per CPU second | the gate is so many times it |", rows)
+
+
+def latency(results):
+    results = results["latency"]
+    rows = []
+    for name, figures in results.items():
+        row = [NAMES[name], f"{median(figures, 'rps'):,.0f}"]
+        for key in ("p50_us", "p99_us"):
+            values = [one[key] for one in figures]
+            row.append(f"{statistics.median(values):,.0f} ({min(values):,} to {max(values):,})")
+            if "nginx" in results:
+                # Round by round: what else the machine does then hits both alike, if anything does.
+                pairs = zip(values, (one[key] for one in results["nginx"]))
+                row.append("" if name == "nginx" else f"{statistics.median(a - b for a, b in pairs):+,.0f}")
+            else:
+                row.append("")
+        rows.append(row)
+    head = "| at half of the gate's highest rate, HTTP/1.1 | requests/s | p50 us | more than nginx | p99 us | more than nginx |"
+    return lines(head, rows)
+
+
+def bodies(results):
+    parts = []
+    for key, title in (("down", "1 GiB down"), ("up", "1 GiB up")):
+        rows = []
+        plain = [median(figures, "mib_s") for name, figures in results[key].items() if name.startswith("nginx")]
+        for name, figures in results[key].items():
+            rate = median(figures, "mib_s")
+            memory = [f"{median(figures, moment) / (1 << 20):.1f}" for moment in ("before", "most", "after")]
+            against = f"{rate / max(plain):.2f}" if plain else ""
+            rows.append([name_of(name), f"{rate:,.0f}", against, f"{median(figures, 'cpu_s'):.2f}", *memory])
+        head = f"| {title} | MiB/s | against nginx's best | CPU s | MiB before | at most | after |"
+        parts.append(lines(head, rows))
+    return "\n\n".join(parts)
+
+
+def echoes(results):
+    parts = []
+    for key, title in (("echo-64", "64 bytes"), ("echo-16384", "16 KiB")):
+        rows = []
+        for name, figures in results[key].items():
+            rate = median(figures, "per_cpu_second")
+            other = median(results[key]["haproxy"], "per_cpu_second") if "haproxy" in results[key] else None
+            against = f"{rate / other:.2f}" if other else ""
+            cpu = f"{median(figures, 'cpu_us'):.1f}"
+            rows.append([NAMES[name], f"{median(figures, 'rate'):,.0f}", f"{rate:,.0f}", cpu, against])
+        head = f"| WebSocket echo of {title}, 64 connections | messages/s | messages per CPU second | CPU us/message | against HAProxy |"
+        parts.append(lines(head, rows))
+    return "\n\n".join(parts)
+
+
+def handshakes(results):
+    rows = []
+    for name, figures in results["handshakes"].items():
+        row = [NAMES[name], f"{median(figures, 'rps'):,.0f}", f"{median(figures, 'cpu_us'):.0f}"]
+        for kind in ("full", "resumed"):
+            cpu = median(results[kind][name], "cpu_us")
+            plain = median(results[kind]["nginx"], "cpu_us") if "nginx" in results[kind] else None
+            row += [f"{cpu:.0f}", f"{cpu / plain:.2f}" if plain else ""]
+        rows.append(row)
+    head = (
+        "| new connections with one request | full/s, at most | CPU us | full, three clients: CPU us"
+        " | against nginx | resumed: CPU us | against nginx |"
+    )
+    return lines(head, rows)
+
+
+def idle(results, connections):
+    rows = [[NAMES[name], f"{memory / 1024:.1f}"] for name, memory in results.items()]
+    return lines(f"| {connections} idle connections | KiB each |", rows)
+
+
+def machine():
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+
+    def version(pattern, *command):
+        done = subprocess.run(command, capture_output=True, text=True)
+        return re.search(pattern, done.stdout + done.stderr).group(1)
+
+    return {
+        "cores": os.cpu_count(),
+        "cpu": model.group(1) if model else "unknown",
+        "kernel": os.uname().release,
+        "nginx": version(r"nginx/([\d.]+)", "nginx", "-v"),
+        "haproxy": version(r"version ([\d.]+)", "haproxy", "-v"),
+        "apache": version(r"Apache/([\d.]+)", "apache2", "-v"),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def write(path, text):
+    whole = path.read_text()
+    begin, end = "<!-- compare:begin -->\n", "<!-- compare:end -->"
+    if begin not in whole or end not in whole:
+        raise SystemExit(f"{path} lacks the markers {begin.strip()} and {end}")
+    before, after = whole.split(begin)[0], whole.split(end)[1]
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")

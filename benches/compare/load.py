@@ -4,15 +4,13 @@ A measure takes the world, a server's name and seconds, and returns its figures.
 server's processes; load generator and upstream run beside it.
 """
 
+import json
 import math
 import re
 import subprocess
+from pathlib import Path
 
-from world import HOST, connect
-
-# At a rate, each connection sends at most this many a second: h2load looks at the clock every
-# 10 ms, and more would leave in bursts.
-PER_CONNECTION = 90
+from world import HOST, TARGET, connect
 
 
 def run(command):
@@ -53,29 +51,18 @@ def wrk(world, name, seconds, arguments):
 
 def h2(world, name, seconds):
     """HTTP/2, 32 connections with 10 streams each."""
-    return h2load(world, name, seconds, ["-c", "32", "-m", "10"], "h2")
-
-
-def at_rate(world, name, seconds, rate):
-    """HTTP/1.1 at so many requests a second, whether or not the last one was answered in time."""
-    connections = math.ceil(rate / PER_CONNECTION)
-    arguments = ["--h1", "-c", str(connections), f"--rps={rate / connections:.3f}"]
-    return h2load(world, name, seconds, arguments, "http/1.1")
-
-
-def h2load(world, name, seconds, arguments, protocol):
     port = world.servers[name].port
     # Not beside the configuration: the gate watches that folder.
     log = world.folder / "load" / "h2load.log"
     log.parent.mkdir(exist_ok=True)
     log.unlink(missing_ok=True)
-    command = ["h2load", "-t", "2", "-D", str(seconds), f"--log-file={log}", *arguments]
+    command = ["h2load", "-t", "2", "-D", str(seconds), f"--log-file={log}", "-c", "32", "-m", "10"]
     before = world.cpu(name)
     text = run([*command, *header_arguments(world.headers.get(name, {})), f"https://{HOST}:{port}/1k"])
     cpu = world.cpu(name) - before
     rows = [line.split("\t") for line in log.read_text().splitlines()]
     times = sorted(int(row[2]) for row in rows if row[1] == "200")
-    if not times or len(times) < len(rows) or f"Application protocol: {protocol}" not in text:
+    if not times or len(times) < len(rows) or "Application protocol: h2" not in text:
         raise SystemExit(f"{name} answered wrongly under load:\n{text}")
     return {
         "rps": len(times) / seconds,
@@ -84,6 +71,51 @@ def h2load(world, name, seconds, arguments, protocol):
         "cpu_us": cpu * 1e6 / len(times),
         "errors": "",
     }
+
+
+def at_rate(world, name, seconds, rate):
+    """HTTP/1.1 at so many requests a second, whether or not the last one was answered in time."""
+    port = world.servers[name].port
+    headers = [": ".join(pair) for pair in world.headers.get(name, {}).items()]
+    stages = world.stages() if name == "wicketgate" else None
+    before = world.cpu(name)
+    said = json.loads(run([paced(), port, rate, seconds, 64, *headers]))
+    cpu = world.cpu(name) - before
+    if said["requests"] < rate * seconds * 0.9:
+        raise SystemExit(f"{name} was asked for {rate} requests a second and got {said}")
+    figures = {"rps": said["requests"] / seconds, "cpu_us": cpu * 1e6 / said["requests"], **said}
+    return {**figures, **checks(stages, world.stages())} if stages else figures
+
+
+def paced():
+    """The program that sends at a rate; compiled when it is missing or older than its source."""
+    source, program = Path(__file__).with_name("paced.c"), TARGET / "paced"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        TARGET.mkdir(parents=True, exist_ok=True)
+        run(["cc", "-O2", "-o", program, source, "-lssl", "-lcrypto", "-lm"])
+    return program
+
+
+def checks(before, after):
+    """What the gate's own clock says of its stages: their time in all, and how slow they get."""
+    mean = p99 = 0
+    for stage, (buckets, total, count) in after.items():
+        old, old_total, old_count = before[stage]
+        requests = count - old_count
+        mean += (total - old_total) / requests * 1e6
+        p99 += quantile([(edge, most - less) for (edge, most), (_, less) in zip(buckets, old)], requests * 0.99)
+    # The stages are hardly ever slow together, so this is above what they take together.
+    return {"checks_mean_us": mean, "checks_p99_us": p99}
+
+
+def quantile(buckets, wanted):
+    """In microseconds, within its bucket in proportion."""
+    low = below = 0
+    for edge, count in buckets:
+        if count >= wanted:
+            return (low + (edge - low) * (wanted - below) / (count - below)) * 1e6
+        low, below = edge, count
+    return math.inf
 
 
 def idle(world, name, connections):

@@ -4,7 +4,9 @@ All terminate TLS 1.3 with the same ECDSA certificate, keep their connections to
 open and write no access log; the gate writes its audit log. Each is what a Debian package gives.
 """
 
+import math
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ NAMES = {
 # Those that know who is asking, and all go to the same provider for it.
 AUTHENTICATING = ("apache", "nginx-apache")
 GIBIBYTE = 1 << 30
+SAMPLE = re.compile(r'^wicketgate_stage_duration_seconds_(\w+){stage="(\w+)"(?:,le="([^"]+)")?} (\S+)$', re.M)
 HERE = Path(__file__).resolve().parent
 
 
@@ -75,6 +78,18 @@ class World:
 
     def processes(self, name):
         return [self.servers[name].process, *self.helpers.get(name, [])]
+
+    def stages(self):
+        """What the gate has counted in each stage so far: buckets, seconds in all, requests."""
+        _, _, text = exchange(self.admin, "GET", "/metrics", {"Host": HOST, "Connection": "close"}, tls=False)
+        stages = {}
+        for kind, stage, edge, value in SAMPLE.findall(text.decode()):
+            of = stages.setdefault(stage, [[], 0, 0])
+            if kind == "bucket":
+                of[0].append((math.inf if edge == "+Inf" else float(edge), float(value)))
+            else:
+                of[1 if kind == "sum" else 2] = float(value)
+        return stages
 
     def check(self, name):
         """The server passes the upstream's answer on, and those that authenticate do."""
@@ -218,6 +233,7 @@ backend echo
             port=self.ports["wicketgate"], issuer=self.issuer,
         )
         self.headers["wicketgate"] = {"Cookie": gate.cookie}
+        self.admin = gate.admin
         # Somebody who may also change things, which an upload and a WebSocket's messages are.
         self.operator = {"Cookie": sign_in(gate.port, self.issuer, "otto")}
         return Server(gate.process, gate.port)

@@ -6,6 +6,7 @@ Prints what it did as JSON. As a module it runs some of these side by side again
 """
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/python"))
 from world import HOST, tls_context
-import socket
 
 CLIENTS = 3
 

@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use super::frames::{Boundary, FrameError, Scanner, client_close, server_close};
 use crate::config::model::WebSocketLimits;
 
-/// Buffer of each direction, in bytes.
-const BUFFER: usize = 8 * 1024;
+/// Buffer of each direction, in bytes: a TLS record and a frame's header, so that a message of 16 KiB,
+/// which is what many send at a time, passes in one piece.
+const BUFFER: usize = 17 * 1024;
 
 /// From the decision to close to the closed sockets.
 const CLOSING: Duration = Duration::from_millis(900);
@@ -71,7 +72,7 @@ where
     let ending = {
         let up = async {
             let mut buffer = vec![0; BUFFER];
-            let mut out = Vec::with_capacity(BUFFER);
+            let mut out = Vec::new();
             loop {
                 let count = from_client.read(&mut buffer).await.unwrap_or(0);
                 if count == 0 {

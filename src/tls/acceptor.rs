@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
+use super::ahead::Ahead;
 use super::certificates::Certificates;
 use super::server::ServerTls;
 use crate::domain::canonical::Host;
@@ -156,7 +157,7 @@ impl Acceptor {
         stream: TcpStream,
         deadline: Duration,
         turns: &Turns,
-    ) -> Result<(TlsStream<TcpStream>, TlsFacts), TlsError> {
+    ) -> Result<(TlsStream<Ahead<TcpStream>>, TlsFacts), TlsError> {
         let active = self.active.load_full();
         match tokio::time::timeout(deadline, handshake(&active, stream, turns)).await {
             Ok(result) => result,
@@ -169,9 +170,10 @@ async fn handshake(
     active: &Active,
     stream: TcpStream,
     turns: &Turns,
-) -> Result<(TlsStream<TcpStream>, TlsFacts), TlsError> {
-    let mut start =
-        LazyConfigAcceptor::new(HelloReader::default(), stream).await.map_err(TlsError::from_io)?;
+) -> Result<(TlsStream<Ahead<TcpStream>>, TlsFacts), TlsError> {
+    let mut start = LazyConfigAcceptor::new(HelloReader::default(), Ahead::new(stream))
+        .await
+        .map_err(TlsError::from_io)?;
     let asked = start.client_hello().server_name().map(Host::parse);
     let server_name = match asked {
         None => None,
@@ -214,9 +216,9 @@ async fn handshake(
 /// Answers the client's hello when it is its turn, and completes the handshake.
 async fn answer(
     active: &Active,
-    start: StartHandshake<TcpStream>,
+    start: StartHandshake<Ahead<TcpStream>>,
     turns: &Turns,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<Ahead<TcpStream>>> {
     // An error would say that nobody gives turns any more, which does not happen.
     let turn = turns.0.acquire().await.ok();
     // Key exchange and signature: nearly all that a handshake costs.

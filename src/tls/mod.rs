@@ -11,6 +11,7 @@
 //! first certificate.
 
 mod acceptor;
+mod ahead;
 mod certificates;
 mod server;
 

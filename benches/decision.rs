@@ -74,7 +74,7 @@ fn query() -> AccessQuery {
 fn decisions(criterion: &mut Criterion) {
     let id = DecisionId::new(Timestamp::from_seconds(1), 1);
     let mut group = criterion.benchmark_group("decision");
-    for policies in [5, 20, 100, 500] {
+    for policies in [5, 20, 100, 1_000, 10_000] {
         let remembering = engine(policies, "");
         let query = query();
         group.bench_function(format!("remembered/{policies}"), |bencher| {

@@ -47,7 +47,7 @@ pub fn assemble(
 ) -> Result<Assembly, Vec<Finding>> {
     let (config, mut findings) = crate::config::load(path)?;
     let tls = listeners(&config, &mut findings);
-    let policies = match Engine::load(&config.policies) {
+    let policies = match policies(&config, former) {
         Ok(engine) => {
             findings.extend_from_slice(engine.warnings());
             Some(engine)
@@ -79,11 +79,19 @@ pub fn assemble(
             config,
             warnings: findings,
             tls,
-            policies: Arc::new(policies),
+            policies,
             devices: Arc::new(devices),
             routes,
         }),
         _ => Err(findings),
+    }
+}
+
+/// The former set, where it is the same still, and knows what it has decided.
+fn policies(config: &Config, former: Option<&Snapshot>) -> Result<Arc<Engine>, Vec<Finding>> {
+    match former {
+        Some(former) => Engine::reload(&config.policies, &former.policies),
+        None => Engine::load(&config.policies).map(Arc::new),
     }
 }
 
@@ -136,12 +144,13 @@ fn routes(
     let mut bounds = Bounds::after(former);
     for (index, route) in config.routes.iter().enumerate() {
         let former = former.and_then(|former| former.routes.named(&route.name));
+        let resource = resource(route, former);
         let kept = former.and_then(|entry| {
             // With TLS, files that the configuration only names may have changed.
             let same = entry.config.upstream == route.upstream
                 && entry.config.host == route.host
                 && route.upstream.tls.is_none();
-            same.then(|| entry.renewed(Arc::clone(route), resource(route)))
+            same.then(|| entry.renewed(Arc::clone(route), Arc::clone(&resource)))
         });
         if let Some(entry) = kept {
             entries.push(Arc::new(entry.bounded(bounds.of(route))));
@@ -150,7 +159,7 @@ fn routes(
         match Pool::new(route, workers, metrics) {
             Ok(pool) => {
                 let (config, handles) = (Arc::clone(route), metrics.route(&route.name));
-                let entry = RouteEntry::new(config, resource(route), handles, pool);
+                let entry = RouteEntry::new(config, resource, handles, pool);
                 if let Some(former) = former {
                     entry.follow(former);
                 }
@@ -167,12 +176,17 @@ fn routes(
     entries
 }
 
-fn resource(route: &model::Route) -> Resource {
-    Resource {
+/// The former one, where it is equal: the policy engine finds what it remembers by its address.
+fn resource(route: &model::Route, former: Option<&Arc<RouteEntry>>) -> Arc<Resource> {
+    let resource = Resource {
         route: Arc::clone(&route.name),
         application: Arc::clone(&route.application.name),
         zone: route.application.zone.clone(),
         tenant: route.tenant.clone().or_else(|| route.application.tenant.clone()),
+    };
+    match former {
+        Some(former) if *former.resource == resource => Arc::clone(&former.resource),
+        _ => Arc::new(resource),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The one task that changes a running gate: reload, the end of sessions, housekeeping.
+//! The one task that changes a running gate: reload (`reload`), the end of sessions, housekeeping.
 
 use std::collections::VecDeque;
 use std::collections::{HashMap, HashSet};
@@ -12,8 +12,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Readiness, Reload};
-use crate::audit;
+use crate::admin::Readiness;
 use crate::config::finding::Finding;
 use crate::config::model::{Config, ListenerRole};
 use crate::config::watch::{self, Watcher};
@@ -31,10 +30,11 @@ use crate::proxy::serve::{Listener, Role};
 use crate::store::{Space, Store};
 use crate::tls::Acceptor;
 
-use super::assemble::{Assembly, assemble};
+use super::assemble::Assembly;
 use super::handover::{Message, Predecessor, Successor};
 use super::manager;
 use super::memory::Budget;
+use super::reload::{Building, built};
 use super::upgrade::Upgrade;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(30);
@@ -57,16 +57,18 @@ pub struct Control {
     /// The process that this one replaced, until it has ended.
     pub predecessor: Option<Predecessor>,
     pub heart: Option<Heart>,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     pub store: Arc<dyn Store>,
     logins: Arc<LoginStates>,
     workers: usize,
     pub acceptors: Acceptors,
     pub config: Option<Config>,
-    generation: u64,
-    upkeep: JoinSet<()>,
+    pub(super) generation: u64,
+    /// A reload under way.
+    pub(super) building: Option<Building>,
+    pub(super) upkeep: JoinSet<()>,
     memory: Budget,
-    tended: Vec<(usize, AbortHandle)>,
+    tended: HashMap<usize, AbortHandle>,
     endings: Option<UnboundedReceiver<Ended>>,
     /// Ends of sessions that the audit log has no record of yet. More may end at once than its
     /// queue takes.
@@ -141,9 +143,10 @@ impl Control {
             acceptors: Vec::new(),
             config: None,
             generation: 1,
+            building: None,
             upkeep: JoinSet::new(),
             memory: Budget::default(),
-            tended: Vec::new(),
+            tended: HashMap::new(),
             unrecorded: VecDeque::new(),
         }
     }
@@ -189,12 +192,13 @@ impl Control {
                 }
                 Some(()) = hangups.recv() => {
                     tracing::info!("SIGHUP: reading the configuration again");
-                    self.reload(&mut watcher).await;
+                    self.begin_reload(&mut watcher);
                 }
                 () = changed(&mut watcher) => {
                     tracing::info!("a file changed: reading the configuration again");
-                    self.reload(&mut watcher).await;
+                    self.begin_reload(&mut watcher);
                 }
+                built = built(self.building.as_mut()) => self.finish_reload(built, &mut watcher),
                 _ = housekeeping.tick() => self.look_after().await,
             }
         }
@@ -256,36 +260,6 @@ impl Control {
         }
     }
 
-    /// Builds the new configuration beside the old one and swaps, or changes nothing.
-    async fn reload(&mut self, watcher: &mut Option<Watcher>) {
-        let now = self.gate.clock.now();
-        manager::reloading();
-        let result = self.try_reload().await;
-        let error = match result {
-            Ok(()) => {
-                self.gate.metrics.reloads("applied");
-                if let (Some(watcher), Some(config)) = (watcher, &self.config) {
-                    watcher.set_paths(watch::paths(config));
-                }
-                self.applied();
-                None
-            }
-            Err(findings) => {
-                self.gate.metrics.reloads("refused");
-                let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
-                let text = text.join("\n");
-                tracing::error!("reload refused, the old configuration stays:\n{text}");
-                record::note(&self.gate, now, Event::ConfigurationRefused { reason: text.clone() });
-                Some(text)
-            }
-        };
-        manager::ready(&match &error {
-            None => self.status(),
-            Some(_) => format!("{}; the last reload was refused", self.status()),
-        });
-        self.state.lock().readiness.last_reload = Some(Reload { at: now, error });
-    }
-
     /// A line for the service manager.
     pub fn status(&self) -> String {
         let (routes, generation) =
@@ -293,46 +267,8 @@ impl Control {
         format!("serving {routes} routes, configuration {generation}")
     }
 
-    async fn try_reload(&mut self) -> Result<(), Vec<Finding>> {
-        let (path, workers) = (self.path.clone(), self.workers);
-        let (metrics, former) = (Arc::clone(&self.gate.metrics), self.gate.snapshot.load_full());
-        let built = tokio::task::spawn_blocking({
-            let former = Arc::clone(&former);
-            move || assemble(&path, &metrics, workers, Some(&former))
-        })
-        .await;
-        let assembly =
-            built.map_err(|error| vec![Finding::error(&self.path, error.to_string())])??;
-        if let Some(config) = &self.config {
-            same_process(config, &assembly.config)?;
-        }
-        let provider = self.provider(&assembly, &former.provider)?;
-        let archived = serde_json::to_vec(assembly.policies.archive())
-            .map_err(std::io::Error::other)
-            .and_then(|archive| {
-                let directory = &assembly.config.audit.directory;
-                audit::archive_policy_set(directory, assembly.policies.hash(), &archive)
-            });
-        archived.map_err(|error| {
-            vec![Finding::error(&self.path, format!("the policy set can't be kept: {error}"))]
-        })?;
-        super::log_warnings(&assembly.warnings);
-        // From here on nothing can fail.
-        self.generation += 1;
-        self.gate.snapshot.store(Arc::new(assembly.snapshot(self.generation, provider)));
-        self.gate.sessions.reconfigure(&assembly.config.session);
-        self.gate.live.wake_all();
-        for (name, tls) in assembly.tls {
-            if let Some((_, acceptor)) = self.acceptors.iter().find(|(known, _)| *known == name) {
-                acceptor.replace(tls);
-            }
-        }
-        self.config = Some(assembly.config);
-        Ok(())
-    }
-
     /// The provider's client keeps what it learnt, as long as its configuration is the same.
-    fn provider(
+    pub(super) fn provider(
         &self,
         assembly: &Assembly,
         former: &Arc<Provider>,
@@ -349,7 +285,7 @@ impl Control {
     }
 
     /// Says what is served now, and looks after its upstreams.
-    fn applied(&mut self) {
+    pub(super) fn applied(&mut self) {
         let snapshot = self.gate.snapshot.load_full();
         let now = self.gate.clock.now();
         let hash = snapshot.policies.hash();
@@ -374,15 +310,13 @@ impl Control {
             },
         );
         tracing::info!(generation = snapshot.generation, policy_set = %hash, "configuration applied");
-        let mut tended = Vec::new();
+        let mut tended = HashMap::new();
         for entry in snapshot.routes.entries() {
             let key = entry.upstream_key();
-            match self.tended.iter().position(|(known, _)| *known == key) {
-                Some(index) => tended.push(self.tended.swap_remove(index)),
-                None => tended.push((key, self.upkeep.spawn(entry.tend(metrics)))),
-            }
+            let known = self.tended.remove(&key);
+            tended.insert(key, known.unwrap_or_else(|| self.upkeep.spawn(entry.tend(metrics))));
         }
-        for (_, gone) in self.tended.drain(..) {
+        for (_, gone) in self.tended.drain() {
             gone.abort();
         }
         self.tended = tended;
@@ -414,7 +348,7 @@ pub enum Until {
 }
 
 /// What no reload can change.
-fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
+pub fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
     const RESTART: &str = "restart the gate, or take the change back";
     const UPGRADE: &str = "upgrade in place (SIGUSR2, see docs/operating.md) or restart the gate; \
                            or take the change back";

@@ -9,6 +9,7 @@ mod lifecycle;
 pub mod logging;
 mod manager;
 mod memory;
+mod reload;
 mod upgrade;
 
 use std::path::Path;

@@ -35,12 +35,12 @@ pub struct RouteEntry {
 impl RouteEntry {
     pub fn new(
         config: Arc<model::Route>,
-        resource: Resource,
+        resource: impl Into<Arc<Resource>>,
         metrics: RouteMetrics,
         pool: Arc<Pool>,
     ) -> Self {
         let (limits, places) = (Limits::default(), Places::default());
-        Self { config, resource: Arc::new(resource), metrics, limits, places, pool }
+        Self { config, resource: resource.into(), metrics, limits, places, pool }
     }
 
     /// Bounds what passes; the counts may be those of the entry before.
@@ -50,7 +50,7 @@ impl RouteEntry {
     }
 
     /// The same upstream, with its connections, for a route that was read again.
-    pub fn renewed(&self, config: Arc<model::Route>, resource: Resource) -> Self {
+    pub fn renewed(&self, config: Arc<model::Route>, resource: Arc<Resource>) -> Self {
         Self::new(config, resource, self.metrics.clone(), Arc::clone(&self.pool))
     }
 

@@ -19,7 +19,7 @@ use super::context::Projection;
 use super::entities::{Names, TranslationError};
 use super::footprint::{Field, Footprint};
 use super::index::Index;
-use super::load::{self, Loaded, Places};
+use super::load::{self, Earlier, Loaded, Places};
 use super::pairs::{PairKey, Pairs};
 use super::permit::{Denial, Permit};
 use crate::config::finding::Finding;
@@ -42,6 +42,8 @@ const MAX_SELECTED: u64 = 50_000;
 /// A validated policy set, ready to decide. Immutable; a reload makes another.
 #[derive(Debug)]
 pub struct Engine {
+    /// Where it was read from; `None` when it was made from an archive.
+    origin: Option<Policies>,
     archive: Archive,
     hash: PolicySetHash,
     warnings: Vec<Finding>,
@@ -84,6 +86,10 @@ pub(super) struct Question {
     pub(super) entities: Entities,
 }
 
+fn places(policies: &Policies) -> Places<'_> {
+    Places { schema: &policies.schema, directory: &policies.directory }
+}
+
 fn weight(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
@@ -100,19 +106,41 @@ impl Engine {
     /// [`Self::warnings`].
     pub fn load(policies: &Policies) -> Result<Self, Vec<Finding>> {
         let archive = Archive::read(policies)?;
-        let places = Places { schema: &policies.schema, directory: &policies.directory };
-        Self::build(archive, places)
+        Self::build(archive, places(policies), Some(policies), None)
+    }
+
+    /// As [`Self::load`]. A set that has not changed is `former` itself, with all that it
+    /// remembers; of one that has, the files that stayed the same are not parsed and validated
+    /// again.
+    pub fn reload(policies: &Policies, former: &Arc<Self>) -> Result<Arc<Self>, Vec<Finding>> {
+        let archive = Archive::read(policies)?;
+        let comparable =
+            former.origin.as_ref() == Some(policies) && former.archive.schema == archive.schema;
+        if comparable && former.archive == archive {
+            return Ok(Arc::clone(former));
+        }
+        let earlier = comparable.then(|| Earlier {
+            archive: &former.archive,
+            policies: &former.policies,
+            warnings: &former.warnings,
+        });
+        Self::build(archive, places(policies), Some(policies), earlier).map(Arc::new)
     }
 
     /// The same set again, from what was kept of it. It has the same hash.
     pub fn from_archive(archive: Archive) -> Result<Self, Vec<Finding>> {
         let schema = Arc::clone(&archive.schema.name);
         let places = Places { schema: Path::new(schema.as_ref()), directory: Path::new("") };
-        Self::build(archive, places)
+        Self::build(archive, places, None, None)
     }
 
-    fn build(archive: Archive, places: Places<'_>) -> Result<Self, Vec<Finding>> {
-        let (schema, policies, warnings) = load::load(&archive, places)?;
+    fn build(
+        archive: Archive,
+        places: Places<'_>,
+        origin: Option<&Policies>,
+        earlier: Option<Earlier<'_>>,
+    ) -> Result<Self, Vec<Finding>> {
+        let (schema, policies, warnings) = load::load(&archive, places, earlier)?;
         let refuse = |cause: String| {
             vec![
                 Finding::error(places.schema, cause)
@@ -122,6 +150,7 @@ impl Engine {
         let names = Names::new().map_err(|error| refuse(error.to_string()))?;
         let actions = schema.action_entities().map_err(|error| refuse(error.to_string()))?;
         let engine = Self {
+            origin: origin.cloned(),
             hash: archive.hash(),
             archive,
             warnings,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::sync::Arc;
 
+use cedar_policy::pst::Policy as Tree;
 use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 
@@ -18,7 +19,7 @@ use crate::domain::decision::PolicyRef;
 const MAX_ID: usize = 128;
 
 /// A policy of the set, and where it comes from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Loaded {
     pub(super) policy: Policy,
     pub(super) reference: PolicyRef,
@@ -39,18 +40,38 @@ impl Places<'_> {
     }
 }
 
+/// What an earlier set of the same schema and places made of its files.
+///
+/// INVARIANT: Cedar validates each policy by itself, against the schema alone. So a file whose text
+/// is the same has the same policies and warnings, whatever became of the others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Earlier<'a> {
+    pub(super) archive: &'a Archive,
+    pub(super) policies: &'a [Loaded],
+    pub(super) warnings: &'a [Finding],
+}
+
+impl Earlier<'_> {
+    /// The policies of a file that has not changed since.
+    fn of(&self, source: &SourceText) -> Option<Vec<Loaded>> {
+        self.archive.policies.iter().find(|known| *known == source)?;
+        let same = self.policies.iter().filter(|one| one.reference.file == source.name);
+        Some(same.cloned().collect())
+    }
+}
+
 type Outcome = Result<(Schema, Vec<Loaded>, Vec<Finding>), Vec<Finding>>;
 
 /// Parses and validates the whole set. Warnings come back with the policies.
 ///
 /// Cedar's parser and validator recurse, and a stack that runs out ends the process. So what is
 /// too deep is refused before ([`limits`]), and what is not gets a stack with room to spare.
-pub(super) fn load(archive: &Archive, places: Places<'_>) -> Outcome {
+pub(super) fn load(archive: &Archive, places: Places<'_>, earlier: Option<Earlier<'_>>) -> Outcome {
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name("policies".to_owned())
             .stack_size(limits::STACK)
-            .spawn_scoped(scope, || load_here(archive, places))
+            .spawn_scoped(scope, || load_here(archive, places, earlier))
             .map_err(|error| error.to_string())
             .and_then(|thread| thread.join().map_err(|_| "the validator failed".to_owned()))
     })
@@ -60,12 +81,24 @@ pub(super) fn load(archive: &Archive, places: Places<'_>) -> Outcome {
     })
 }
 
-fn load_here(archive: &Archive, places: Places<'_>) -> Outcome {
+fn load_here(archive: &Archive, places: Places<'_>, earlier: Option<Earlier<'_>>) -> Outcome {
     let mut findings = Vec::new();
     let schema = parse_schema(&archive.schema, places.schema, &mut findings);
     let mut policies = Vec::new();
+    let mut changed = Vec::new();
+    let mut known = Vec::new();
     for source in &archive.policies {
-        parse_file(source, &places.policy(source), &mut policies, &mut findings);
+        let path = places.policy(source);
+        if let Some(earlier) = earlier
+            && let Some(same) = earlier.of(source)
+        {
+            policies.extend(same);
+            let warnings = earlier.warnings.iter().filter(|warning| warning.file == path);
+            known.extend(warnings.cloned());
+        } else {
+            parse_file(source, &path, &mut policies, &mut findings);
+            changed.push(source);
+        }
     }
     refuse_duplicates(&policies, places, &mut findings);
     if policies.is_empty() && !has_errors(&findings) {
@@ -81,7 +114,13 @@ fn load_here(archive: &Archive, places: Places<'_>) -> Outcome {
     if has_errors(&findings) {
         return Err(findings);
     }
-    validate(&schema, &policies, archive, places, &mut findings);
+    validate(&schema, &policies, &changed, places, &mut known);
+    // One mistake is reported once for each kind of principal and action that it touches.
+    known.sort_by(|one, other| {
+        (&one.file, one.line, &one.cause).cmp(&(&other.file, other.line, &other.cause))
+    });
+    known.dedup();
+    findings.append(&mut known);
     if has_errors(&findings) { Err(findings) } else { Ok((schema, policies, findings)) }
 }
 
@@ -90,15 +129,16 @@ fn parse_schema(source: &SourceText, path: &Path, findings: &mut Vec<Finding>) -
         findings.push(refuse_excess(path, &excess));
         return None;
     }
+    let lines = Lines::of(&source.text);
     match Schema::from_cedarschema_str(&source.text) {
         Ok((schema, warnings)) => {
             for warning in warnings {
-                findings.push(describe(Finding::warning(path, ""), &warning, &source.text));
+                findings.push(describe(Finding::warning(path, ""), &warning, &lines));
             }
             Some(schema)
         }
         Err(error) => {
-            findings.push(describe(Finding::error(path, ""), &error, &source.text));
+            findings.push(describe(Finding::error(path, ""), &error, &lines));
             None
         }
     }
@@ -114,11 +154,12 @@ fn parse_file(
         findings.push(refuse_excess(path, &excess));
         return;
     }
+    let lines = Lines::of(&source.text);
     let set = match PolicySet::from_str(&source.text) {
         Ok(set) => set,
         Err(errors) => {
             for error in errors.iter() {
-                findings.push(describe(Finding::error(path, ""), error, &source.text));
+                findings.push(describe(Finding::error(path, ""), error, &lines));
             }
             return;
         }
@@ -127,7 +168,7 @@ fn parse_file(
         let start = template.as_ref().loc().map_or(0, |place| place.start());
         findings.push(
             Finding::error(path, "this is a template (`?principal`, `?resource`), not a policy")
-                .at_line(line_of(&source.text, start))
+                .at_line(lines.at(start))
                 .hint("write the policy out; templates are not used here"),
         );
     }
@@ -141,7 +182,7 @@ fn parse_file(
     found.sort_by_key(|(start, _, _)| *start);
     let stem = source.name.strip_suffix(".cedar").unwrap_or(&source.name);
     for (number, (start, end, policy)) in found.into_iter().enumerate() {
-        let line = line_of(&source.text, start);
+        let line = lines.at(start);
         let refuse = |cause: String| Finding::error(path, cause).at_line(line);
         let id: Arc<str> = match policy.annotation("id") {
             None => format!("{stem}#{}", number + 1).into(),
@@ -155,7 +196,8 @@ fn parse_file(
             }
         };
         let policy = policy.new_id(PolicyId::new(&id));
-        let footprint = match policy.to_pst() {
+        // From what is evaluated; `Policy::to_pst` would parse the text once more.
+        let footprint = match Tree::try_from(policy.as_ref().clone()) {
             Ok(tree) => Footprint::of_policy(tree.body()),
             Err(error) => {
                 findings.push(refuse(format!("the policy can't be analysed: {error}")));
@@ -201,53 +243,53 @@ fn refuse_duplicates(policies: &[Loaded], places: Places<'_>, findings: &mut Vec
     }
 }
 
+/// Holds the policies of `changed` files against the schema.
 fn validate(
     schema: &Schema,
     policies: &[Loaded],
-    archive: &Archive,
+    changed: &[&SourceText],
     places: Places<'_>,
-    findings: &mut Vec<Finding>,
+    said: &mut Vec<Finding>,
 ) {
-    let set = match PolicySet::from_policies(policies.iter().map(|one| one.policy.clone())) {
+    let files: HashMap<&str, Lines> =
+        changed.iter().map(|source| (source.name.as_ref(), Lines::of(&source.text))).collect();
+    let fresh: HashMap<&str, &Loaded> = policies
+        .iter()
+        .filter(|one| files.contains_key(one.reference.file.as_ref()))
+        .map(|one| (one.reference.id.as_ref(), one))
+        .collect();
+    let set = match PolicySet::from_policies(fresh.values().map(|one| one.policy.clone())) {
         Ok(set) => set,
         Err(error) => {
-            findings.push(Finding::error(places.directory, error.to_string()));
+            said.push(Finding::error(places.directory, error.to_string()));
             return;
         }
     };
     let place = |finding: Finding, id: &PolicyId, diagnostic: &dyn Diagnostic| {
         let id: &str = id.as_ref();
-        let Some(reference) =
-            policies.iter().map(|one| &one.reference).find(|one| one.id.as_ref() == id)
-        else {
-            return describe(finding, diagnostic, "");
+        let Some(reference) = fresh.get(id).map(|one| &one.reference) else {
+            return describe(finding, diagnostic, &Lines::default());
         };
-        let source = archive.policies.iter().find(|source| source.name == reference.file);
+        let none = Lines::default();
+        let lines = files.get(reference.file.as_ref()).unwrap_or(&none);
         let mut finding = Finding {
             file: places.directory.join(reference.file.as_ref()),
-            ..describe(finding, diagnostic, source.map_or("", |source| &source.text))
+            ..describe(finding, diagnostic, lines)
         };
         finding.line = finding.line.or(Some(reference.line));
         finding
     };
     let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
-    let mut said: Vec<Finding> = Vec::new();
     for error in result.validation_errors() {
         said.push(place(Finding::error(places.directory, ""), error.policy_id(), error));
     }
     for warning in result.validation_warnings() {
         said.push(place(Finding::warning(places.directory, ""), warning.policy_id(), warning));
     }
-    said.sort_by(|one, other| {
-        (&one.file, one.line, &one.cause).cmp(&(&other.file, other.line, &other.cause))
-    });
-    // One mistake is reported once for each kind of principal and action that it touches.
-    said.dedup();
-    findings.extend(said);
 }
 
 /// Fills a finding with what Cedar says, where it points at, and what it advises.
-fn describe(finding: Finding, diagnostic: &dyn Diagnostic, text: &str) -> Finding {
+fn describe(finding: Finding, diagnostic: &dyn Diagnostic, lines: &Lines) -> Finding {
     let mut cause = diagnostic.to_string();
     let mut source = std::error::Error::source(diagnostic);
     while let Some(inner) = source {
@@ -260,9 +302,9 @@ fn describe(finding: Finding, diagnostic: &dyn Diagnostic, text: &str) -> Findin
     let mut finding = Finding { cause, ..finding };
     let label = diagnostic.labels().and_then(|mut labels| labels.next());
     if let Some(label) = &label
-        && !text.is_empty()
+        && !lines.is_empty()
     {
-        finding = finding.at_line(line_of(text, label.offset()));
+        finding = finding.at_line(lines.at(label.offset()));
     }
     let hint = diagnostic
         .help()
@@ -274,8 +316,26 @@ fn describe(finding: Finding, diagnostic: &dyn Diagnostic, text: &str) -> Findin
     finding
 }
 
-/// The line, from 1, that the byte at `offset` is in.
-fn line_of(text: &str, offset: usize) -> u32 {
-    let before = text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
-    u32::try_from(before + 1).unwrap_or(u32::MAX)
+/// Where the lines of a text end. A set has thousands of policies, and each wants its line.
+#[derive(Debug, Default)]
+struct Lines {
+    ends: Vec<usize>,
+    length: usize,
+}
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        let ends = text.match_indices('\n').map(|(at, _)| at).collect();
+        Self { ends, length: text.len() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The line, from 1, that the byte at `offset` is in.
+    fn at(&self, offset: usize) -> u32 {
+        let before = self.ends.partition_point(|end| *end < offset);
+        u32::try_from(before + 1).unwrap_or(u32::MAX)
+    }
 }

@@ -1,7 +1,7 @@
 //! The one test suite of every backend. `suite!` takes a function that makes an empty store and
 //! whatever has to live as long as it.
 
-use super::{Space, Store};
+use super::{Entry, Space, Store};
 use crate::domain::clock::Timestamp;
 
 macro_rules! suite {
@@ -10,6 +10,7 @@ macro_rules! suite {
             what_was_put_is_got,
             what_was_never_put_is_absent,
             a_later_put_takes_the_place_of_an_earlier_one,
+            what_is_put_together_is_as_if_put_one_by_one,
             spaces_do_not_meet,
             any_bytes_are_keys_and_values,
             what_was_removed_is_absent_and_removed_once,
@@ -57,6 +58,22 @@ pub(crate) async fn a_later_put_takes_the_place_of_an_earlier_one(store: Shared)
     store.put(Space::Keys, b"key", b"second", at(10)).await.unwrap();
     assert_eq!(store.get(Space::Keys, b"key").await, Ok(Some(b"second".to_vec())));
     assert_eq!(store.scan(Space::Keys, b"").await.unwrap().len(), 1);
+}
+
+pub(crate) async fn what_is_put_together_is_as_if_put_one_by_one(store: Shared) {
+    let entry = |key: &[u8], value: &[u8], expires| Entry {
+        key: key.to_vec(),
+        value: value.to_vec(),
+        expires: at(expires),
+    };
+    store.put(Space::Sessions, b"a", b"before", at(1)).await.unwrap();
+    let entries = vec![entry(b"a", b"1", 10), entry(b"b", b"2", 5), entry(b"a", b"3", 20)];
+    store.put_all(Space::Sessions, entries).await.unwrap();
+    store.put_all(Space::Sessions, vec![]).await.unwrap();
+    assert_eq!(store.get(Space::Sessions, b"a").await, Ok(Some(b"3".to_vec())));
+    assert_eq!(store.get(Space::Keys, b"a").await, Ok(None));
+    assert_eq!(store.purge(Space::Sessions, at(10)).await, Ok(1));
+    assert_eq!(store.scan(Space::Sessions, b"").await, Ok(vec![(b"a".to_vec(), b"3".to_vec())]));
 }
 
 pub(crate) async fn spaces_do_not_meet(store: Shared) {

@@ -24,7 +24,7 @@ use redb::{
     WriteTransaction,
 };
 
-use super::{Space, Store, StoreError};
+use super::{Entry, Space, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
 /// Space and key.
@@ -41,6 +41,9 @@ const EXPIRY: TableDefinition<Due, ()> = TableDefinition::new("expiry");
 
 /// Page cache. Sessions are cached above the store already.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Most values purged in one transaction: others who write wait for its end.
+const PURGED_AT_ONCE: usize = 1000;
 
 /// Values in one file. Clones share it.
 #[derive(Clone)]
@@ -246,7 +249,8 @@ impl<'t> Tables<'t> {
         Ok(earlier.is_some())
     }
 
-    fn purge(&mut self, space: u8, now: i64) -> Result<usize, redb::Error> {
+    /// At most `most` of them.
+    fn purge(&mut self, space: u8, now: i64, most: usize) -> Result<usize, redb::Error> {
         let none: &[u8] = &[];
         let mut due = Vec::new();
         // Of other spaces it meets only what is due by this clock and not yet by theirs.
@@ -255,6 +259,9 @@ impl<'t> Tables<'t> {
             let (expires, of, key) = entry.value();
             if of == space {
                 due.push((expires, key.to_vec()));
+            }
+            if due.len() == most {
+                break;
             }
         }
         for (expires, key) in &due {
@@ -288,6 +295,17 @@ impl Store for EmbeddedStore {
         let (key, value) = (key.to_vec(), value.to_vec());
         self.write(move |transaction| {
             Tables::open(transaction)?.put(number(space), &key, &value, expires.as_millis())
+        })
+        .await
+    }
+
+    async fn put_all(&self, space: Space, entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            let mut tables = Tables::open(transaction)?;
+            for Entry { key, value, expires } in &entries {
+                tables.put(number(space), key, value, expires.as_millis())?;
+            }
+            Ok(())
         })
         .await
     }
@@ -353,10 +371,18 @@ impl Store for EmbeddedStore {
             // Most of the time: no write, no fsync.
             return Ok(0);
         }
-        self.write(move |transaction| {
-            Tables::open(transaction)?.purge(number(space), now.as_millis())
-        })
-        .await
+        let mut purged = 0;
+        loop {
+            let count = self
+                .write(move |transaction| {
+                    Tables::open(transaction)?.purge(number(space), now.as_millis(), PURGED_AT_ONCE)
+                })
+                .await?;
+            purged += count;
+            if count < PURGED_AT_ONCE {
+                return Ok(purged);
+            }
+        }
     }
 }
 
@@ -378,6 +404,22 @@ mod tests {
         drop(store);
         let store = EmbeddedStore::open(&folder.path().join("store")).unwrap();
         assert_eq!(store.get(Space::Keys, b"k").await, Ok(Some(b"v".to_vec())));
+    }
+
+    #[tokio::test]
+    async fn however_many_have_expired_all_are_purged() {
+        let (store, _folder) = fresh();
+        let entry = |number: usize| Entry {
+            key: number.to_be_bytes().to_vec(),
+            value: b"v".to_vec(),
+            expires: Timestamp::from_seconds(1),
+        };
+        for count in [PURGED_AT_ONCE - 1, PURGED_AT_ONCE, 2 * PURGED_AT_ONCE + 1] {
+            store.put_all(Space::Sessions, (0..count).map(entry).collect()).await.unwrap();
+            let now = Timestamp::from_seconds(1);
+            assert_eq!(store.purge(Space::Sessions, now).await, Ok(count));
+            assert_eq!(store.scan(Space::Sessions, b"").await, Ok(vec![]));
+        }
     }
 
     #[tokio::test]

@@ -44,6 +44,15 @@ pub trait Store: Send + Sync + Debug {
         expires: Timestamp,
     ) -> Result<(), StoreError>;
 
+    /// Keeps all of these as [`Self::put`] does, in as few commits as the backend can. After an
+    /// error some may be kept.
+    async fn put_all(&self, space: Space, entries: Vec<Entry>) -> Result<(), StoreError> {
+        for Entry { key, value, expires } in entries {
+            self.put(space, &key, &value, expires).await?;
+        }
+        Ok(())
+    }
+
     /// Keeps the value unless there is one that has not expired by `now`; true when it was kept.
     /// Of several callers with one key, exactly one gets true.
     async fn put_if_absent(
@@ -68,6 +77,14 @@ pub trait Store: Send + Sync + Debug {
     /// Forgets what of a space has expired by `now`, on the clock that its times were taken from;
     /// how many values that were.
     async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError>;
+}
+
+/// One of several values to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    pub expires: Timestamp,
 }
 
 /// Keys of different spaces never meet.

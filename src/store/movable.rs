@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::wire::{self, Bytes, Call, Reply, What};
-use super::{EmbeddedStore, Space, Store, StoreError};
+use super::{EmbeddedStore, Entry, Space, Store, StoreError};
 use crate::domain::clock::Timestamp;
 
 /// For one operation of the process that has the file.
@@ -240,6 +240,17 @@ impl Store for MovableStore {
             Reply::Done(_) => Ok(()),
             _ => confused(),
         }
+    }
+
+    async fn put_all(&self, space: Space, entries: Vec<Entry>) -> Result<(), StoreError> {
+        if let Place::Here(store) = &*self.place.read().await {
+            return store.put_all(space, entries).await;
+        }
+        // The process that has it wants to hear of each.
+        for Entry { key, value, expires } in entries {
+            self.put(space, &key, &value, expires).await?;
+        }
+        Ok(())
     }
 
     async fn put_if_absent(

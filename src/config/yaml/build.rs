@@ -1,5 +1,6 @@
 //! From parser events to the tree, without recursion.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
@@ -9,8 +10,17 @@ use crate::config::finding::Finding;
 
 /// A list or map that hasn't ended yet.
 enum Open {
-    List { line: u32, items: Vec<Node> },
-    Map { line: u32, entries: Vec<Entry>, key: Option<(String, u32)> },
+    List {
+        line: u32,
+        items: Vec<Node>,
+    },
+    Map {
+        line: u32,
+        entries: Vec<Entry>,
+        key: Option<(String, u32)>,
+        /// The line of each key so far.
+        keys: HashMap<String, u32>,
+    },
 }
 
 struct Builder<'a> {
@@ -94,7 +104,8 @@ impl Builder<'_> {
             }
             Event::MappingStart(anchor, tag) => {
                 self.refuse_decoration(line, anchor, tag.is_some());
-                self.open(line, Open::Map { line, entries: Vec::new(), key: None })?;
+                let (entries, keys) = (Vec::new(), HashMap::new());
+                self.open(line, Open::Map { line, entries, key: None, keys })?;
             }
             Event::SequenceEnd | Event::MappingEnd => match self.stack.pop() {
                 Some(Open::List { line, items }) => {
@@ -139,9 +150,10 @@ impl Builder<'_> {
     /// A scalar is a key where a map waits for one, and a value everywhere else.
     fn scalar(&mut self, line: u32, text: &str, value: Value) {
         match self.stack.last_mut() {
-            Some(Open::Map { entries, key: key @ None, .. }) => {
-                let first = entries.iter().find(|entry| entry.key == text).map(|entry| entry.line);
+            Some(Open::Map { key: key @ None, keys, .. }) => {
                 *key = Some((text.to_owned(), line));
+                let first = keys.get(text).copied();
+                keys.entry(text.to_owned()).or_insert(line);
                 if let Some(first) = first {
                     let cause = format!("the key {} occurs twice", quote(text));
                     let hint = format!("it was first set on line {first}; keep one of the two");

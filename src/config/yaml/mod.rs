@@ -37,8 +37,8 @@ use super::finding::Finding;
 
 pub use cursor::{Cursor, Findings, Map};
 
-/// Largest input, in bytes.
-pub const MAX_BYTES: usize = 1024 * 1024;
+/// Largest input, in bytes: twenty thousand routes.
+pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Deepest nesting of lists and maps.
 pub const MAX_DEPTH: usize = 32;
 

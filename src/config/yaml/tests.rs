@@ -59,7 +59,7 @@ fn too_deep_and_too_long_input_is_refused() {
     let deeper = refused(&"[".repeat(100_000));
     assert!(deeper[0].contains("recursion limit exceeded"), "{deeper:?}");
     let long = format!("a: {}", "x".repeat(MAX_BYTES));
-    assert!(refused(&long)[0].contains("larger than 1024 KiB"));
+    assert!(refused(&long)[0].contains("larger than 4096 KiB"));
 }
 
 #[test]

@@ -1,3 +1,5 @@
+mod reload;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
 //! Configuration that changes under a running gate.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{SinkExt, StreamExt};
 use http::Method;
@@ -47,6 +49,71 @@ async fn a_good_change_is_applied_and_connections_survive_it() {
     let back = within("the echo", socket.next()).await.unwrap().unwrap();
     assert_eq!(back.to_text().unwrap(), "still here");
     browser.get("/").await.expect(200);
+}
+
+#[tokio::test]
+async fn no_request_fails_while_routes_and_policies_are_replaced_again_and_again() {
+    const RELOADS: u32 = 8;
+    let page = Recorder::start().await;
+    let mut setup = Gate::setup().route(route("app", "/", &page.url()));
+    for number in 0..60 {
+        setup = setup.route(route(&format!("r-{number}"), &format!("/part-{number}"), &page.url()));
+    }
+    let mut gate = setup.start().await;
+    let browser = gate.login("vera").await;
+    let over = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..6)
+        .map(|number| {
+            let (mut browser, over) = (browser.clone(), Arc::clone(&over));
+            tokio::spawn(async move {
+                let mut asked = 0;
+                // Each asks at least once after the last reload.
+                loop {
+                    let last = over.load(Ordering::Relaxed);
+                    let target = format!("/part-{}/x", (asked * 7 + number) % 50);
+                    let answer = browser.get(&target).await;
+                    assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+                    asked += 1;
+                    if last {
+                        return asked;
+                    }
+                }
+            })
+        })
+        .collect();
+    for round in 0..RELOADS {
+        let policies: String = (0..200)
+            .map(|number| {
+                format!(
+                    "@id(\"p-{number}\") permit (principal, action, resource) \
+                 when {{ context.path like \"/part-*\" || context.path == \"/{round}\" }};\n"
+                )
+            })
+            .collect();
+        gate.rewrite_policies(&policies);
+        // One route goes or comes, another has a new upstream; nobody asks for either.
+        gate.rewrite(|config| {
+            let routes = config["routes"].as_array_mut().unwrap();
+            match round % 2 {
+                0 => drop(routes.pop()),
+                _ => routes.push(route("r-59", "/part-59", &page.url())),
+            }
+            routes[56]["upstreams"] = json!([format!("http://127.0.0.1:{}", 1000 + round)]);
+        });
+        let before = generation(&gate).await;
+        gate.process.signal("HUP");
+        eventually("the reload", async || (generation(&gate).await > before).then_some(())).await;
+    }
+    over.store(true, Ordering::Relaxed);
+    for caller in callers {
+        assert!(caller.await.unwrap() > 1);
+    }
+    assert_eq!(gate.metric("wicketgate_reloads_total", "refused").await, 0.0);
+    assert_eq!(gate.metric("wicketgate_requests_total", "outcome=\"error\"").await, 0.0);
+}
+
+async fn generation(gate: &Gate) -> f64 {
+    gate.metric("wicketgate_configuration_generation", "").await
 }
 
 #[tokio::test]

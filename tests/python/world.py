@@ -1,6 +1,6 @@
 """A running gate with a certificate and a real OpenID provider, for scripts.
 
-`benches/compare/run`, `benches/soak` and `tests/conformance/run` share it. Everything listens on
+The scripts of `benches/` and `tests/conformance/run` share it. Everything listens on
 127.0.0.1 only, and what was started is stopped by `Children.stop`.
 """
 
@@ -70,7 +70,7 @@ class Children:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return process
-            time.sleep(0.05)
+            time.sleep(0.01)
         raise SystemExit(f"{name} doesn't listen:\n{self.log(name)}")
 
     def log(self, name):
@@ -110,8 +110,26 @@ def start_provider(children, ports):
     return json.loads(provider.stdout.readline())["issuer"]
 
 
+def start_upstream(children):
+    """nginx with a file of 1 KiB under any path that ends with `/1k`; the port."""
+    port, home = free_port(), children.folder / "upstream"
+    home.mkdir()
+    paths = " ".join(f"{kind}_temp_path {home}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (home / "nginx.conf").write_text(
+        f"""daemon off; worker_processes 1; pid {home}/pid; error_log stderr; events {{ worker_connections 8192; }}
+        http {{ access_log off; {paths} keepalive_requests 1000000000;
+          server {{ listen 127.0.0.1:{port}; root {home}; location ~ /1k$ {{ try_files /1k =404; }} }} }}"""
+    )
+    (home / "1k").write_bytes(b"x" * 1024)
+    # The worker runs as whoever runs this, so that it can read the folder.
+    user = "user root;" if os.getuid() == 0 else "worker_priority 0;"
+    children.start("upstream", ["nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-g", user], port)
+    return port
+
+
 class Gate:
-    """A running gate. `cookie` is the header's value of somebody who is signed in.
+    """A running gate. `cookie` is the header's value of somebody who is signed in, `started_in` the
+    seconds until it listened. `policies`: a text, or a list of them, a file each.
 
     It starts a provider of its own, unless it is given a port and the issuer of one that knows it.
     """
@@ -131,12 +149,16 @@ class Gate:
         secret.write_text(SECRET)
         folder = self.folder / "policies"
         folder.mkdir()
-        (folder / "all.cedar").write_text(policies)
+        files = {"all": policies} if isinstance(policies, str) else {f"{at:03}": text for at, text in enumerate(policies)}
+        for name, text in files.items():
+            (folder / f"{name}.cedar").write_text(text)
         config = self.configuration(issuer, upstreams, routes)
         configure(config)
         self.config = self.folder / "wicketgate.yaml"
         self.config.write_text(json.dumps(config, indent=1))
+        begun = time.monotonic()
         self.process = children.start("wicketgate", [str(binary), "run", "--config", str(self.config)], self.port)
+        self.started_in = time.monotonic() - begun
         self.cookie = sign_in(self.port, issuer, user)
 
     def configuration(self, issuer, upstreams, routes):

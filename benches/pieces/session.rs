@@ -1,11 +1,10 @@
 //! Looking a session up on the hot path, and asking whether a live connection's is still good.
-#![allow(clippy::unwrap_used, reason = "a benchmark stops at what it does not expect")]
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use wicketgate::config::model;
 use wicketgate::domain::clock::Clock;
 use wicketgate::domain::principal::{Authentication, Principal, PrincipalKind};
@@ -32,7 +31,7 @@ fn login(index: usize) -> NewSession {
     }
 }
 
-fn sessions(c: &mut Criterion) {
+pub fn sessions(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let clock = Clock::System;
     let (sessions, cookie, session) = runtime.block_on(async {
@@ -63,6 +62,3 @@ fn sessions(c: &mut Criterion) {
         b.iter(|| sessions.is_alive(black_box(&session.id), now));
     });
 }
-
-criterion_group!(benches, sessions);
-criterion_main!(benches);

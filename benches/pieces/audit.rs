@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use wicketgate::audit::{AuditLog, Decided};
 use wicketgate::config::model;
 use wicketgate::domain::clock::{Clock, Timestamp};
@@ -44,7 +44,7 @@ fn query(at: Timestamp) -> AccessQuery {
     }
 }
 
-fn append(criterion: &mut Criterion) {
+pub fn append(criterion: &mut Criterion) {
     let Ok(folder) = tempfile::tempdir() else { return };
     let config = model::Audit {
         directory: folder.path().join("audit"),
@@ -83,6 +83,3 @@ fn append(criterion: &mut Criterion) {
         });
     });
 }
-
-criterion_group!(benches, append);
-criterion_main!(benches);

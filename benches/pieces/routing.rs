@@ -1,11 +1,10 @@
 //! From the request line to a route: canonicalisation, then the route table at three sizes.
-#![allow(clippy::unwrap_used, reason = "a benchmark stops at what it does not expect")]
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion};
 use wicketgate::config::model::{
     Application, AuditDurability, Endpoint, OutlierDetection, ResponseRewrite, RetryBudget, Route,
     RouteBounds, Selection, Upstream, UpstreamHost, UpstreamProtocol,
@@ -73,7 +72,7 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
     Arc::new(RouteEntry::new(route, resource, handles, pool))
 }
 
-fn canonicalise(criterion: &mut Criterion) {
+pub fn canonicalise(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("canonicalise");
     for (name, target) in [
         ("plain", "/part-3/orders/1024/lines?page=2&sort=date"),
@@ -89,7 +88,7 @@ fn canonicalise(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn route(criterion: &mut Criterion) {
+pub fn route(criterion: &mut Criterion) {
     let metrics = Metrics::new();
     let mut group = criterion.benchmark_group("route");
     for count in [10, 1_000, 10_000] {
@@ -103,6 +102,3 @@ fn route(criterion: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, canonicalise, route);
-criterion_main!(benches);

@@ -1,11 +1,10 @@
 //! What a decision costs: remembered, and made afresh, with few and with many unrelated policies.
-#![allow(clippy::expect_used, reason = "a benchmark stops at what it does not expect")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use wicketgate::domain::clock::Timestamp;
 use wicketgate::domain::id::DecisionId;
 use wicketgate::domain::principal::{Authentication, Principal, PrincipalKind};
@@ -13,7 +12,7 @@ use wicketgate::domain::query::{AccessQuery, Action, RequestContext, Resource};
 use wicketgate::policy::archive::SourceText;
 use wicketgate::policy::{Archive, Engine};
 
-const SCHEMA: &str = include_str!("../policies/wicketgate.cedarschema");
+const SCHEMA: &str = include_str!("../../policies/wicketgate.cedarschema");
 
 /// Three policies that apply to the query below, the rest about other applications.
 fn engine(policies: usize, condition: &str) -> Engine {
@@ -71,7 +70,7 @@ fn query() -> AccessQuery {
     }
 }
 
-fn decisions(criterion: &mut Criterion) {
+pub fn decisions(criterion: &mut Criterion) {
     let id = DecisionId::new(Timestamp::from_seconds(1), 1);
     let mut group = criterion.benchmark_group("decision");
     for policies in [5, 20, 100, 1_000, 10_000] {
@@ -104,6 +103,3 @@ fn decisions(criterion: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, decisions);
-criterion_main!(benches);

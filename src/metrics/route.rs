@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use prometheus::local::{LocalHistogram, LocalIntCounter};
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
 use super::Metrics;
 use super::labels::{RequestOutcome, Stage};
@@ -21,53 +21,45 @@ pub struct RouteMetrics {
 
 pub(super) struct Handles {
     route: Box<str>,
-    outcomes: [(IntCounter, Histogram); RequestOutcome::ALL.len()],
-    counts: Sharded<Option<Counts>>,
+    counts: Sharded<Counts>,
+    requests: [IntCounter; RequestOutcome::ALL.len()],
+    /// Histograms are many series, and most of thousands of routes rest: one is made when there is
+    /// something to count.
+    request_duration: HistogramVec,
     stages: [Histogram; Stage::ALL.len()],
-    upstream_duration: Histogram,
+    upstream_duration: HistogramVec,
     upstream_errors: IntCounterVec,
     upstream_retries: IntCounterVec,
 }
 
 /// What a worker has counted since the last look at the metrics: additions without atomics.
+#[derive(Default)]
 struct Counts {
-    outcomes: [(LocalIntCounter, LocalHistogram); RequestOutcome::ALL.len()],
-    upstream_duration: LocalHistogram,
+    outcomes: [Option<(LocalIntCounter, LocalHistogram)>; RequestOutcome::ALL.len()],
+    upstream_duration: Option<LocalHistogram>,
 }
 
 impl Counts {
-    fn of(handles: &Handles) -> Self {
-        Self {
-            outcomes: handles
-                .outcomes
-                .each_ref()
-                .map(|(count, duration)| (count.local(), duration.local())),
-            upstream_duration: handles.upstream_duration.local(),
-        }
-    }
-
     fn flush(&self) {
-        for (count, duration) in &self.outcomes {
+        for (count, duration) in self.outcomes.iter().flatten() {
             count.flush();
             duration.flush();
         }
-        self.upstream_duration.flush();
+        if let Some(duration) = &self.upstream_duration {
+            duration.flush();
+        }
     }
 }
 
 impl Handles {
-    fn count(&self, count: impl FnOnce(&Counts)) {
-        if let Some(mut counts) = self.counts.mine() {
-            count(counts.get_or_insert_with(|| Counts::of(self)));
-        }
+    fn duration(&self, outcome: RequestOutcome) -> LocalHistogram {
+        self.request_duration.with_label_values(&[&*self.route, outcome.name()]).local()
     }
 
     /// Adds up what the workers have counted.
     pub(super) fn flush(&self) {
         for counts in self.counts.all() {
-            if let Some(counts) = counts.as_ref() {
-                counts.flush();
-            }
+            counts.flush();
         }
     }
 }
@@ -86,20 +78,16 @@ impl fmt::Debug for RouteMetrics {
 
 impl RouteMetrics {
     pub(super) fn resolve(metrics: &Metrics, route: &str) -> Self {
-        let outcomes = RequestOutcome::ALL.map(|outcome| {
-            let labels = [route, outcome.name()];
-            (
-                metrics.requests.with_label_values(&labels),
-                metrics.request_duration.with_label_values(&labels),
-            )
-        });
+        let requests = RequestOutcome::ALL
+            .map(|outcome| metrics.requests.with_label_values(&[route, outcome.name()]));
         Self {
             handles: Arc::new(Handles {
                 route: route.into(),
-                outcomes,
                 counts: Sharded::default(),
+                requests,
+                request_duration: metrics.request_duration.clone(),
                 stages: metrics.stage_duration.clone(),
-                upstream_duration: metrics.upstream_duration.with_label_values(&[route]),
+                upstream_duration: metrics.upstream_duration.clone(),
                 upstream_errors: metrics.upstream_errors.clone(),
                 upstream_retries: metrics.upstreams.retries.clone(),
             }),
@@ -113,12 +101,17 @@ impl RouteMetrics {
 
     /// Counts a request that ended, and how long it took in all.
     pub fn observe(&self, outcome: RequestOutcome, total: Duration) {
-        self.handles.count(|counts| {
-            if let Some((count, duration)) = counts.outcomes.get(outcome as usize) {
-                count.inc();
-                duration.observe(total.as_secs_f64());
-            }
-        });
+        let handles = &*self.handles;
+        let at = outcome as usize;
+        if let Some(mut counts) = handles.counts.mine()
+            && let (Some(counts), Some(requests)) =
+                (counts.outcomes.get_mut(at), handles.requests.get(at))
+        {
+            let (count, duration) =
+                counts.get_or_insert_with(|| (requests.local(), handles.duration(outcome)));
+            count.inc();
+            duration.observe(total.as_secs_f64());
+        }
     }
 
     /// How long one stage took.
@@ -142,6 +135,14 @@ impl RouteMetrics {
 
     /// From the request sent to the header of the answer.
     pub fn upstream_latency(&self, took: Duration) {
-        self.handles.count(|counts| counts.upstream_duration.observe(took.as_secs_f64()));
+        let handles = &*self.handles;
+        if let Some(mut counts) = handles.counts.mine() {
+            counts
+                .upstream_duration
+                .get_or_insert_with(|| {
+                    handles.upstream_duration.with_label_values(&[&*handles.route]).local()
+                })
+                .observe(took.as_secs_f64());
+        }
     }
 }

@@ -42,6 +42,19 @@ fn a_permitted_request_counts_under_its_route_and_outcome() {
 }
 
 #[test]
+fn a_route_that_rests_has_its_counters_and_no_histogram() {
+    let metrics = Metrics::new();
+    let route = metrics.route("portal");
+    let text = metrics.render();
+    assert!(text.contains(r#"wicketgate_requests_total{outcome="denied",route="portal"} 0"#));
+    assert!(!text.contains("duration_seconds_bucket{outcome"), "{text}");
+    assert!(!text.contains("wicketgate_upstream_duration_seconds_bucket{route"), "{text}");
+    route.upstream_latency(Duration::from_millis(2));
+    let line = r#"wicketgate_upstream_duration_seconds_count{route="portal"} 1"#;
+    assert!(metrics.render().contains(line));
+}
+
+#[test]
 fn every_outcome_and_stage_lands_under_its_own_name() {
     for outcome in RequestOutcome::ALL {
         let metrics = Metrics::new();

@@ -398,6 +398,7 @@ impl Control {
 
     async fn look_after(&mut self) {
         while self.upkeep.try_join_next().is_some() {}
+        self.gate.audit.summarise(self.gate.clock.now());
         let store_healthy = self.store.get(Space::Keys, b"health").await.is_ok();
         let provider = self.gate.snapshot.load().provider.is_reachable();
         let mut state = self.state.lock();

@@ -126,7 +126,8 @@ pub(super) fn id(event: &Event) -> Option<DecisionId> {
         | Event::LoginFailed { id, .. }
         | Event::ConnectionCut { id, .. }
         | Event::FramesDropped { id, .. } => Some(*id),
-        Event::ConfigurationLoaded { .. }
+        Event::RefusalsCounted { .. }
+        | Event::ConfigurationLoaded { .. }
         | Event::ConfigurationRefused { .. }
         | Event::Started { .. }
         | Event::Stopped
@@ -168,6 +169,7 @@ pub fn name(event: &Event) -> &'static str {
     match event {
         Event::Decision { .. } => "decision",
         Event::Refused { .. } => "refused",
+        Event::RefusalsCounted { .. } => "refusals-counted",
         Event::SessionStarted { .. } => "session-started",
         Event::SessionEnded { .. } => "session-ended",
         Event::LoginFailed { .. } => "login-failed",

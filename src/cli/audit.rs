@@ -29,7 +29,7 @@ pub enum Command {
         principal: Option<String>,
         #[arg(long)]
         route: Option<String>,
-        /// The kind of record: decision, refused, session-started, ...
+        /// The kind of record: decision, refused, refusals-counted, ...
         #[arg(long)]
         event: Option<String>,
         /// Only decisions that came out so

@@ -1,6 +1,7 @@
-//! Sets of addresses, written as networks.
+//! Sets of addresses, written as networks, and who is behind an address.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -67,6 +68,41 @@ pub fn network(text: &str) -> Result<IpNet, NetworkError> {
     }
 }
 
+/// Whoever is held to have an address, for all that is counted by address: an IPv4 address, or the
+/// /64 that an IPv6 host has to itself (RFC 4291, section 2.5.1) and a subscriber at the least
+/// (RFC 6177), who could take another address of it each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subscriber(IpAddr);
+
+impl Subscriber {
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+            }
+            v4 => v4,
+        })
+    }
+
+    /// Another number for each. `::/64`, which nobody has, shares some with IPv4.
+    pub fn bits(self) -> u128 {
+        match self.0 {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        }
+    }
+}
+
+/// `192.0.2.1`, `2001:db8:1:2::/64`.
+impl fmt::Display for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => write!(f, "{address}"),
+            IpAddr::V6(address) => write!(f, "{address}/64"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,5 +141,16 @@ mod tests {
         ] {
             assert_eq!(network(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn a_subscriber_is_one_whichever_of_his_addresses_he_takes() {
+        let of = |text: &str| Subscriber::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff:ffff:ffff:ffff"));
+        assert_ne!(of("2001:db8:1:2::1").bits(), of("2001:db8:1:3::1").bits());
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1").bits(), of("192.0.2.2").bits());
+        assert_eq!(of("192.0.2.1").to_string(), "192.0.2.1");
+        assert_eq!(of("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
     }
 }

@@ -126,6 +126,10 @@ impl Gate {
 
     /// What is settled before anything that the client says is looked at.
     fn before_reading(&self, arrival: &mut Arrival) -> Result<(), Refusal> {
+        // All that follows asks for the address.
+        if !arrival.client_is_known {
+            return Err(Refusal::UNKNOWN_CLIENT);
+        }
         // Who may not come here at all is told nothing else.
         guard::listener(arrival)?;
         // Who is short of memory takes on nothing; what is under way goes on. Signing out ends
@@ -186,7 +190,8 @@ impl Gate {
         Timer::stage(&mut timer, route, Stage::Authorise);
         // What all share, only for those who are entitled to a part of it.
         rate::by_route(arrival, route)?;
-        let held = route.places.take(&route.config, asked.upgrade == Upgrade::WebSocket)?;
+        let websocket = asked.upgrade == Upgrade::WebSocket;
+        let held = route.places.take(&route.config, websocket, &session.principal.id)?;
         // Access that can't be recorded is denied.
         record::permit(self, at, &permit, session, route.config.audit).await?;
         Timer::stage(&mut timer, route, Stage::Record);

@@ -26,12 +26,11 @@ pub async fn answer<B>(
     port: u16,
 ) -> Response<Full<Bytes>> {
     let (head, _) = request.into_parts();
-    let target = match in_flight.ambiguity() {
-        Some(ambiguity) => Err(Refusal::Malformed(ambiguity.text())),
-        None if !connection.rules.allows(source::client(connection, &head.headers)) => {
-            Err(Refusal::Source)
-        }
-        None => {
+    let target = match (in_flight.ambiguity(), source::client(connection, &head.headers)) {
+        (Some(ambiguity), _) => Err(Refusal::Malformed(ambiguity.text())),
+        (None, Err(_)) => Err(Refusal::UNKNOWN_CLIENT),
+        (None, Ok(client)) if !connection.rules.allows(client) => Err(Refusal::Source),
+        (None, Ok(_)) => {
             let snapshot = connection.gate.snapshot.load();
             location(&head, port, |host| snapshot.routes.knows_host(host))
         }

@@ -31,6 +31,7 @@ use super::sockets::Open;
 use crate::config::model;
 use crate::domain::canonical::Host;
 use crate::domain::connection::{Connection, PeerAddr, SourceAddr, SourceRules};
+use crate::domain::network::Subscriber;
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::pressure::Level;
@@ -362,7 +363,9 @@ impl Worker {
         let Arrived { stream, peer, source, begun } = arrived;
         let limits = &door.listener.limits;
         let left = limits.handshake_timeout.saturating_sub(begun.elapsed());
-        let handshake = door.handshakes.begin();
+        // Only a proxy, whose clients are many, has no seat.
+        let subscriber = place.1.is_some().then(|| Subscriber::of(source.0));
+        let handshake = door.handshakes.begin(subscriber);
         let accepted = tokio::select! {
             accepted = acceptor.accept(stream, left, &self.turns) => accepted,
             () = handshake.given_up() => {

@@ -216,7 +216,7 @@ impl Control {
             return;
         }
         if let Some(predecessor) = &self.predecessor {
-            predecessor.tell(&Message::ended(ended.id, ended.reason));
+            predecessor.tell(Message::ended(ended.id, ended.reason));
         }
         let now = self.gate.clock.now();
         let event = Event::SessionEnded {

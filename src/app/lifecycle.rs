@@ -123,11 +123,13 @@ impl Prepared {
         control.config = Some(assembly.config);
         let listening = for_successor(&mut doors, &admin)?;
         let room = descriptors::connections(descriptors);
-        // Clients wait in the sockets until the former process knows.
+        // Whatever can fail does so before the former process stops accepting.
+        let workers = Workers::start(&control.gate, doors, control.workers(), room)?;
+        // Clients wait in the sockets until it knows.
         if let Some(predecessor) = &predecessor {
             predecessor.succeed(&control.gate, &control.store)?;
         }
-        let workers = Workers::start(&control.gate, doors, control.workers(), room)?;
+        workers.open();
         let bound = workers.bound_addresses().to_vec();
         control.state.lock().readiness.listeners = bound
             .iter()
@@ -227,7 +229,7 @@ impl Running {
         // Before the workers end: as long as a listening socket is open, clients wait in it.
         self.control.upgrade = None;
         if let Some(predecessor) = &self.control.predecessor {
-            predecessor.tell(&Message::Stopping);
+            predecessor.tell(Message::Stopping);
         }
         self.workers.shutdown(self.patience.stop).await;
         if let Some(predecessor) = &self.control.predecessor {

@@ -51,7 +51,7 @@ pub const KEYS: &[Key] = &[
     key("listeners[].limits.max_headers", "number", "`100`", "Header fields of a request. From 16 to 1000."),
     key("listeners[].limits.max_connections", "number", "`10000`", "Open connections on this listener. From 1 to 1000000."),
     key("listeners[].limits.max_connections_per_address", "number", "`1000`", "Open connections of one client address, or of one IPv6 `/64`. Not for `trusted_proxies`, which carry many clients. From 1 to 1000000."),
-    key("listeners[].limits.max_handshakes", "number", "`1000`", "TLS handshakes under way. When there is one more, the one that has been waited for longest is given up. From 1 to 1000000."),
+    key("listeners[].limits.max_handshakes", "number", "`1000`", "TLS handshakes under way. When there is one more, the oldest of the address (IPv6: /64) that has the most is given up. From 1 to 1000000."),
     key("listeners[].limits.min_data_rate", "size", "`240B`", "What a client has to send of a body and take of an answer in each second that it is waited for, on average. `0B` for none. gRPC (routes with `protocol: http2`) is exempt: its streams may be quiet. Up to `1MiB`."),
     key("listeners[].limits.data_rate_grace", "duration", "`20s`", "How long a client may be waited for on top of that."),
     key("admin", "map", "as below", "The listener for metrics and health. Never serves a route."),

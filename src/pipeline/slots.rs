@@ -9,8 +9,8 @@
 //! Nobody takes every place. As long as half of them are free, they are anybody's and nothing is
 //! counted by caller. Of the other half a caller may have more only while he has fewer of it than
 //! are free (the dynamic thresholds of Choudhury and Hahne, 1998): one who asks for all there is
-//! ends with three quarters of the whole, however many such callers there are some places stay
-//! free, and whoever has none gets one.
+//! ends with three quarters of the whole, each further one leaves half of what he found, and
+//! whoever has none gets one as long as there is one.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
@@ -221,10 +221,11 @@ mod tests {
     #[test]
     fn several_who_ask_for_every_place_leave_some_too() {
         let slots = Slots::default();
-        let names: Vec<String> = (0..20).map(|number| format!("greedy {number}")).collect();
+        let names = ["first", "second", "third"];
         let taken: Vec<_> = names.iter().map(|name| all_for(&slots, 1000, name)).collect();
         let held: usize = taken.iter().map(Vec::len).sum();
-        assert!(held < 1000, "{held}");
+        // Two that share a counter have less between them.
+        assert!((870..=940).contains(&held), "{held}");
         assert!(slots.take(1000, "modest").is_ok());
     }
 

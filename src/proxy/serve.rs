@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,11 +57,12 @@ pub struct Listener {
     pub role: Role,
 }
 
-/// The running workers. Dropping them lets them run on; [`Workers::shutdown`] ends them.
+/// The workers, which accept nobody before [`Workers::open`]. Dropping them lets them run on; [`Workers::shutdown`] ends them.
 #[derive(Debug)]
 pub struct Workers {
     bound: Vec<(Arc<str>, SocketAddr)>,
     leave: Arc<Leave>,
+    open: CancellationToken,
     stop: CancellationToken,
     drop_all: CancellationToken,
     threads: Vec<JoinHandle<()>>,
@@ -109,10 +110,10 @@ impl Door {
 
 impl Workers {
     /// Starts `count` workers on listeners that are open already. On all listeners together they
-    /// take no more than `room` connections.
+    /// take no more than `room` connections. Clients wait until [`open`](Self::open).
     ///
     /// # Errors
-    /// A thread can't be started. Nothing is left running then.
+    /// A thread can't be started, or can't listen. Nothing is left running then.
     pub fn start(
         gate: &Arc<Gate>,
         listeners: Vec<Open>,
@@ -146,6 +147,7 @@ impl Workers {
         let mut workers = Self {
             bound,
             leave,
+            open: CancellationToken::new(),
             stop,
             drop_all: CancellationToken::new(),
             threads: Vec::new(),
@@ -177,15 +179,21 @@ impl Workers {
             turns: Turns::default(),
         };
         let (pulse, heart) = pulse();
-        let drop_all = self.drop_all.clone();
+        let (open, drop_all) = (self.open.clone(), self.drop_all.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, has_ended) = oneshot::channel();
+        let (listens, is_listening) = std::sync::mpsc::channel();
         let thread =
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 crate::sharded::claim(index);
                 runtime.block_on(async {
+                    let share = match registered(share) {
+                        Ok(share) => share,
+                        Err(error) => return drop(listens.send(Err(error))),
+                    };
+                    let _ = listens.send(Ok(()));
                     tokio::select! {
-                        () = worker.run(share) => {}
+                        () = worker.run(share, open) => {}
                         () = answer_pulses(heart) => {}
                         () = drop_all.cancelled() => {}
                     }
@@ -194,10 +202,17 @@ impl Workers {
                 drop(runtime);
                 let _ = ended.send(());
             })?;
+        // A thread that panicked says nothing.
+        is_listening.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
         self.threads.push(thread);
         self.ended.push(has_ended);
         self.pulses.push(pulse);
         Ok(())
+    }
+
+    /// Has clients accepted from here on.
+    pub fn open(&self) {
+        self.open.cancel();
     }
 
     /// The addresses listened on, by listener, with the real port where port 0 was asked for.
@@ -242,6 +257,14 @@ impl Workers {
     }
 }
 
+/// Has the worker's own runtime, which this is called in, wait for the sockets.
+fn registered(
+    share: Vec<(Arc<Door>, std::net::TcpListener)>,
+) -> io::Result<Vec<(Arc<Door>, TcpListener)>> {
+    let listening = |(door, socket)| Ok((door, TcpListener::from_std(socket)?));
+    share.into_iter().map(listening).collect()
+}
+
 async fn answer_pulses(mut heart: Heart) {
     loop {
         heart.answer().await;
@@ -261,7 +284,11 @@ struct Worker {
 
 impl Worker {
     /// Runs until it is stopped and the last connection has ended.
-    async fn run(self, share: Vec<(Arc<Door>, std::net::TcpListener)>) {
+    async fn run(self, share: Vec<(Arc<Door>, TcpListener)>, open: CancellationToken) {
+        tokio::select! {
+            () = open.cancelled() => {}
+            () = self.leave.farewell().cancelled() => return,
+        }
         let worker = Arc::new(self);
         for (door, socket) in share {
             let worker = Arc::clone(&worker);
@@ -273,14 +300,7 @@ impl Worker {
         worker.streams.wait().await;
     }
 
-    async fn listen(self: Arc<Self>, door: Arc<Door>, socket: std::net::TcpListener) {
-        let listener = match tokio::net::TcpListener::from_std(socket) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(listener = %door.listener.name, %error, "a worker can't listen");
-                return;
-            }
-        };
+    async fn listen(self: Arc<Self>, door: Arc<Door>, listener: TcpListener) {
         let refused = |refused: &Refused| self.refused(&door, refused);
         let stop = self.leave.farewell();
         accept::accept(&listener, &door.places, stop, refused, |stream, peer, place| {

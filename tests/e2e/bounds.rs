@@ -228,6 +228,34 @@ async fn a_full_route_answers_503_at_once_and_has_room_again_however_a_request_e
 }
 
 #[tokio::test]
+async fn one_user_can_not_take_every_place_of_a_route() {
+    let (page, events) = (Recorder::start().await, Events::start().await);
+    let gate = Gate::setup()
+        .route(route("app", "/", &page.url()))
+        .route(bounded("events", "/events", &events.url, json!({ "max_in_flight": 4 })))
+        .start()
+        .await;
+    // As often as he signs in, he is one.
+    let mut veras = [gate.login("vera").await.as_program(), gate.login("vera").await.as_program()];
+    let mut otto = gate.login("otto").await.as_program();
+    let mut held = Vec::new();
+    for number in 0..3 {
+        let open = veras[number % 2].open(Method::GET, "/events", &[], Bytes::new()).await;
+        assert_eq!(open.status(), 200);
+        held.push(open);
+    }
+    for vera in &mut veras {
+        let refused = vera.get("/events").await.expect(503);
+        assert!(refused.text().contains("is yours"), "{}", refused.text());
+    }
+    assert_eq!(gate.metric("wicketgate_shed_total", "full=\"caller\"").await, 2.0);
+    let open = otto.open(Method::GET, "/events", &[], Bytes::new()).await;
+    assert_eq!(open.status(), 200);
+    assert_eq!(otto.get("/events").await.expect(503).header("retry-after"), Some("1"));
+    assert_eq!(gate.metric("wicketgate_shed_total", "full=\"route\"").await, 1.0);
+}
+
+#[tokio::test]
 async fn websockets_have_a_bound_of_their_own_for_as_long_as_they_live() {
     let (page, mut echo) = (Recorder::start().await, Echo::start().await);
     let keys = json!({ "max_websockets": 1, "max_in_flight": 1 });

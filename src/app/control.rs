@@ -16,7 +16,7 @@ use crate::admin::{Readiness, Reload};
 use crate::audit;
 use crate::config::finding::Finding;
 use crate::config::model::{Config, ListenerRole};
-use crate::config::watch::{self, Watcher};
+use crate::config::watch::{self, Fingerprint, Watcher};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
@@ -63,6 +63,8 @@ pub struct Control {
     workers: usize,
     pub acceptors: Acceptors,
     pub config: Option<Config>,
+    /// The files that it was made from, as they were then.
+    pub seen: Fingerprint,
     generation: u64,
     upkeep: JoinSet<()>,
     memory: Budget,
@@ -140,6 +142,7 @@ impl Control {
             workers,
             acceptors: Vec::new(),
             config: None,
+            seen: Fingerprint::default(),
             generation: 1,
             upkeep: JoinSet::new(),
             memory: Budget::default(),
@@ -202,7 +205,7 @@ impl Control {
 
     fn watcher(&self) -> Option<Watcher> {
         let paths = self.config.as_ref().map(watch::paths).unwrap_or_default();
-        Watcher::new(paths)
+        Watcher::new(paths, self.seen.clone())
             .inspect_err(|error| {
                 tracing::error!(%error, "files can't be watched; reload with SIGHUP");
             })
@@ -265,7 +268,7 @@ impl Control {
             Ok(()) => {
                 self.gate.metrics.reloads("applied");
                 if let (Some(watcher), Some(config)) = (watcher, &self.config) {
-                    watcher.set_paths(watch::paths(config));
+                    watcher.set_paths(watch::paths(config), self.seen.clone());
                 }
                 self.applied();
                 None
@@ -328,6 +331,7 @@ impl Control {
             }
         }
         self.config = Some(assembly.config);
+        self.seen = assembly.seen;
         Ok(())
     }
 

@@ -121,6 +121,7 @@ impl Prepared {
         super::log_warnings(few.as_slice());
         let admin_address = admin.local_addr()?;
         control.config = Some(assembly.config);
+        control.seen = assembly.seen;
         let listening = for_successor(&mut doors, &admin)?;
         let room = descriptors::connections(descriptors);
         // Whatever can fail does so before the former process stops accepting.
@@ -225,7 +226,11 @@ impl Running {
         if let Err(error) = until {
             tracing::error!(%error, "the gate's control ended");
         }
-        tracing::info!("stopping: running requests may finish");
+        if replaced && !stop.asked.is_cancelled() {
+            tracing::info!("the newer process serves alone: the last clients have had their time");
+        } else {
+            tracing::info!("stopping: running requests may finish");
+        }
         // Before the workers end: as long as a listening socket is open, clients wait in it.
         self.control.upgrade = None;
         if let Some(predecessor) = &self.control.predecessor {

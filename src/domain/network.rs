@@ -15,6 +15,8 @@ pub struct Networks(Arc<[IpNet]>);
 pub enum NetworkError {
     #[error("this is neither an IP address nor a network")]
     Malformed,
+    #[error("the prefix is longer than the {0} bits of such an address")]
+    Prefix(u8),
     /// Most likely a typing error in one of the two parts.
     #[error("the address has bits outside of the prefix")]
     HostBits(IpNet),
@@ -53,11 +55,13 @@ pub fn network(text: &str) -> Result<IpNet, NetworkError> {
         Some((_, length)) if length.starts_with(['0', '+']) && length != "0" => {
             return Err(NetworkError::Malformed);
         }
-        Some((start, length)) => length
-            .parse()
-            .ok()
-            .and_then(|length| IpNet::new(address(start).ok()?, length).ok())
-            .ok_or(NetworkError::Malformed)?,
+        Some((start, length)) => {
+            let start = address(start)?;
+            let longest = IpNet::from(start).prefix_len();
+            let length: u32 = length.parse().map_err(|_| NetworkError::Malformed)?;
+            let length = u8::try_from(length).map_err(|_| NetworkError::Prefix(longest))?;
+            IpNet::new(start, length).map_err(|_| NetworkError::Prefix(longest))?
+        }
     };
     if network != network.trunc() {
         return Err(NetworkError::HostBits(network.trunc()));
@@ -133,7 +137,9 @@ mod tests {
             ("::ffff:10.0.0.1", NetworkError::Mapped),
             ("10.0.0.0/08", NetworkError::Malformed),
             ("10.0.0.0/+8", NetworkError::Malformed),
-            ("10.0.0.0/33", NetworkError::Malformed),
+            ("10.0.0.0/33", NetworkError::Prefix(32)),
+            ("10.0.0.0/300", NetworkError::Prefix(32)),
+            ("2001:db8::/129", NetworkError::Prefix(128)),
             ("10.0.0/8", NetworkError::Malformed),
             ("010.0.0.0/8", NetworkError::Malformed),
             ("10.0.0.0/255.0.0.0", NetworkError::Malformed),

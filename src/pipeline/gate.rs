@@ -5,8 +5,6 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Version};
 
 use crate::audit::AuditLog;
 use crate::domain::clock::Clock;
@@ -31,6 +29,7 @@ use super::record;
 use super::refusal::Refusal;
 use super::reply::{self, Asker};
 use super::reserved;
+use super::respond;
 use super::route::{Destination, RouteEntry};
 use super::slots::Held;
 use super::snapshot::Snapshot;
@@ -230,9 +229,9 @@ impl Gate {
         self.count_bound(arrival, refusal);
         let mut response = reply::refused(self, arrival, refusal).await;
         arrival.quota.tell(response.headers_mut());
-        if matches!(refusal, Refusal::Overloaded) && arrival.head.version <= Version::HTTP_11 {
+        if matches!(refusal, Refusal::Overloaded) {
             // The connection's memory is what is wanted back.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            respond::end_connection(arrival.head.version, response.headers_mut());
         }
         response
     }

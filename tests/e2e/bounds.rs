@@ -351,7 +351,9 @@ async fn a_gate_short_of_memory_turns_requests_away_then_connections_and_recover
     }
     let budget = gate.metric("wicketgate_memory_budget_bytes", "").await;
     assert_eq!(budget, f64::from(160 << 20));
-    assert!((budget..budget * 1.125).contains(&resident), "{resident}");
+    // The sample that was over the budget may be a later one than was read here; and as long as it
+    // isn't nine tenths again, memory counts as short.
+    assert!((budget * 0.9..budget * 1.125).contains(&resident), "{resident}");
     let refused = vera.get("/").await.expect(503);
     assert_eq!(refused.header("retry-after"), Some("5"));
     assert_eq!(refused.header("connection"), Some("close"));

@@ -72,7 +72,7 @@ pub const KEYS: &[Key] = &[
     key("identity_providers[].claims.tenant", "text", "`tenant`", "The customer organisation."),
     key("identity_providers[].timeout", "duration", "`10s`", "For each call to the provider."),
     key("session", "map", "as below", "How long a sign-in lasts."),
-    key("session.idle_timeout", "duration", "`30m`", "Without a request. Not longer than `absolute_lifetime`."),
+    key("session.idle_timeout", "duration", "`30m`", "Without a request, a part of an upload or a WebSocket message. Not longer than `absolute_lifetime`."),
     key("session.absolute_lifetime", "duration", "`10h`", "From sign-in, whatever happens."),
     key("devices", "map", "none: no device is known", "The known devices."),
     key("devices.registry", "file", "", "YAML file with the devices and their posture; see `devices.yaml`."),

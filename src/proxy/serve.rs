@@ -258,9 +258,7 @@ impl Workers {
 }
 
 /// Has the worker's own runtime, which this is called in, wait for the sockets.
-fn registered(
-    share: Vec<(Arc<Door>, std::net::TcpListener)>,
-) -> io::Result<Vec<(Arc<Door>, TcpListener)>> {
+fn registered<D>(share: Vec<(D, std::net::TcpListener)>) -> io::Result<Vec<(D, TcpListener)>> {
     let listening = |(door, socket)| Ok((door, TcpListener::from_std(socket)?));
     share.into_iter().map(listening).collect()
 }
@@ -466,5 +464,27 @@ impl Worker {
         let served =
             connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service);
         Some(served.await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_can_t_be_listened_on_keeps_its_worker_from_starting() {
+        // No system can wait for a regular file.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let nonblocking = 0o4000;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).custom_flags(nonblocking);
+        let no_socket = OwnedFd::from(options.open(file.path()).unwrap());
+        let good = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        good.set_nonblocking(true).unwrap();
+        assert_eq!(registered(vec![((), good.try_clone().unwrap())]).unwrap().len(), 1);
+        assert!(registered(vec![((), good), ((), no_socket.into())]).is_err());
     }
 }

@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::{Error as SectionError, PemObject as _};
@@ -14,6 +13,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::config::finding::Finding;
+use crate::config::secret;
 use crate::domain::canonical::Host;
 use crate::domain::clock::Timestamp;
 
@@ -113,14 +113,8 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemErro
 /// # Errors
 /// Also when others than the owner and the group may read or write the file.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
-    let text = read(path)?;
-    // After reading, so that a missing file is called missing.
-    let mode = fs::metadata(path)
-        .map_err(|cause| PemError::Unreadable { path: path.to_owned(), cause })?
-        .permissions()
-        .mode()
-        & 0o7777;
-    if mode & 0o006 != 0 {
+    let (text, file) = open(path)?;
+    if let Some(mode) = secret::open_to_all(&file) {
         return Err(PemError::WorldReadable { path: path.to_owned(), mode });
     }
     let mut keys = PrivateKeyDer::pem_slice_iter(&text)
@@ -139,14 +133,20 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PemError> {
+    open(path).map(|(text, _)| text)
+}
+
+/// What the file holds, and what the very file that was read is like.
+fn open(path: &Path) -> Result<(Vec<u8>, fs::Metadata), PemError> {
     let unreadable = |cause| PemError::Unreadable { path: path.to_owned(), cause };
     let file = fs::File::open(path).map_err(unreadable)?;
     let mut text = Vec::new();
+    let metadata = file.metadata().map_err(unreadable)?;
     file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(unreadable)?;
     if u64::try_from(text.len()).unwrap_or(u64::MAX) > MAX_FILE {
         return Err(PemError::TooLarge { path: path.to_owned() });
     }
-    Ok(text)
+    Ok((text, metadata))
 }
 
 fn contains(text: &[u8], marker: &[u8]) -> bool {
@@ -237,6 +237,8 @@ pub(crate) mod testing;
 #[cfg(feature = "demo")]
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn facts(names: &[&str]) -> CertificateFacts {

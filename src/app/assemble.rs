@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::config::finding::{Finding, has_errors};
 use crate::config::model::{self, Config, ListenerRole};
+use crate::config::watch::Fingerprint;
 use crate::domain::clock::Clock;
 use crate::domain::query::Resource;
 use crate::identity::login::LoginStates;
@@ -25,6 +26,8 @@ use crate::upstream::Pool;
 #[derive(Debug)]
 pub struct Assembly {
     pub config: Config,
+    /// The files as they were before they were read.
+    pub seen: Fingerprint,
     pub warnings: Vec<Finding>,
     /// In the order of the TLS listeners.
     pub tls: Vec<(Arc<str>, ServerTls)>,
@@ -45,7 +48,10 @@ pub fn assemble(
     workers: usize,
     former: Option<&Snapshot>,
 ) -> Result<Assembly, Vec<Finding>> {
+    // First look, then read: what changes in between is read again.
+    let seen = Fingerprint::of_file(path);
     let (config, mut findings) = crate::config::load(path)?;
+    let seen = seen.and_all_of(&config);
     let tls = listeners(&config, &mut findings);
     let policies = match policies(&config, former) {
         Ok(engine) => {
@@ -77,6 +83,7 @@ pub fn assemble(
         (Some(policies), Some(devices)) if !has_errors(&findings) => Ok(Assembly {
             limits,
             config,
+            seen,
             warnings: findings,
             tls,
             policies,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Readiness;
 use crate::config::finding::Finding;
 use crate::config::model::{Config, ListenerRole};
-use crate::config::watch::{self, Watcher};
+use crate::config::watch::{self, Fingerprint, Watcher};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
@@ -63,6 +63,8 @@ pub struct Control {
     workers: usize,
     pub acceptors: Acceptors,
     pub config: Option<Config>,
+    /// The files that it was made from, as they were then.
+    pub seen: Fingerprint,
     pub(super) generation: u64,
     /// A reload under way.
     pub(super) building: Option<Building>,
@@ -142,6 +144,7 @@ impl Control {
             workers,
             acceptors: Vec::new(),
             config: None,
+            seen: Fingerprint::default(),
             generation: 1,
             building: None,
             upkeep: JoinSet::new(),
@@ -206,7 +209,7 @@ impl Control {
 
     fn watcher(&self) -> Option<Watcher> {
         let paths = self.config.as_ref().map(watch::paths).unwrap_or_default();
-        Watcher::new(paths)
+        Watcher::new(paths, self.seen.clone())
             .inspect_err(|error| {
                 tracing::error!(%error, "files can't be watched; reload with SIGHUP");
             })
@@ -220,7 +223,7 @@ impl Control {
             return;
         }
         if let Some(predecessor) = &self.predecessor {
-            predecessor.tell(&Message::ended(ended.id, ended.reason));
+            predecessor.tell(Message::ended(ended.id, ended.reason));
         }
         let now = self.gate.clock.now();
         let event = Event::SessionEnded {
@@ -332,6 +335,7 @@ impl Control {
 
     async fn look_after(&mut self) {
         while self.upkeep.try_join_next().is_some() {}
+        self.gate.audit.summarise(self.gate.clock.now());
         let store_healthy = self.store.get(Space::Keys, b"health").await.is_ok();
         let provider = self.gate.snapshot.load().provider.is_reachable();
         let mut state = self.state.lock();

@@ -16,7 +16,10 @@ use crate::policy::{self, Archive, Engine, Explanation};
 pub enum ExplainError {
     #[error("the audit log can't be read: {0}")]
     Log(#[from] std::io::Error),
-    #[error("no decision `{0}` in this audit log; is it another gate's?")]
+    #[error(
+        "no decision `{0}` in this audit log; it is another gate's, or one of the many refusals \
+         that are only counted (`audit query --event refusals-counted`)"
+    )]
     Unknown(DecisionId),
     #[error("the policy set {0} is no longer kept beside the audit log")]
     SetGone(String),

@@ -121,13 +121,16 @@ impl Prepared {
         super::log_warnings(few.as_slice());
         let admin_address = admin.local_addr()?;
         control.config = Some(assembly.config);
+        control.seen = assembly.seen;
         let listening = for_successor(&mut doors, &admin)?;
         let room = descriptors::connections(descriptors);
-        // Clients wait in the sockets until the former process knows.
+        // Whatever can fail does so before the former process stops accepting.
+        let workers = Workers::start(&control.gate, doors, control.workers(), room)?;
+        // Clients wait in the sockets until it knows.
         if let Some(predecessor) = &predecessor {
             predecessor.succeed(&control.gate, &control.store)?;
         }
-        let workers = Workers::start(&control.gate, doors, control.workers(), room)?;
+        workers.open();
         let bound = workers.bound_addresses().to_vec();
         control.state.lock().readiness.listeners = bound
             .iter()
@@ -223,11 +226,15 @@ impl Running {
         if let Err(error) = until {
             tracing::error!(%error, "the gate's control ended");
         }
-        tracing::info!("stopping: running requests may finish");
+        if replaced && !stop.asked.is_cancelled() {
+            tracing::info!("the newer process serves alone: the last clients have had their time");
+        } else {
+            tracing::info!("stopping: running requests may finish");
+        }
         // Before the workers end: as long as a listening socket is open, clients wait in it.
         self.control.upgrade = None;
         if let Some(predecessor) = &self.control.predecessor {
-            predecessor.tell(&Message::Stopping);
+            predecessor.tell(Message::Stopping);
         }
         self.workers.shutdown(self.patience.stop).await;
         if let Some(predecessor) = &self.control.predecessor {
@@ -239,6 +246,7 @@ impl Running {
             tracing::error!(%error, "the last activity of sessions was not kept");
         }
         let event = if replaced { Event::Replaced } else { Event::Stopped };
+        gate.audit.summarise(gate.clock.now());
         record::note(&gate, gate.clock.now(), event);
         let closed = tokio::task::spawn_blocking(move || gate.audit.close()).await;
         if !matches!(closed, Ok(Ok(()))) {

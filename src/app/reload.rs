@@ -119,7 +119,7 @@ impl Control {
             Ok(()) => {
                 self.gate.metrics.reloads("applied");
                 if let (Some(watcher), Some(config)) = (watcher, &self.config) {
-                    watcher.set_paths(watch::paths(config));
+                    watcher.set_paths(watch::paths(config), self.seen.clone());
                 }
                 self.applied();
                 None
@@ -170,6 +170,7 @@ impl Control {
             }
         }
         self.config = Some(assembly.config);
+        self.seen = assembly.seen;
         self.upkeep.spawn(put_away(former));
         Ok(())
     }

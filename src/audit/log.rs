@@ -17,6 +17,7 @@ use super::handover::Departure;
 use super::open::{self, AuditError};
 use super::record;
 use super::stall::Stall;
+use super::strangers::Strangers;
 use super::writer::{Disk, Medium, Writer};
 use crate::config::model;
 use crate::domain::clock::Timestamp;
@@ -38,6 +39,7 @@ pub struct AuditLog {
     kept: Sharded<Kept>,
     writer: Mutex<Option<JoinHandle<()>>>,
     stall: Stall,
+    strangers: Strangers,
 }
 
 impl fmt::Debug for AuditLog {
@@ -197,6 +199,7 @@ impl AuditLog {
             kept: Sharded::default(),
             writer: Mutex::new(Some(writer)),
             stall: Stall::default(),
+            strangers: Strangers::default(),
         })
     }
 
@@ -241,6 +244,11 @@ impl AuditLog {
         self.serialise(at, &event, self.shared.capacity / 2).inspect_err(|_| {
             self.shared.metrics.audit_dropped.inc();
         })
+    }
+
+    /// As [`append_minor`](Self::append_minor), for what isn't lost without room: it is tried again.
+    pub(super) fn append_if_room(&self, at: Timestamp, event: &Event) -> bool {
+        self.serialise(at, event, self.shared.capacity / 2).is_ok()
     }
 
     fn serialise(
@@ -290,6 +298,10 @@ impl AuditLog {
     /// Whether the last attempt to write succeeded, and none takes too long.
     pub fn healthy(&self) -> bool {
         self.shared.healthy.load(Ordering::Acquire) && !self.stall.is_stalled()
+    }
+
+    pub(super) fn strangers(&self) -> &Strangers {
+        &self.strangers
     }
 
     pub(super) fn stall(&self) -> &Stall {

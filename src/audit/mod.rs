@@ -8,7 +8,8 @@
 //! The way of a record: the request's thread serialises the event ([`record`], and `decided` for
 //! the one that every request pays for) and queues it ([`log`]); one writer thread links it to the
 //! record before (`chain`) and writes whole batches (`writer`) to files of bounded size
-//! (`segment`), the next of which is always open (`spare`). [`verify`] and [`query`] read the files
+//! (`segment`), the next of which is always open (`spare`). What strangers cause is counted where it
+//! comes too often (`strangers`). [`verify`] and [`query`] read the files
 //! alone and need no running gate. When a newer process takes this one's place, `handover` gives it
 //! the log and sends it what is still recorded here. The format is specified in `docs/audit.md`.
 
@@ -23,6 +24,7 @@ mod record;
 mod segment;
 mod spare;
 mod stall;
+mod strangers;
 mod verify;
 mod writer;
 
@@ -37,6 +39,7 @@ pub use log::{AuditLog, AuditUnavailable, Ticket};
 pub use open::AuditError;
 pub use query::{Filter, Query, find_decision, query};
 pub use record::{Record, name as event_name};
+pub use strangers::Stranger;
 pub use verify::{BadRecord, VerifyReport, verify};
 
 /// Held locked for as long as a gate writes the log.

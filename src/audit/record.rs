@@ -8,8 +8,6 @@
 use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::chain::Frame;
 use crate::domain::clock::Timestamp;
@@ -112,8 +110,7 @@ impl Record {
 
 /// The time of a line: RFC 3339.
 pub(super) fn timestamp(text: &[u8]) -> Option<Timestamp> {
-    let at = OffsetDateTime::parse(std::str::from_utf8(text).ok()?, &Rfc3339).ok()?;
-    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok().map(Timestamp::from_millis)
+    Timestamp::parse(std::str::from_utf8(text).ok()?).ok()
 }
 
 /// The decision id that an event carries as its own.
@@ -126,7 +123,8 @@ pub(super) fn id(event: &Event) -> Option<DecisionId> {
         | Event::LoginFailed { id, .. }
         | Event::ConnectionCut { id, .. }
         | Event::FramesDropped { id, .. } => Some(*id),
-        Event::ConfigurationLoaded { .. }
+        Event::RefusalsCounted { .. }
+        | Event::ConfigurationLoaded { .. }
         | Event::ConfigurationRefused { .. }
         | Event::Started { .. }
         | Event::Stopped
@@ -168,6 +166,7 @@ pub fn name(event: &Event) -> &'static str {
     match event {
         Event::Decision { .. } => "decision",
         Event::Refused { .. } => "refused",
+        Event::RefusalsCounted { .. } => "refusals-counted",
         Event::SessionStarted { .. } => "session-started",
         Event::SessionEnded { .. } => "session-ended",
         Event::LoginFailed { .. } => "login-failed",

@@ -4,8 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::output::{complain, count, say};
 use crate::audit::{self, Filter};
@@ -29,7 +27,7 @@ pub enum Command {
         principal: Option<String>,
         #[arg(long)]
         route: Option<String>,
-        /// The kind of record: decision, refused, session-started, ...
+        /// The kind of record: decision, refused, refusals-counted, ...
         #[arg(long)]
         event: Option<String>,
         /// Only decisions that came out so
@@ -131,8 +129,6 @@ fn query(directory: &std::path::Path, filter: Filter) -> std::io::Result<ExitCod
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {
-    let at = OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|error| format!("not a moment as in 2026-11-21T08:00:00Z: {error}"))?;
-    let millis = at.unix_timestamp_nanos() / 1_000_000;
-    i64::try_from(millis).map(Timestamp::from_millis).map_err(|error| error.to_string())
+    Timestamp::parse(text)
+        .map_err(|error| format!("not a moment as in 2026-11-21T08:00:00Z: {error}"))
 }

@@ -4,7 +4,7 @@
 //! made here repeats what was written where a reference belongs.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -93,14 +93,19 @@ pub fn open_private(path: &Path) -> Result<File, String> {
         return Err(format!("the secret file `{shown}` is not a regular file"));
     }
     let file = File::open(path).map_err(cannot)?;
-    let mode = file.metadata().map_err(cannot)?.permissions().mode();
-    if mode & 0o007 != 0 {
+    if let Some(mode) = open_to_all(&file.metadata().map_err(cannot)?) {
         return Err(format!(
-            "the secret file `{shown}` is open to every user of this machine (mode {:04o}); run `chmod o= {shown}`",
-            mode & 0o7777
+            "the secret file `{shown}` is open to every user of this machine (mode {mode:04o}); run `chmod o= {shown}`",
         ));
     }
     Ok(file)
+}
+
+/// The mode of a file that every user of the machine may read or write: one with a secret must not
+/// have it.
+pub fn open_to_all(file: &Metadata) -> Option<u32> {
+    let mode = file.permissions().mode() & 0o7777;
+    (mode & 0o007 != 0).then_some(mode)
 }
 
 #[cfg(test)]

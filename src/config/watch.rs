@@ -39,12 +39,13 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Changes from here on are noticed. A directory stands for the files directly in it; a path
-    /// need not exist yet, but its folder must.
+    /// Notices what differs from `seen`, which was looked at before the files were read: nothing
+    /// that changed between that and here is missed. A directory stands for the files directly in
+    /// it; a path need not exist yet, but its folder must.
     ///
     /// # Errors
     /// When the system can't watch at all, for example because its limit of watches is reached.
-    pub fn new(paths: Vec<PathBuf>) -> Result<Self, WatchError> {
+    pub fn new(paths: Vec<PathBuf>, seen: Fingerprint) -> Result<Self, WatchError> {
         let stirred = Arc::new(Notify::new());
         let waker = Arc::clone(&stirred);
         let system = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -53,23 +54,16 @@ impl Watcher {
                 waker.notify_one();
             }
         })?;
-        let mut watcher =
-            Self { system, stirred, paths, seen: Fingerprint::default(), quiet: QUIET };
+        let mut watcher = Self { system, stirred, paths, seen, quiet: QUIET };
         watcher.arm();
-        watcher.seen = Fingerprint::of(&watcher.paths);
+        watcher.stirred.notify_one();
         Ok(watcher)
     }
 
-    /// Watches other paths from now on, after a reload. Changes to paths that were watched before
-    /// and that [`Watcher::changed`] didn't report yet are still reported.
-    pub fn set_paths(&mut self, paths: Vec<PathBuf>) {
-        let before = Fingerprint::of(&self.paths);
-        let pending = before != self.seen;
-        self.paths = paths;
+    /// Watches other paths from now on, after a reload that looked at them before it read them.
+    pub fn set_paths(&mut self, paths: Vec<PathBuf>, seen: Fingerprint) {
+        (self.paths, self.seen) = (paths, seen);
         self.arm();
-        if !pending {
-            self.seen = Fingerprint::of(&self.paths);
-        }
         // A change may have come between the reload's reading and here.
         self.stirred.notify_one();
     }
@@ -177,7 +171,7 @@ fn follow_one(path: &Path) -> Option<PathBuf> {
 /// What the watched paths led to at one moment. A file that is written anew has another time of
 /// change, one that is put in its place another number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Fingerprint(Vec<(PathBuf, Option<Stamp>)>);
+pub struct Fingerprint(Vec<(PathBuf, Option<Stamp>)>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
@@ -189,6 +183,24 @@ struct Stamp {
 }
 
 impl Fingerprint {
+    /// Looks at the configuration file, before it is read.
+    pub fn of_file(path: &Path) -> Self {
+        Self::of(&[path.to_owned()])
+    }
+
+    /// Looks at everything else that the configuration names, before that is read.
+    #[must_use]
+    pub fn and_all_of(self, config: &Config) -> Self {
+        let Self(mut all) = Self::of(&paths(config));
+        for (path, before) in &mut all {
+            // What has changed since the file was read differs from this.
+            if let Some((_, stamp)) = self.0.iter().find(|(earlier, _)| earlier == path) {
+                before.clone_from(stamp);
+            }
+        }
+        Self(all)
+    }
+
     fn of(paths: &[PathBuf]) -> Self {
         let mut list = Vec::new();
         for path in paths {
@@ -262,8 +274,9 @@ mod tests {
     }
 
     fn watch(paths: &[&Path]) -> Watcher {
-        let mut watcher =
-            Watcher::new(paths.iter().map(|path| path.to_path_buf()).collect()).unwrap();
+        let paths: Vec<_> = paths.iter().map(|path| path.to_path_buf()).collect();
+        let seen = Fingerprint::of(&paths);
+        let mut watcher = Watcher::new(paths, seen).unwrap();
         watcher.quiet = Duration::from_millis(1);
         watcher
     }
@@ -324,6 +337,24 @@ mod tests {
         fs::rename(&new, &policies).unwrap();
         watcher.changed().await;
         fs::write(policies.join("c.cedar"), "").unwrap();
+        watcher.changed().await;
+    }
+
+    #[tokio::test]
+    async fn what_changed_before_the_watch_began_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, other) = (folder.path().join("x.yaml"), folder.path().join("y.yaml"));
+        fs::write(&file, "1").unwrap();
+        let seen = Fingerprint::of_file(&file);
+        fs::write(&file, "22").unwrap();
+        let mut watcher = Watcher::new(vec![file.clone()], seen).unwrap();
+        watcher.quiet = Duration::from_millis(1);
+        watcher.changed().await;
+        // The same when a reload names another file.
+        fs::write(&other, "1").unwrap();
+        let seen = Fingerprint::of(&[file.clone(), other.clone()]);
+        fs::write(&other, "22").unwrap();
+        watcher.set_paths(vec![file, other], seen);
         watcher.changed().await;
     }
 

@@ -21,6 +21,17 @@ impl Timestamp {
         Self(seconds.saturating_mul(1000))
     }
 
+    /// Reads RFC 3339, to the millisecond.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, time::error::Parse> {
+        let at = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)?;
+        // Years have four digits there, so it fits.
+        let millis = at.unix_timestamp_nanos() / 1_000_000;
+        Ok(Self(i64::try_from(millis).unwrap_or(i64::MAX)))
+    }
+
     pub const fn as_millis(self) -> i64 {
         self.0
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Timestamp;
 use super::decision::Decision;
 use super::id::DecisionId;
 use super::query::AccessQuery;
@@ -42,6 +43,19 @@ pub enum Event {
         method: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         principal: Option<Arc<str>>,
+    },
+    /// Refusals of strangers that have no record of their own, because they came faster than such
+    /// records are kept.
+    RefusalsCounted {
+        /// The word that [`Refused`](Self::Refused) would have carried.
+        reason: Arc<str>,
+        count: u64,
+        /// The first and the last that are counted here.
+        first: Timestamp,
+        last: Timestamp,
+        /// Where most of them came from, those with the most first. The rest of the count came
+        /// from elsewhere.
+        networks: Vec<FromNetwork>,
     },
     SessionStarted {
         id: DecisionId,
@@ -93,6 +107,14 @@ pub enum Event {
     Stopped,
     /// A newer process had taken this one's place, and the last connection here has ended.
     Replaced,
+}
+
+/// How much of a count came from one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromNetwork {
+    /// An IPv4 address, or an IPv6 network: `192.0.2.1`, `2001:db8:1:2::/64`.
+    pub network: Arc<str>,
+    pub count: u64,
 }
 
 /// What a decision was made for.

@@ -1,6 +1,7 @@
-//! Sets of addresses, written as networks.
+//! Sets of addresses, written as networks, and who is behind an address.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,6 +15,8 @@ pub struct Networks(Arc<[IpNet]>);
 pub enum NetworkError {
     #[error("this is neither an IP address nor a network")]
     Malformed,
+    #[error("the prefix is longer than the {0} bits of such an address")]
+    Prefix(u8),
     /// Most likely a typing error in one of the two parts.
     #[error("the address has bits outside of the prefix")]
     HostBits(IpNet),
@@ -52,11 +55,13 @@ pub fn network(text: &str) -> Result<IpNet, NetworkError> {
         Some((_, length)) if length.starts_with(['0', '+']) && length != "0" => {
             return Err(NetworkError::Malformed);
         }
-        Some((start, length)) => length
-            .parse()
-            .ok()
-            .and_then(|length| IpNet::new(address(start).ok()?, length).ok())
-            .ok_or(NetworkError::Malformed)?,
+        Some((start, length)) => {
+            let start = address(start)?;
+            let longest = IpNet::from(start).prefix_len();
+            let length: u32 = length.parse().map_err(|_| NetworkError::Malformed)?;
+            let length = u8::try_from(length).map_err(|_| NetworkError::Prefix(longest))?;
+            IpNet::new(start, length).map_err(|_| NetworkError::Prefix(longest))?
+        }
     };
     if network != network.trunc() {
         return Err(NetworkError::HostBits(network.trunc()));
@@ -64,6 +69,41 @@ pub fn network(text: &str) -> Result<IpNet, NetworkError> {
     match network {
         IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => Err(NetworkError::Mapped),
         _ => Ok(network),
+    }
+}
+
+/// Whoever is held to have an address, for all that is counted by address: an IPv4 address, or the
+/// /64 that an IPv6 host has to itself (RFC 4291, section 2.5.1) and a subscriber at the least
+/// (RFC 6177), who could take another address of it each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subscriber(IpAddr);
+
+impl Subscriber {
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+            }
+            v4 => v4,
+        })
+    }
+
+    /// Another number for each. `::/64`, which nobody has, shares some with IPv4.
+    pub fn bits(self) -> u128 {
+        match self.0 {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        }
+    }
+}
+
+/// `192.0.2.1`, `2001:db8:1:2::/64`.
+impl fmt::Display for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => write!(f, "{address}"),
+            IpAddr::V6(address) => write!(f, "{address}/64"),
+        }
     }
 }
 
@@ -97,7 +137,9 @@ mod tests {
             ("::ffff:10.0.0.1", NetworkError::Mapped),
             ("10.0.0.0/08", NetworkError::Malformed),
             ("10.0.0.0/+8", NetworkError::Malformed),
-            ("10.0.0.0/33", NetworkError::Malformed),
+            ("10.0.0.0/33", NetworkError::Prefix(32)),
+            ("10.0.0.0/300", NetworkError::Prefix(32)),
+            ("2001:db8::/129", NetworkError::Prefix(128)),
             ("10.0.0/8", NetworkError::Malformed),
             ("010.0.0.0/8", NetworkError::Malformed),
             ("10.0.0.0/255.0.0.0", NetworkError::Malformed),
@@ -105,5 +147,16 @@ mod tests {
         ] {
             assert_eq!(network(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn a_subscriber_is_one_whichever_of_his_addresses_he_takes() {
+        let of = |text: &str| Subscriber::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff:ffff:ffff:ffff"));
+        assert_ne!(of("2001:db8:1:2::1").bits(), of("2001:db8:1:3::1").bits());
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1").bits(), of("192.0.2.2").bits());
+        assert_eq!(of("192.0.2.1").to_string(), "192.0.2.1");
+        assert_eq!(of("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
     }
 }

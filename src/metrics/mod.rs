@@ -92,6 +92,8 @@ pub struct Metrics {
     pub audit_denied: IntCounter,
     /// Records of refusals dropped because half of the queue was taken.
     pub audit_dropped: IntCounter,
+    /// Refusals that are counted in a summary and have no record of their own.
+    pub audit_summarised: IntCounter,
     /// Failed attempts to write or sync the audit log.
     pub audit_write_errors: IntCounter,
     /// 1 while the audit log can be written, else 0: the alarm.
@@ -242,6 +244,10 @@ impl Metrics {
             audit_dropped: add.counter(
                 "wicketgate_audit_dropped_total",
                 "Records of refused requests and failed logins dropped for want of room.",
+            ),
+            audit_summarised: add.counter(
+                "wicketgate_audit_summarised_total",
+                "Refusals that are counted in a summary instead of a record of their own.",
             ),
             audit_write_errors: add.counter(
                 "wicketgate_audit_write_errors_total",

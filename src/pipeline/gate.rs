@@ -5,8 +5,6 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Version};
 
 use crate::audit::AuditLog;
 use crate::domain::clock::Clock;
@@ -31,6 +29,7 @@ use super::record;
 use super::refusal::Refusal;
 use super::reply::{self, Asker};
 use super::reserved;
+use super::respond;
 use super::route::{Destination, RouteEntry};
 use super::slots::Held;
 use super::snapshot::Snapshot;
@@ -126,6 +125,10 @@ impl Gate {
 
     /// What is settled before anything that the client says is looked at.
     fn before_reading(&self, arrival: &mut Arrival) -> Result<(), Refusal> {
+        // All that follows asks for the address.
+        if !arrival.client_is_known {
+            return Err(Refusal::UNKNOWN_CLIENT);
+        }
         // Who may not come here at all is told nothing else.
         guard::listener(arrival)?;
         // Who is short of memory takes on nothing; what is under way goes on. Signing out ends
@@ -186,7 +189,8 @@ impl Gate {
         Timer::stage(&mut timer, route, Stage::Authorise);
         // What all share, only for those who are entitled to a part of it.
         rate::by_route(arrival, route)?;
-        let held = route.places.take(&route.config, asked.upgrade == Upgrade::WebSocket)?;
+        let websocket = asked.upgrade == Upgrade::WebSocket;
+        let held = route.places.take(&route.config, websocket, &session.principal.id)?;
         // Access that can't be recorded is denied.
         record::permit(self, at, &permit, session, route.config.audit).await?;
         Timer::stage(&mut timer, route, Stage::Record);
@@ -225,9 +229,9 @@ impl Gate {
         self.count_bound(arrival, refusal);
         let mut response = reply::refused(self, arrival, refusal).await;
         arrival.quota.tell(response.headers_mut());
-        if matches!(refusal, Refusal::Overloaded) && arrival.head.version <= Version::HTTP_11 {
+        if matches!(refusal, Refusal::Overloaded) {
             // The connection's memory is what is wanted back.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            respond::end_connection(arrival.head.version, response.headers_mut());
         }
         response
     }

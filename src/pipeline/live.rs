@@ -107,6 +107,8 @@ pub struct Watch {
     route: Arc<RouteEntry>,
     may_send: AtomicBool,
     drop_noted: AtomicBool,
+    /// The client has sent something since that was last looked at.
+    heard: AtomicBool,
 }
 
 /// What a watch over an exchange needs, apart from the exchange.
@@ -154,6 +156,7 @@ impl Holding {
             route: Arc::clone(&self.route),
             may_send: AtomicBool::new(false),
             drop_noted: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
         };
         if self.websocket {
             watch.may_send.store(watch.send_allowed(), Ordering::Release);
@@ -167,6 +170,9 @@ impl Watch {
     /// closes both sides. Safe to drop and call again.
     pub async fn cut(&self) -> CutReason {
         loop {
+            if self.heard.swap(false, Ordering::AcqRel) {
+                self.client_active();
+            }
             if let Some(reason) = self.check() {
                 return reason;
             }
@@ -201,6 +207,12 @@ impl Watch {
                 route: Arc::clone(self.route.name()),
             },
         );
+    }
+
+    /// The client has sent a part of a body: its session counts as used when [`cut`](Self::cut) next
+    /// looks, within a second. So cheap that it may be called for each part.
+    pub fn client_sent(&self) {
+        self.heard.store(true, Ordering::Release);
     }
 
     /// What the client sends on a live connection keeps its session from idling out.

@@ -30,6 +30,24 @@ pub fn prepare(
     session: &Session,
 ) -> Result<http::request::Parts, Refusal> {
     let mut head = std::mem::replace(&mut arrival.head, http::Request::new(()).into_parts().0);
+    match rewrite(gate, arrival, &mut head, asked, route, session) {
+        Ok(()) => Ok(head),
+        Err(refusal) => {
+            // The record of the refusal tells what was asked for.
+            arrival.head = head;
+            Err(refusal)
+        }
+    }
+}
+
+fn rewrite(
+    gate: &Gate,
+    arrival: &Arrival,
+    head: &mut http::request::Parts,
+    asked: &Normalised,
+    route: &RouteEntry,
+    session: &Session,
+) -> Result<(), Refusal> {
     let upstream = &route.config.upstream;
     let wants_trailers = upstream.protocol == UpstreamProtocol::Http2
         && headers::lists_token(&head.headers, &TE, "trailers");
@@ -70,7 +88,7 @@ pub fn prepare(
             .map_err(|_| Refusal::Malformed("the request target can't be forwarded"))?;
     }
     head.version = Version::HTTP_11;
-    Ok(head)
+    Ok(())
 }
 
 /// RFC 9110, section 7.6.3.

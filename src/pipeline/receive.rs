@@ -26,6 +26,8 @@ pub struct Arrival {
     pub connection: Arc<ClientConnection>,
     /// Who asks; on a connection of a trusted proxy another one with each request.
     pub client: ClientAddr,
+    /// Otherwise `client` is only the nearest proxy that is known, and the request is refused.
+    pub client_is_known: bool,
     pub snapshot: Guard<Arc<Snapshot>>,
     pub head: http::request::Parts,
     /// Known once the request is routed, for records and metrics of a refusal.
@@ -42,12 +44,14 @@ pub fn receive(
     head: http::request::Parts,
 ) -> Arrival {
     let at = gate.clock.now();
+    let client = source::client(connection, &head.headers);
     Arrival {
         id: DecisionId::new(at, random_u128()),
         at,
         begun: Instant::now(),
         connection: Arc::clone(connection),
-        client: source::client(connection, &head.headers),
+        client: client.unwrap_or_else(|unreadable| unreadable.nearest),
+        client_is_known: client.is_ok(),
         snapshot: gate.snapshot.load(),
         head,
         route: None,

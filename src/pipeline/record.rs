@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::audit::{AuditUnavailable, Decided, Ticket};
+use crate::audit::{AuditUnavailable, Decided, Stranger, Ticket};
 use crate::config::model::AuditDurability;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Event, Occasion};
@@ -83,34 +83,43 @@ pub fn denial(gate: &Gate, at: Timestamp, denial: &Denial, session: &Session, oc
 /// A refusal for another reason than a policy. Nothing was granted, so a full log changes nothing
 /// for the client; it shows in the log's own alarm and in a metric.
 pub fn refusal(gate: &Gate, arrival: &Arrival, refusal: &Refusal) {
+    if arrival.principal.is_none() {
+        stranger(gate, arrival, refusal.reason(), || refused(arrival, refusal));
+    } else if let Err(error) = gate.audit.append_minor(arrival.at, refused(arrival, refusal)) {
+        tracing::debug!(%error, "the record of a refusal was not kept");
+    }
+}
+
+fn refused(arrival: &Arrival, refusal: &Refusal) -> Event {
     let head = &arrival.head;
     let host = head
         .headers
         .get(http::header::HOST)
         .map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned())
         .or_else(|| head.uri.authority().map(|authority| authority.as_str().to_owned()));
-    minor(
-        gate,
-        arrival.at,
-        Event::Refused {
-            id: arrival.id,
-            reason: refusal.reason().into(),
-            detail: refusal.to_string(),
-            status: refusal.status().as_u16(),
-            source: source(arrival),
-            host: host.map(|host| shortened(host, 255)),
-            path: Some(shortened(head.uri.path().to_owned(), 512)),
-            method: Some(shortened(head.method.as_str().to_owned(), 32)),
-            principal: arrival.principal.clone(),
-        },
-    );
+    Event::Refused {
+        id: arrival.id,
+        reason: refusal.reason().into(),
+        detail: refusal.to_string(),
+        status: refusal.status().as_u16(),
+        source: source(arrival),
+        host: host.map(|host| shortened(host, 255)),
+        path: Some(shortened(head.uri.path().to_owned(), 512)),
+        method: Some(shortened(head.method.as_str().to_owned(), 32)),
+        principal: arrival.principal.clone(),
+    }
 }
 
-/// What anybody can cause: it may not take the room that permits need.
-pub fn minor(gate: &Gate, at: Timestamp, event: Event) {
-    if let Err(error) = gate.audit.append_minor(at, event) {
-        tracing::debug!(%error, "the record of a refusal was not kept");
-    }
+/// What anybody can cause, as often as he likes: it may neither take the room that permits need
+/// nor fill the disk.
+pub fn stranger(
+    gate: &Gate,
+    arrival: &Arrival,
+    reason: &'static str,
+    event: impl FnOnce() -> Event,
+) {
+    let stranger = Stranger { reason, source: source(arrival), begun: arrival.begun };
+    gate.audit.append_stranger(arrival.at, &stranger, event);
 }
 
 pub fn note(gate: &Gate, at: Timestamp, event: Event) {

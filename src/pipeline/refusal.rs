@@ -87,6 +87,7 @@ fn busy(full: &str) -> &'static str {
     match full {
         "websockets" => "too many WebSockets are open on this route",
         "upstream" => "too many requests to this application are under way",
+        "caller" => "most of what is under way on this route is yours, and the rest is for others",
         _ => "too many requests are under way on this route",
     }
 }
@@ -94,6 +95,10 @@ fn busy(full: &str) -> &'static str {
 impl Refusal {
     /// A method that is never forwarded.
     pub const METHOD: Self = Self::Method { allow: "GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE" };
+
+    /// A trusted proxy's `X-Forwarded-For` can't be read as far as the client.
+    pub const UNKNOWN_CLIENT: Self =
+        Self::Malformed("the `X-Forwarded-For` field of a trusted proxy can't be read");
 
     pub fn status(&self) -> http::StatusCode {
         use http::StatusCode;

@@ -165,13 +165,12 @@ pub async fn begin_login(
         }
         Err(error) => {
             gate.metrics.logins("unavailable");
-            let failed = Event::LoginFailed {
+            record::stranger(gate, arrival, "login-failed", || Event::LoginFailed {
                 id: arrival.id,
                 reason: error.to_string(),
                 host: host.to_string(),
                 source: record::source(arrival),
-            };
-            record::minor(gate, arrival.at, failed);
+            });
             short(&Asker::of(&arrival.head), arrival.id, &Refusal::Login(error))
         }
     }

@@ -177,16 +177,12 @@ fn login_failed(
     error: LoginError,
 ) -> Refusal {
     gate.metrics.logins(if error.status() >= 500 { "unavailable" } else { "failure" });
-    record::minor(
-        gate,
-        arrival.at,
-        Event::LoginFailed {
-            id: arrival.id,
-            reason: error.to_string(),
-            host: request.authority.to_string(),
-            source: record::source(arrival),
-        },
-    );
+    record::stranger(gate, arrival, "login-failed", || Event::LoginFailed {
+        id: arrival.id,
+        reason: error.to_string(),
+        host: request.authority.to_string(),
+        source: record::source(arrival),
+    });
     Refusal::Login(error)
 }
 

@@ -4,7 +4,7 @@ use http::header::{
     CONNECTION, CONTENT_LOCATION, HeaderName, LOCATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
     UPGRADE,
 };
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
 
 use crate::domain::canonical::Authority;
 use crate::identity::cookie;
@@ -42,6 +42,14 @@ pub fn respond(
     }
     if headers.contains_key(SET_COOKIE) {
         rewrite_cookies(headers, route.config.response.cookie_domain);
+    }
+}
+
+/// Says that the connection ends with this answer, where there is a field to say it in: HTTP/2 has
+/// GOAWAY.
+pub fn end_connection(asked_in: Version, headers: &mut HeaderMap) {
+    if asked_in < Version::HTTP_2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

@@ -5,9 +5,18 @@
 //!
 //! A WebSocket is no request: it rests most of the time and stays for hours, so it has a bound of
 //! its own and leaves the requests' places alone.
+//!
+//! Nobody takes every place. As long as half of them are free, they are anybody's and nothing is
+//! counted by caller. Of the other half a caller may have more only while he has fewer of it than
+//! are free (the dynamic thresholds of Choudhury and Hahne, 1998): one who asks for all there is
+//! ends with three quarters of the whole, each further one leaves half of what he found, and
+//! whoever has none gets one as long as there is one.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::rate::Limits;
 use super::refusal::Refusal;
@@ -15,24 +24,85 @@ use super::snapshot::Snapshot;
 use crate::config::model::Route;
 use crate::domain::canonical::Host;
 
+/// Counters of what each caller has of the contested half. Two callers that share one share what
+/// it allows; which ones do is a secret of this process.
+const CALLERS: usize = 1024;
+
 /// Counts what is on its way, over all workers, by the references to one token: taking a place and
 /// giving it back are one atomic step each.
 ///
 /// INVARIANT: nothing but a [`Slot`] holds a second reference.
 #[derive(Debug, Default)]
-struct Slots(Arc<()>);
+struct Slots(Arc<Token>);
+
+/// The token, with what the callers have of the contested half, once there was a contest.
+#[derive(Debug, Default)]
+struct Token(OnceLock<Callers>);
+
+#[derive(Debug)]
+struct Callers {
+    hasher: RandomState,
+    have: Box<[AtomicU32]>,
+}
+
+impl Callers {
+    fn new() -> Self {
+        Self { hasher: RandomState::new(), have: (0..CALLERS).map(|_| AtomicU32::new(0)).collect() }
+    }
+
+    /// One more for the caller, if he has fewer than this; the number of his counter.
+    fn take(&self, caller: &str, fewer_than: usize) -> Option<usize> {
+        let number = usize::try_from(self.hasher.hash_one(caller)).unwrap_or(0) % CALLERS;
+        let bound = u32::try_from(fewer_than).unwrap_or(u32::MAX);
+        let more = |has: u32| (has < bound).then(|| has.saturating_add(1));
+        let taken = self.have.get(number)?.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+        taken.ok().map(|_| number)
+    }
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    /// For nobody.
+    All,
+    /// For one who has so many.
+    Caller,
+}
 
 impl Slots {
-    /// Never more than `limit`. Two that race for the last place may both find none.
-    fn take(&self, limit: usize) -> Option<Slot> {
-        let slot = Slot(Arc::clone(&self.0));
-        (Arc::strong_count(&slot.0) - 1 <= limit).then_some(slot)
+    /// Never more than `limit`, of which one caller never gets all if they are two or more. Two
+    /// that race for the last place may both find none.
+    fn take(&self, limit: usize, caller: &str) -> Result<Slot, Full> {
+        let mut slot = Slot { token: Arc::clone(&self.0), counter: None };
+        let taken = Arc::strong_count(&slot.token).saturating_sub(2);
+        let free = limit.saturating_sub(taken);
+        if free == 0 {
+            return Err(Full::All);
+        }
+        if taken >= limit.saturating_sub(1) / 2 {
+            let callers = slot.token.0.get_or_init(Callers::new);
+            slot.counter = Some(callers.take(caller, free).ok_or(Full::Caller)?);
+        }
+        Ok(slot)
     }
 }
 
 /// One place, free again when it is dropped: at the end of the answer's body, however it ends.
 #[derive(Debug)]
-struct Slot(Arc<()>);
+struct Slot {
+    token: Arc<Token>,
+    /// The caller's, if it was taken of the contested half.
+    counter: Option<usize>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(number) = self.counter else { return };
+        if let Some(counter) = self.token.0.get().and_then(|callers| callers.have.get(number)) {
+            counter.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
 
 /// What tells sets of endpoints apart: routes that share one share its places.
 type Endpoints = BTreeSet<(Host, u16)>;
@@ -52,19 +122,24 @@ pub struct Places {
 }
 
 impl Places {
-    /// Takes a place for a request, or for a WebSocket.
+    /// Takes a place for a request of this principal, or for a WebSocket.
     ///
     /// # Errors
-    /// `Busy` when there is none.
-    pub fn take(&self, route: &Route, websocket: bool) -> Result<Held, Refusal> {
+    /// `Busy` when there is none, or none for him.
+    pub fn take(&self, route: &Route, websocket: bool, caller: &str) -> Result<Held, Refusal> {
+        let take = |slots: &Slots, limit, full| {
+            slots.take(limit, caller).map_err(|why| match why {
+                Full::All => Refusal::Busy(full),
+                Full::Caller => Refusal::Busy("caller"),
+            })
+        };
         if websocket {
-            let slot = self.websockets.take(route.bounds.max_websockets);
-            let route = slot.ok_or(Refusal::Busy("websockets"))?;
-            return Ok(Held { _route: route, _upstream: None });
+            let slot = take(&self.websockets, route.bounds.max_websockets, "websockets")?;
+            return Ok(Held { _route: slot, _upstream: None });
         }
-        let own = self.requests.take(route.bounds.max_in_flight).ok_or(Refusal::Busy("route"))?;
+        let own = take(&self.requests, route.bounds.max_in_flight, "route")?;
         let upstream = match route.bounds.max_upstream_in_flight {
-            Some(limit) => Some(self.upstream.take(limit).ok_or(Refusal::Busy("upstream"))?),
+            Some(limit) => Some(take(&self.upstream, limit, "upstream")?),
             None => None,
         };
         Ok(Held { _route: own, _upstream: upstream })
@@ -109,16 +184,55 @@ impl<'a> Bounds<'a> {
 mod tests {
     use super::*;
 
+    /// Takes as many as there are for this caller.
+    fn all_for(slots: &Slots, limit: usize, caller: &str) -> Vec<Slot> {
+        std::iter::from_fn(|| slots.take(limit, caller).ok()).collect()
+    }
+
     #[test]
     fn a_place_is_free_again_however_its_request_ends() {
         let slots = Slots::default();
-        let first = slots.take(2).unwrap();
-        let second = slots.take(2).unwrap();
-        assert!(slots.take(2).is_none());
+        let first = slots.take(2, "a").unwrap();
+        let second = slots.take(2, "b").unwrap();
+        assert_eq!(slots.take(2, "c").err(), Some(Full::All));
         drop(first);
-        let third = slots.take(2).unwrap();
-        assert!(slots.take(2).is_none());
+        let third = slots.take(2, "c").unwrap();
+        assert!(slots.take(2, "a").is_err());
         drop((second, third));
         assert_eq!(Arc::strong_count(&slots.0), 1, "those who found none left nothing behind");
+        let callers = slots.0.0.get().unwrap();
+        assert!(callers.have.iter().all(|has| has.load(Ordering::Acquire) == 0));
+    }
+
+    #[test]
+    fn one_who_asks_for_every_place_leaves_some_to_others() {
+        for (limit, most) in [(1, 1), (2, 1), (3, 2), (4, 3), (100, 75), (4096, 3072)] {
+            let slots = Slots::default();
+            let greedy = all_for(&slots, limit, "greedy");
+            assert_eq!(greedy.len(), most, "of {limit}");
+            let last = slots.take(limit, "greedy").unwrap_err();
+            assert_eq!(last, if limit == 1 { Full::All } else { Full::Caller });
+            assert_eq!(slots.take(limit, "modest").is_ok(), limit > 1, "of {limit}");
+            drop(greedy);
+            assert_eq!(all_for(&slots, limit, "greedy").len(), most, "nothing stuck to it");
+        }
+    }
+
+    #[test]
+    fn several_who_ask_for_every_place_leave_some_too() {
+        let slots = Slots::default();
+        let names = ["first", "second", "third"];
+        let taken: Vec<_> = names.iter().map(|name| all_for(&slots, 1000, name)).collect();
+        let held: usize = taken.iter().map(Vec::len).sum();
+        // Two that share a counter have less between them.
+        assert!((870..=940).contains(&held), "{held}");
+        assert!(slots.take(1000, "modest").is_ok());
+    }
+
+    #[test]
+    fn whoever_comes_while_half_is_free_costs_no_counting() {
+        let slots = Slots::default();
+        let half: Vec<_> = (0..49).map(|_| slots.take(100, "a").unwrap()).collect();
+        assert!(slots.0.0.get().is_none() && half.iter().all(|slot| slot.counter.is_none()));
     }
 }

@@ -15,8 +15,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::finding::Finding;
@@ -184,9 +182,7 @@ fn text(at: &Cursor<'_>) -> Option<Arc<str>> {
 }
 
 fn timestamp(text: &str) -> Result<Timestamp, &'static str> {
-    let at = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "not a date and time")?;
-    let millis = i64::try_from(at.unix_timestamp_nanos() / 1_000_000);
-    Ok(Timestamp::from_millis(millis.map_err(|_| "not a date and time")?))
+    Timestamp::parse(text).map_err(|_| "not a date and time")
 }
 
 /// 64 hex digits, with colons between bytes or without, as tools print them.
@@ -234,7 +230,7 @@ mod tests {
         for name in common_names {
             params.distinguished_name.push(rcgen::DnType::CommonName, *name);
         }
-        params.not_before = OffsetDateTime::from_unix_timestamp(NOW.as_seconds()).unwrap();
+        params.not_before = time::OffsetDateTime::from_unix_timestamp(NOW.as_seconds()).unwrap();
         params.not_after = params.not_before + Duration::from_secs(3600);
         let key = rcgen::KeyPair::generate().unwrap();
         params.self_signed(&key).unwrap().der().to_vec()

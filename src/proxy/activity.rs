@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::flood::Frames;
+use super::flood::Purse;
+use super::h2_frames::{Frames, Step};
 use super::head::{Ambiguity, Observer};
 use super::header_blocks::HeaderBlocks;
 use super::pace::Pace;
@@ -256,31 +257,48 @@ pub struct Observed<T> {
     /// HTTP/1 only: HTTP/2 has no lines to disagree about.
     observer: Option<Observer>,
     /// HTTP/2 only.
-    frames: Option<Frames>,
-    /// HTTP/2 only.
-    blocks: Option<HeaderBlocks>,
+    http2: Option<Http2>,
+}
+
+/// What is followed of an HTTP/2 connection.
+#[derive(Debug, Default)]
+struct Http2 {
+    frames: Frames,
+    purse: Purse,
+    blocks: HeaderBlocks,
+}
+
+impl Http2 {
+    fn observe(&mut self, bytes: &[u8], activity: &Activity) {
+        let Self { frames, purse, blocks } = self;
+        let (mut flooded, mut ended) = (false, false);
+        frames.observe(bytes, |step| {
+            ended |= blocks.follow(step);
+            if let Step::Begins(frame) = step {
+                flooded |= purse.pay(frame, || activity.now());
+            }
+        });
+        if flooded {
+            activity.flooded.store(true, Ordering::Relaxed);
+        }
+        let seen = (blocks.is_open(), ended);
+        if seen != (false, false) || activity.in_header.load(Ordering::Relaxed) {
+            activity.read_frames(seen);
+        }
+    }
 }
 
 impl<T> Observed<T> {
     pub fn new(inner: T, activity: Arc<Activity>) -> Self {
         let observer = activity.reads_begin_header.then(Observer::default);
-        let frames = (!activity.reads_begin_header).then(Frames::default);
-        let blocks = (!activity.reads_begin_header).then(HeaderBlocks::default);
-        Self { inner, activity, observer, frames, blocks }
+        let http2 = (!activity.reads_begin_header).then(Http2::default);
+        Self { inner, activity, observer, http2 }
     }
 
     fn observe(&mut self, bytes: &[u8]) {
         self.activity.read(bytes.len());
-        if let Some(frames) = &mut self.frames
-            && frames.observe(bytes, || self.activity.now())
-        {
-            self.activity.flooded.store(true, Ordering::Relaxed);
-        }
-        if let Some(blocks) = &mut self.blocks {
-            let seen = blocks.observe(bytes);
-            if seen != (false, false) || self.activity.in_header.load(Ordering::Relaxed) {
-                self.activity.read_frames(seen);
-            }
+        if let Some(http2) = &mut self.http2 {
+            http2.observe(bytes, &self.activity);
         }
         let Some(observer) = &mut self.observer else { return };
         if self.activity.upgraded.load(Ordering::Relaxed) {

@@ -115,6 +115,9 @@ where
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame.map_err(Into::into)?;
         if let Some(data) = frame.data_ref() {
+            if let Some(hold) = &self.hold {
+                hold.client_sent();
+            }
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
             self.patience.bytes = self.patience.bytes.saturating_add(length);
             let Some(left) = self.left.checked_sub(length) else {

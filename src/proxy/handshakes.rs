@@ -1,14 +1,18 @@
 //! TLS handshakes under way, bounded.
 //!
-//! Past the bound the oldest handshake is given up, not the newest refused: a client that means it
-//! is through after a round trip or two, so that under a flood of half-open ones the oldest is
-//! nearly always one of those.
+//! Past the bound one is given up instead of the newest being refused: of the subscriber that has
+//! the most under way, and of his the oldest. A client that means it is through after a round trip
+//! or two, so under a flood of half-open ones that is nearly always one of those; and one address
+//! alone never costs another its handshake.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::domain::network::Subscriber;
 
 /// The handshakes of one listener, over all workers.
 #[derive(Debug)]
@@ -17,11 +21,53 @@ pub struct Handshakes {
     open: Mutex<Open>,
 }
 
+/// Whose handshakes count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Holder {
+    Subscriber(Subscriber),
+    /// One of a proxy, whose clients are many: it counts for itself.
+    Alone(u64),
+}
+
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    /// In the order of their beginning.
-    signals: BTreeMap<u64, Arc<Notify>>,
+    count: usize,
+    /// Of each holder, in the order of their beginning.
+    holders: HashMap<Holder, BTreeMap<u64, Arc<Notify>>>,
+    /// How many each has and the number of his oldest. Last is who has the most; of several, who
+    /// has the oldest of all.
+    ranks: BTreeSet<(usize, Reverse<u64>, Holder)>,
+}
+
+impl Open {
+    /// Changes what a holder has, and his rank with it.
+    fn change<T>(
+        &mut self,
+        holder: Holder,
+        change: impl FnOnce(&mut BTreeMap<u64, Arc<Notify>>) -> T,
+    ) -> T {
+        let rank = |has: &BTreeMap<u64, Arc<Notify>>| {
+            has.first_key_value().map(|(oldest, _)| (has.len(), Reverse(*oldest), holder))
+        };
+        let has = self.holders.entry(holder).or_default();
+        let before = rank(has);
+        let changed = change(has);
+        let after = rank(has);
+        if let Some(before) = &before {
+            self.ranks.remove(before);
+        }
+        self.count = self.count + after.map_or(0, |rank| rank.0) - before.map_or(0, |rank| rank.0);
+        match after {
+            Some(after) => {
+                self.ranks.insert(after);
+            }
+            None => {
+                self.holders.remove(&holder);
+            }
+        }
+        changed
+    }
 }
 
 impl Handshakes {
@@ -30,19 +76,22 @@ impl Handshakes {
         Self { limit: limit.max(1), open: Mutex::default() }
     }
 
-    /// A new one, which always has room.
-    pub fn begin(&self) -> Handshake<'_> {
+    /// A new one, which always has room. `subscriber` is nobody for a proxy of many clients.
+    pub fn begin(&self, subscriber: Option<Subscriber>) -> Handshake<'_> {
         let signal = Arc::new(Notify::new());
         let mut open = self.open.lock();
         let number = open.next;
         open.next += 1;
-        if open.signals.len() >= self.limit
-            && let Some((_, oldest)) = open.signals.pop_first()
+        let holder = subscriber.map_or(Holder::Alone(number), Holder::Subscriber);
+        open.change(holder, |has| has.insert(number, Arc::clone(&signal)));
+        // This one is the newest of all, so it isn't the one to go.
+        if open.count > self.limit
+            && let Some((_, _, most)) = open.ranks.last().copied()
+            && let Some((_, oldest)) = open.change(most, BTreeMap::pop_first)
         {
             oldest.notify_one();
         }
-        open.signals.insert(number, Arc::clone(&signal));
-        Handshake { of: self, number, signal }
+        Handshake { of: self, holder, number, signal }
     }
 }
 
@@ -50,6 +99,7 @@ impl Handshakes {
 #[derive(Debug)]
 pub struct Handshake<'a> {
     of: &'a Handshakes,
+    holder: Holder,
     number: u64,
     signal: Arc<Notify>,
 }
@@ -63,7 +113,8 @@ impl Handshake<'_> {
 
 impl Drop for Handshake<'_> {
     fn drop(&mut self) {
-        self.of.open.lock().signals.remove(&self.number);
+        let number = self.number;
+        self.of.open.lock().change(self.holder, |has| has.remove(&number));
     }
 }
 
@@ -76,20 +127,46 @@ mod tests {
         handshake.given_up().now_or_never().is_some()
     }
 
+    fn subscriber(last: u8) -> Option<Subscriber> {
+        Some(Subscriber::of([192, 0, 2, last].into()))
+    }
+
     #[test]
     fn the_oldest_makes_room_for_the_newest() {
         let handshakes = Handshakes::new(2);
-        let first = handshakes.begin();
-        let second = handshakes.begin();
+        let first = handshakes.begin(subscriber(9));
+        let second = handshakes.begin(subscriber(1));
         assert!(!is_given_up(&first));
-        let third = handshakes.begin();
+        let third = handshakes.begin(subscriber(5));
         assert!(is_given_up(&first));
         assert!(!is_given_up(&second));
         assert!(!is_given_up(&third));
         drop((first, third));
-        let fourth = handshakes.begin();
+        let fourth = handshakes.begin(subscriber(6));
         assert!(!is_given_up(&second), "one that ended has left its room");
         drop((second, fourth));
-        assert!(handshakes.open.lock().signals.is_empty());
+        let open = handshakes.open.lock();
+        assert!(open.holders.is_empty() && open.ranks.is_empty() && open.count == 0);
+    }
+
+    #[test]
+    fn a_flood_from_one_address_gives_up_its_own_and_nobody_elses() {
+        let handshakes = Handshakes::new(10);
+        let others: Vec<_> = (1..=8).map(|last| handshakes.begin(subscriber(last))).collect();
+        let flood: Vec<_> = (0..1000).map(|_| handshakes.begin(subscriber(200))).collect();
+        assert!(!others.iter().any(is_given_up));
+        let left: Vec<_> = flood.iter().map(|handshake| !is_given_up(handshake)).collect();
+        assert_eq!(left.iter().filter(|is_left| **is_left).count(), 2);
+        assert!(left.ends_with(&[true, true]), "the oldest went first");
+    }
+
+    #[test]
+    fn the_clients_of_a_proxy_are_not_one_holder() {
+        let handshakes = Handshakes::new(10);
+        let proxied: Vec<_> = (0..8).map(|_| handshakes.begin(None)).collect();
+        let flood: Vec<_> = (0..50).map(|_| handshakes.begin(subscriber(200))).collect();
+        assert!(!proxied.iter().any(is_given_up));
+        drop((proxied, flood));
+        assert_eq!(handshakes.open.lock().count, 0);
     }
 }

@@ -1,97 +1,72 @@
 //! Whether a header is on its way on an HTTP/2 connection.
 //!
 //! A header is a HEADERS frame and the CONTINUATION frames that follow it (RFC 9113, section 6.10),
-//! and nothing else may come in between. hyper and h2 wait for the rest of one for ever, so these
-//! follow the frames' own headers past everything that they carry, to set a deadline.
-//!
-//! It changes nothing and allocates nothing; frames that h2 will refuse need no verdict here.
+//! and nothing else may come in between. hyper and h2 wait for the rest of one for ever, so the
+//! frames are followed to set a deadline.
 
-/// The client's first bytes (RFC 9113, section 3.4).
-const PREFACE: usize = 24;
-
-/// Length, type, flags, stream (RFC 9113, section 4.1).
-const FRAME_HEADER: usize = 9;
+use super::h2_frames::{Frame, Step};
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-/// Follows the frames that a client sends.
-#[derive(Debug)]
+/// What the frames up to now say.
+#[derive(Debug, Default)]
 pub struct HeaderBlocks {
-    /// Bytes that are still to come of the preface or of a frame's payload.
-    skip: usize,
-    /// What is there of the next frame's header.
-    header: [u8; FRAME_HEADER],
-    filled: usize,
     /// A header has begun and not ended.
     open: bool,
-    /// It ends with the payload that is being skipped.
+    /// It ends with the frame that is on its way.
     closing: bool,
 }
 
-impl Default for HeaderBlocks {
-    fn default() -> Self {
-        Self { skip: PREFACE, header: [0; FRAME_HEADER], filled: 0, open: false, closing: false }
-    }
-}
-
 impl HeaderBlocks {
-    /// Takes the next bytes that the client sent. Returns whether a header is on its way, and
-    /// whether one has ended in these bytes.
-    pub fn observe(&mut self, bytes: &[u8]) -> (bool, bool) {
-        let mut rest = bytes;
-        let mut ended = false;
-        loop {
-            let skipped = self.skip.min(rest.len());
-            self.skip -= skipped;
-            rest = rest.get(skipped..).unwrap_or_default();
-            if self.skip == 0 && self.closing {
-                (self.open, self.closing, ended) = (false, false, true);
-            }
-            if rest.is_empty() {
-                return (self.open, ended);
-            }
-            rest = self.frame(rest);
-        }
+    /// Whether a header is on its way.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 
-    /// Takes what is there of a frame's header, and leaves the rest.
-    fn frame<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let wanted = (FRAME_HEADER - self.filled).min(bytes.len());
-        let (taken, rest) = bytes.split_at_checked(wanted).unwrap_or((bytes, &[]));
-        for (place, byte) in self.header.iter_mut().skip(self.filled).zip(taken) {
-            *place = *byte;
-        }
-        self.filled += wanted;
-        if self.filled == FRAME_HEADER {
-            self.filled = 0;
-            let [high, middle, low, kind, flags, ..] = self.header;
-            self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-            if kind == HEADERS || kind == CONTINUATION {
-                self.open = true;
-                self.closing = flags & END_HEADERS != 0;
+    /// Takes the next step of the frames. Returns whether a header has ended with it.
+    pub fn follow(&mut self, step: Step) -> bool {
+        match step {
+            Step::Begins(Frame { kind: HEADERS | CONTINUATION, flags, .. }) => {
+                (self.open, self.closing) = (true, flags & END_HEADERS != 0);
+                false
             }
+            Step::Ends if self.closing => {
+                (self.open, self.closing) = (false, false);
+                true
+            }
+            Step::Begins(_) | Step::Ends => false,
         }
-        rest
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::h2_frames::{Frames, written as frame};
 
     const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    #[derive(Default)]
+    struct Observed {
+        frames: Frames,
+        blocks: HeaderBlocks,
+    }
+
+    impl Observed {
+        /// Whether a header is on its way, and whether one has ended in these bytes.
+        fn observe(&mut self, bytes: &[u8]) -> (bool, bool) {
+            let mut ended = false;
+            self.frames.observe(bytes, |step| ended |= self.blocks.follow(step));
+            (self.blocks.is_open(), ended)
+        }
     }
 
     /// After each frame whether a header is on its way, however the bytes are cut.
     fn follow(frames: &[Vec<u8>]) -> Vec<bool> {
-        let mut whole = HeaderBlocks::default();
-        let mut single = HeaderBlocks::default();
+        let mut whole = Observed::default();
+        let mut single = Observed::default();
         whole.observe(START);
         for byte in START {
             single.observe(&[*byte]);
@@ -125,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_header_whose_payload_does_not_come_is_on_its_way() {
-        let mut blocks = HeaderBlocks::default();
+        let mut blocks = Observed::default();
         let headers = frame(HEADERS, END_HEADERS, b"abcdef");
         assert_eq!(blocks.observe(&[START, &headers[..12]].concat()), (true, false));
         assert_eq!(blocks.observe(&headers[12..14]), (true, false));

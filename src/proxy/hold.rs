@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ impl Watchable for Box<Exchange<Authorized>> {
 /// A short body needs no timer before the first wait, and no registration before it is old.
 pub enum Hold<T> {
     Young { over: T, timer: Option<Pin<Box<Sleep>>> },
-    Live(Pin<Box<dyn Future<Output = CutReason> + Send>>),
+    Live { watch: Arc<Watch>, cut: Pin<Box<dyn Future<Output = CutReason> + Send>> },
     Ended,
 }
 
@@ -62,8 +63,15 @@ impl<T: Watchable> Hold<T> {
     pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
         match self {
             Self::Young { over, .. } if over.age() >= LIVE_AFTER => self.grow_up(cx),
-            Self::Live(cut) => cut.as_mut().poll(cx),
+            Self::Live { cut, .. } => cut.as_mut().poll(cx),
             Self::Young { .. } | Self::Ended => Poll::Pending,
+        }
+    }
+
+    /// The client has sent a part of it. Before it is watched, its request's head was just that.
+    pub fn client_sent(&self) {
+        if let Self::Live { watch, .. } = self {
+            watch.client_sent();
         }
     }
 
@@ -77,11 +85,12 @@ impl<T: Watchable> Hold<T> {
 
     fn grow_up(&mut self, cx: &mut Context<'_>) -> Poll<CutReason> {
         if let Self::Young { over, .. } = self {
-            let watch = over.watch();
-            *self = Self::Live(Box::pin(async move { watch.cut().await }));
+            let watch = Arc::new(over.watch());
+            let watching = Arc::clone(&watch);
+            *self = Self::Live { watch, cut: Box::pin(async move { watching.cut().await }) };
         }
         match self {
-            Self::Live(cut) => cut.as_mut().poll(cx),
+            Self::Live { cut, .. } => cut.as_mut().poll(cx),
             Self::Young { .. } | Self::Ended => Poll::Pending,
         }
     }

@@ -10,8 +10,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, SEC_WEBSOCKET_EXTENSIONS};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::SEC_WEBSOCKET_EXTENSIONS;
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Empty;
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -31,6 +31,7 @@ use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::gate::Outcome;
 use crate::pipeline::live::Watch;
 use crate::pipeline::refusal::Refusal;
+use crate::pipeline::respond::end_connection;
 
 /// What serving a request needs, shared by the requests of one connection.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ async fn respond(
         let mut response =
             context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
         // Where this request ends is not agreed on: nothing after it is read.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        end_connection(Version::HTTP_11, response.headers_mut());
         return Ok(own(response, is_head, in_flight));
     }
     // HTTP/1 is held to it while it is parsed; HTTP/2 has only a limit of bytes there.
@@ -101,7 +102,7 @@ async fn respond(
             context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
         return Ok(own(response, is_head, in_flight));
     }
-    let is_http2 = head.version == Version::HTTP_2;
+    let version = head.version;
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let mut exchange = match context.connection.gate.admit(&context.connection, head).await {
         Outcome::Forward(exchange) => exchange,
@@ -156,7 +157,14 @@ async fn respond(
         }
         (_, Some(Fault::Cut(reason))) => exchange.refused(&Refusal::Cut(reason)),
         (Ok(response), _) => {
-            return Ok(streamed(context, exchange, response, in_flight, is_http2).await);
+            return Ok(streamed(
+                context,
+                exchange,
+                response,
+                in_flight,
+                version == Version::HTTP_2,
+            )
+            .await);
         }
         (Err(_), Some(Fault::TooLarge)) => {
             exchange.refused(&Refusal::TooLarge { limit: exchange.max_body_bytes() })
@@ -165,10 +173,8 @@ async fn respond(
             let slow = fault == Fault::Slow;
             let refusal = if slow { Refusal::TooSlow } else { Refusal::Stalled };
             let mut response = exchange.refused(&refusal);
-            if !is_http2 {
-                // RFC 9110, section 15.5.9.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
+            // RFC 9110, section 15.5.9.
+            end_connection(version, response.headers_mut());
             response
         }
         (Err(error), None) => failed(&exchange, error),

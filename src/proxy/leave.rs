@@ -8,11 +8,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use tokio_util::sync::CancellationToken;
 
 use super::websocket::Ending;
+use crate::pipeline::respond::end_connection;
 
 /// Shared by the workers. Read once a response, so the first step is a plain flag, too.
 #[derive(Debug)]
@@ -55,10 +55,9 @@ impl Leave {
     /// Tells an HTTP/1 client that its next request needs another connection.
     pub fn mark<B>(&self, asked_in: Version, response: &mut Response<B>) {
         if self.leaving.load(Ordering::Acquire)
-            && asked_in < Version::HTTP_2
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            end_connection(asked_in, response.headers_mut());
         }
     }
 

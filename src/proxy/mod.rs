@@ -22,6 +22,7 @@ pub mod connection;
 pub mod entry;
 mod flood;
 pub mod frames;
+pub mod h2_frames;
 pub mod handshakes;
 pub mod head;
 pub mod header_blocks;

@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, LOCATION, STRICT_TRANSPORT_SECURITY};
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::header::{CONTENT_LENGTH, HOST, LOCATION, STRICT_TRANSPORT_SECURITY};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body_util::Full;
 
 use super::activity::InFlight;
 use crate::domain::canonical::{Authority, CanonicalRequest, Host};
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::refusal::Refusal;
+use crate::pipeline::respond::end_connection;
 use crate::pipeline::source;
 
 /// 308 (RFC 9110, section 15.4.9) to the same target, 400 where it is ambiguous, 421 where the
@@ -26,12 +27,11 @@ pub async fn answer<B>(
     port: u16,
 ) -> Response<Full<Bytes>> {
     let (head, _) = request.into_parts();
-    let target = match in_flight.ambiguity() {
-        Some(ambiguity) => Err(Refusal::Malformed(ambiguity.text())),
-        None if !connection.rules.allows(source::client(connection, &head.headers)) => {
-            Err(Refusal::Source)
-        }
-        None => {
+    let target = match (in_flight.ambiguity(), source::client(connection, &head.headers)) {
+        (Some(ambiguity), _) => Err(Refusal::Malformed(ambiguity.text())),
+        (None, Err(_)) => Err(Refusal::UNKNOWN_CLIENT),
+        (None, Ok(client)) if !connection.rules.allows(client) => Err(Refusal::Source),
+        (None, Ok(_)) => {
             let snapshot = connection.gate.snapshot.load();
             location(&head, port, |host| snapshot.routes.knows_host(host))
         }
@@ -45,7 +45,7 @@ pub async fn answer<B>(
     // RFC 6797, section 7.2: not over a transport that anyone can write to.
     headers.remove(STRICT_TRANSPORT_SECURITY);
     // One answer a connection: nothing else is to be had here.
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    end_connection(Version::HTTP_11, headers);
     if is_head {
         response.headers_mut().remove(CONTENT_LENGTH);
         *response.body_mut() = Bytes::new();

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::domain::connection::SourceAddr;
+use crate::domain::network::Subscriber;
 
 /// More maps than cores, so that workers seldom meet at one.
 const SHARDS: usize = 16;
@@ -20,7 +20,7 @@ pub struct Seats {
     limit: usize,
     /// Keyed with a secret of this process: nobody can aim at one shard.
     hasher: RandomState,
-    shards: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
+    shards: [Mutex<HashMap<Subscriber, usize>>; SHARDS],
 }
 
 impl Seats {
@@ -30,7 +30,7 @@ impl Seats {
 
     /// `None`: the address has as many connections as one may have.
     pub fn take(self: &Arc<Self>, source: SourceAddr) -> Option<Seat> {
-        let holder = holder(source);
+        let holder = Subscriber::of(source.0);
         let mut counts = self.shard(holder)?.lock();
         let count = counts.entry(holder).or_insert(0);
         if *count >= self.limit {
@@ -41,7 +41,7 @@ impl Seats {
         Some(Seat { seats: Arc::clone(self), holder })
     }
 
-    fn shard(&self, holder: IpAddr) -> Option<&Mutex<HashMap<IpAddr, usize>>> {
+    fn shard(&self, holder: Subscriber) -> Option<&Mutex<HashMap<Subscriber, usize>>> {
         let hash = self.hasher.hash_one(holder);
         let shard = usize::try_from(hash).unwrap_or_default() % SHARDS;
         self.shards.get(shard)
@@ -52,7 +52,7 @@ impl Seats {
 #[derive(Debug)]
 pub struct Seat {
     seats: Arc<Seats>,
-    holder: IpAddr,
+    holder: Subscriber,
 }
 
 impl Drop for Seat {
@@ -67,19 +67,10 @@ impl Drop for Seat {
     }
 }
 
-/// An IPv6 host has a /64 to itself (RFC 4291, section 2.5.1), so that its addresses count as one.
-fn holder(source: SourceAddr) -> IpAddr {
-    match source.0 {
-        IpAddr::V4(_) => source.0,
-        IpAddr::V6(address) => {
-            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
 
     fn source(text: &str) -> SourceAddr {
         SourceAddr(text.parse().unwrap())

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use super::sockets::Open;
 use crate::config::model;
 use crate::domain::canonical::Host;
 use crate::domain::connection::{Connection, PeerAddr, SourceAddr, SourceRules};
+use crate::domain::network::Subscriber;
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::pressure::Level;
@@ -56,11 +57,12 @@ pub struct Listener {
     pub role: Role,
 }
 
-/// The running workers. Dropping them lets them run on; [`Workers::shutdown`] ends them.
+/// The workers, which accept nobody before [`Workers::open`]. Dropping them lets them run on; [`Workers::shutdown`] ends them.
 #[derive(Debug)]
 pub struct Workers {
     bound: Vec<(Arc<str>, SocketAddr)>,
     leave: Arc<Leave>,
+    open: CancellationToken,
     stop: CancellationToken,
     drop_all: CancellationToken,
     threads: Vec<JoinHandle<()>>,
@@ -108,10 +110,10 @@ impl Door {
 
 impl Workers {
     /// Starts `count` workers on listeners that are open already. On all listeners together they
-    /// take no more than `room` connections.
+    /// take no more than `room` connections. Clients wait until [`open`](Self::open).
     ///
     /// # Errors
-    /// A thread can't be started. Nothing is left running then.
+    /// A thread can't be started, or can't listen. Nothing is left running then.
     pub fn start(
         gate: &Arc<Gate>,
         listeners: Vec<Open>,
@@ -145,6 +147,7 @@ impl Workers {
         let mut workers = Self {
             bound,
             leave,
+            open: CancellationToken::new(),
             stop,
             drop_all: CancellationToken::new(),
             threads: Vec::new(),
@@ -176,15 +179,21 @@ impl Workers {
             turns: Turns::default(),
         };
         let (pulse, heart) = pulse();
-        let drop_all = self.drop_all.clone();
+        let (open, drop_all) = (self.open.clone(), self.drop_all.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, has_ended) = oneshot::channel();
+        let (listens, is_listening) = std::sync::mpsc::channel();
         let thread =
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 crate::sharded::claim(index);
                 runtime.block_on(async {
+                    let share = match registered(share) {
+                        Ok(share) => share,
+                        Err(error) => return drop(listens.send(Err(error))),
+                    };
+                    let _ = listens.send(Ok(()));
                     tokio::select! {
-                        () = worker.run(share) => {}
+                        () = worker.run(share, open) => {}
                         () = answer_pulses(heart) => {}
                         () = drop_all.cancelled() => {}
                     }
@@ -193,10 +202,17 @@ impl Workers {
                 drop(runtime);
                 let _ = ended.send(());
             })?;
+        // A thread that panicked says nothing.
+        is_listening.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))?;
         self.threads.push(thread);
         self.ended.push(has_ended);
         self.pulses.push(pulse);
         Ok(())
+    }
+
+    /// Has clients accepted from here on.
+    pub fn open(&self) {
+        self.open.cancel();
     }
 
     /// The addresses listened on, by listener, with the real port where port 0 was asked for.
@@ -241,6 +257,12 @@ impl Workers {
     }
 }
 
+/// Has the worker's own runtime, which this is called in, wait for the sockets.
+fn registered<D>(share: Vec<(D, std::net::TcpListener)>) -> io::Result<Vec<(D, TcpListener)>> {
+    let listening = |(door, socket)| Ok((door, TcpListener::from_std(socket)?));
+    share.into_iter().map(listening).collect()
+}
+
 async fn answer_pulses(mut heart: Heart) {
     loop {
         heart.answer().await;
@@ -260,7 +282,11 @@ struct Worker {
 
 impl Worker {
     /// Runs until it is stopped and the last connection has ended.
-    async fn run(self, share: Vec<(Arc<Door>, std::net::TcpListener)>) {
+    async fn run(self, share: Vec<(Arc<Door>, TcpListener)>, open: CancellationToken) {
+        tokio::select! {
+            () = open.cancelled() => {}
+            () = self.leave.farewell().cancelled() => return,
+        }
         let worker = Arc::new(self);
         for (door, socket) in share {
             let worker = Arc::clone(&worker);
@@ -272,14 +298,7 @@ impl Worker {
         worker.streams.wait().await;
     }
 
-    async fn listen(self: Arc<Self>, door: Arc<Door>, socket: std::net::TcpListener) {
-        let listener = match tokio::net::TcpListener::from_std(socket) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(listener = %door.listener.name, %error, "a worker can't listen");
-                return;
-            }
-        };
+    async fn listen(self: Arc<Self>, door: Arc<Door>, listener: TcpListener) {
         let refused = |refused: &Refused| self.refused(&door, refused);
         let stop = self.leave.farewell();
         accept::accept(&listener, &door.places, stop, refused, |stream, peer, place| {
@@ -362,7 +381,9 @@ impl Worker {
         let Arrived { stream, peer, source, begun } = arrived;
         let limits = &door.listener.limits;
         let left = limits.handshake_timeout.saturating_sub(begun.elapsed());
-        let handshake = door.handshakes.begin();
+        // Only a proxy, whose clients are many, has no seat.
+        let subscriber = place.1.is_some().then(|| Subscriber::of(source.0));
+        let handshake = door.handshakes.begin(subscriber);
         let accepted = tokio::select! {
             accepted = acceptor.accept(stream, left, &self.turns) => accepted,
             () = handshake.given_up() => {
@@ -443,5 +464,27 @@ impl Worker {
         let served =
             connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service);
         Some(served.await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_can_t_be_listened_on_keeps_its_worker_from_starting() {
+        // No system can wait for a regular file.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let nonblocking = 0o4000;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).custom_flags(nonblocking);
+        let no_socket = OwnedFd::from(options.open(file.path()).unwrap());
+        let good = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        good.set_nonblocking(true).unwrap();
+        assert_eq!(registered(vec![((), good.try_clone().unwrap())]).unwrap().len(), 1);
+        assert!(registered(vec![((), good), ((), no_socket.into())]).is_err());
     }
 }

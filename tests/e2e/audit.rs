@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::gate::{mentions, route};
 use crate::harness::{Gate, Raw, Recorder, eventually};
@@ -55,6 +55,50 @@ async fn a_durable_record_survives_a_hundred_kills_under_load() {
         assert!(recorded.contains(path), "{path} was forwarded without a record");
     }
     gate.assert_audit_verifies();
+}
+
+#[tokio::test]
+async fn a_flood_of_refusals_is_counted_and_not_written_record_by_record() {
+    const FLOOD: usize = 400;
+    let upstream = Recorder::start().await;
+    let mut gate = Gate::with_upstream(&upstream).start().await;
+    let mut browser = gate.login("vera").await;
+    let mut raw = Raw::connect(&gate.browser()).await;
+    let host = crate::harness::client::authority(&browser.url("/"));
+    for number in 0..FLOOD {
+        let request = format!("GET /%zz{number} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        raw.send(request.as_bytes()).await;
+        assert_eq!(raw.answer().await.unwrap().status, 400);
+    }
+    // Whoever is signed in is on record, each time.
+    for _ in 0..FLOOD {
+        assert_eq!(browser.get("/in").await.status, 200);
+    }
+    let refused = gate.metric("wicketgate_requests_total", "outcome=\"refused\"").await;
+    assert!(refused >= FLOOD as f64, "{refused}");
+    gate.process.signal("TERM");
+    eventually("the end of the gate", async || gate.process.exited()).await;
+
+    let records = gate.audit();
+    let of = |event: &str| -> Vec<&Value> {
+        records.iter().filter(|record| record["event"] == event).collect()
+    };
+    let bad = |record: &&&Value| record["reason"] == "bad-target";
+    let single = of("refused").iter().filter(bad).count();
+    let counted: u64 = of("refusals-counted")
+        .iter()
+        .filter(bad)
+        .map(|record| record["count"].as_u64().unwrap())
+        .sum();
+    assert_eq!(single + usize::try_from(counted).unwrap(), FLOOD, "every one is accounted for");
+    assert!(counted > 0 && single >= 100, "{single} in records, {counted} in counts");
+    let permits = of("decision").iter().filter(|record| mentions(record, &["/in"])).count();
+    assert_eq!(permits, FLOOD);
+    gate.assert_audit_verifies();
+    let shown = gate.command(&["audit", "query", "--event", "refusals-counted"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("\"reason\":\"bad-target\""), "{shown}");
+    assert!(shown.contains("\"network\":\"127.0.0.1\""), "{shown}");
 }
 
 /// Requests, one after the other on one connection, each with a path of its own.

@@ -228,6 +228,34 @@ async fn a_full_route_answers_503_at_once_and_has_room_again_however_a_request_e
 }
 
 #[tokio::test]
+async fn one_user_can_not_take_every_place_of_a_route() {
+    let (page, events) = (Recorder::start().await, Events::start().await);
+    let gate = Gate::setup()
+        .route(route("app", "/", &page.url()))
+        .route(bounded("events", "/events", &events.url, json!({ "max_in_flight": 4 })))
+        .start()
+        .await;
+    // As often as he signs in, he is one.
+    let mut veras = [gate.login("vera").await.as_program(), gate.login("vera").await.as_program()];
+    let mut otto = gate.login("otto").await.as_program();
+    let mut held = Vec::new();
+    for number in 0..3 {
+        let open = veras[number % 2].open(Method::GET, "/events", &[], Bytes::new()).await;
+        assert_eq!(open.status(), 200);
+        held.push(open);
+    }
+    for vera in &mut veras {
+        let refused = vera.get("/events").await.expect(503);
+        assert!(refused.text().contains("is yours"), "{}", refused.text());
+    }
+    assert_eq!(gate.metric("wicketgate_shed_total", "full=\"caller\"").await, 2.0);
+    let open = otto.open(Method::GET, "/events", &[], Bytes::new()).await;
+    assert_eq!(open.status(), 200);
+    assert_eq!(otto.get("/events").await.expect(503).header("retry-after"), Some("1"));
+    assert_eq!(gate.metric("wicketgate_shed_total", "full=\"route\"").await, 1.0);
+}
+
+#[tokio::test]
 async fn websockets_have_a_bound_of_their_own_for_as_long_as_they_live() {
     let (page, mut echo) = (Recorder::start().await, Echo::start().await);
     let keys = json!({ "max_websockets": 1, "max_in_flight": 1 });
@@ -323,7 +351,9 @@ async fn a_gate_short_of_memory_turns_requests_away_then_connections_and_recover
     }
     let budget = gate.metric("wicketgate_memory_budget_bytes", "").await;
     assert_eq!(budget, f64::from(160 << 20));
-    assert!((budget..budget * 1.125).contains(&resident), "{resident}");
+    // The sample that was over the budget may be a later one than was read here; and as long as it
+    // isn't nine tenths again, memory counts as short.
+    assert!((budget * 0.9..budget * 1.125).contains(&resident), "{resident}");
     let refused = vera.get("/").await.expect(503);
     assert_eq!(refused.header("retry-after"), Some("5"));
     assert_eq!(refused.header("connection"), Some("close"));

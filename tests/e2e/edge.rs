@@ -116,7 +116,8 @@ async fn each_request_through_a_trusted_proxy_has_the_address_of_its_own_client(
         ("x-forwarded-for: 192.0.2.7, 198.51.100.1\r\n", "198.51.100.1", 403),
         ("x-forwarded-for: 198.51.100.2, 192.0.2.8, 10.0.0.9\r\n", "192.0.2.8", 200),
         ("x-forwarded-for: 192.0.2.9\r\nx-forwarded-for: 198.51.100.3\r\n", "198.51.100.3", 403),
-        ("x-forwarded-for: 192.0.2.9, nonsense, 10.0.0.7\r\n", "10.0.0.7", 403),
+        ("x-forwarded-for: 192.0.2.9, nonsense, 10.0.0.7\r\n", "10.0.0.7", 400),
+        ("x-forwarded-for: unknown\r\n", "127.0.0.1", 400),
         ("forwarded: for=192.0.2.9\r\nx-real-ip: 192.0.2.9\r\n", "127.0.0.1", 403),
     ] {
         raw.send(&get(&gate, &browser, "/page", field)).await;

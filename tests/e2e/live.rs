@@ -123,6 +123,35 @@ async fn signing_out_ends_a_request_that_is_still_being_sent() {
     assert!(!whole, "the request never became whole");
 }
 
+/// The session would be idle long before the end if only requests counted.
+#[tokio::test]
+async fn an_upload_keeps_its_session_from_idling_out() {
+    const IDLE: Duration = Duration::from_secs(4);
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream)
+        .configure(|config| config["session"] = json!({ "idle_timeout": "4s" }))
+        .start()
+        .await;
+    let browser = gate.login("vera").await;
+    let who = format!(
+        "host: {HOST}:{}\r\ncookie: {}\r\n",
+        gate.port(),
+        browser.cookies_for(&browser.url("/"))
+    );
+    let mut raw = gate.raw().await;
+    let head = format!("POST /upload HTTP/1.1\r\n{who}transfer-encoding: chunked\r\n\r\n");
+    raw.send(head.as_bytes()).await;
+    let begun = Instant::now();
+    while begun.elapsed() < IDLE * 2 {
+        raw.send(b"4\r\nmore\r\n").await;
+        tokio::time::sleep(IDLE / 40).await;
+    }
+    raw.send(b"0\r\n\r\n").await;
+    assert_eq!(raw.answer().await.unwrap().status, 200);
+    raw.send(format!("GET /after HTTP/1.1\r\n{who}\r\n").as_bytes()).await;
+    assert_eq!(raw.answer().await.unwrap().status, 200);
+}
+
 /// A handshake is decided on as a WebSocket, so a plain answer to it was not decided on.
 #[tokio::test]
 async fn a_handshake_brings_no_page_that_a_get_would_be_denied() {

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -57,6 +58,15 @@ impl Link {
     /// The other process is gone, or says what isn't understood.
     pub fn receive(&self) -> io::Result<Message> {
         read_frame(&self.0)
+    }
+
+    /// Fails a message that the other process doesn't take for so long, which breaks the
+    /// conversation off in its middle: it is to be closed then.
+    ///
+    /// # Errors
+    /// It is closed.
+    pub fn give_up_sending_after(&self, patience: Duration) -> io::Result<()> {
+        self.0.set_write_timeout(Some(patience))
     }
 
     /// Wakes whoever reads, on either side, with the end of the conversation.

@@ -1,9 +1,16 @@
 //! The new process's side: taking the place of a gate that runs.
+//!
+//! INVARIANT: the former process never holds this one up. What it is told waits in a bounded queue
+//! for a thread of its own; when it takes nothing for a while (it is stopped, or hangs), it is hung
+//! up on, and then denies everything, because it has neither sessions nor a log any more.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
@@ -13,13 +20,36 @@ use crate::domain::id::SessionId;
 use crate::pipeline::gate::Gate;
 use crate::store::{Change, Request, Store};
 
+/// Messages that may wait for the former process.
+const WAITING: usize = 4096;
+
+/// How long it may take to read one.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The process that this one replaces.
 #[derive(Debug)]
 pub struct Predecessor {
-    link: Link,
+    link: Arc<Link>,
+    streams: Arc<Streams>,
+    told: SyncSender<Message>,
+    gone: CancellationToken,
+}
+
+/// What goes on for it here.
+#[derive(Debug)]
+struct Streams {
     store: UnixStream,
     records: UnixStream,
-    gone: CancellationToken,
+}
+
+impl Streams {
+    /// It is given up: it learns of no end of a session any more, so it gets no session either.
+    fn hang_up(&self, link: &Link) {
+        tracing::error!("the former process doesn't listen and is given up");
+        link.close();
+        let _ = self.store.shutdown(Shutdown::Both);
+        let _ = self.records.shutdown(Shutdown::Both);
+    }
 }
 
 impl Predecessor {
@@ -43,8 +73,32 @@ impl Predecessor {
         let (Some(store), Some(records)) = (store, records) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        let gone = CancellationToken::new();
-        Ok((Self { link, store: store.into(), records: records.into(), gone }, listening))
+        Ok((Self::new(link, store.into(), records.into(), PATIENCE)?, listening))
+    }
+
+    fn new(
+        link: Link,
+        store: UnixStream,
+        records: UnixStream,
+        patience: Duration,
+    ) -> io::Result<Self> {
+        link.give_up_sending_after(patience)?;
+        let (link, streams) = (Arc::new(link), Arc::new(Streams { store, records }));
+        let (told, waiting) = sync_channel::<Message>(WAITING);
+        let (to, hanging_up) = (Arc::clone(&link), Arc::clone(&streams));
+        thread("predecessor-told", move || {
+            while let Ok(message) = waiting.recv() {
+                match to.send(&message) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return hanging_up.hang_up(&to);
+                    }
+                    // It is gone.
+                    Err(_) => return,
+                }
+            }
+        })?;
+        Ok(Self { link, streams, told, gone: CancellationToken::new() })
     }
 
     /// Asks for the store and the log, and waits until both can be opened. Blocks.
@@ -67,7 +121,7 @@ impl Predecessor {
     /// A thread or a descriptor is missing. It has not been told, and serves on.
     pub fn succeed(&self, gate: &Arc<Gate>, store: &Arc<dyn Store>) -> io::Result<()> {
         gate.sessions.has_peer(true);
-        let calls = self.store.try_clone()?;
+        let calls = self.streams.store.try_clone()?;
         let (sessions, store) = (Arc::clone(gate), Arc::clone(store));
         let runtime = Builder::new_current_thread().enable_all().build()?;
         thread("predecessor-store", move || {
@@ -79,19 +133,13 @@ impl Predecessor {
             }
             sessions.sessions.has_peer(false);
         })?;
-        let (records, keeper) = (self.records.try_clone()?, Arc::clone(gate));
+        let (records, keeper) = (self.streams.records.try_clone()?, Arc::clone(gate));
         thread("predecessor-audit", move || {
             if let Err(error) = keeper.audit.take_in(&records) {
                 tracing::error!(%error, "records of the former process may be missing");
             }
         })?;
-        let (listening, gone) = (self.link.try_clone()?, self.gone.clone());
-        thread("predecessor", move || {
-            // It has nothing to say any more, but its end.
-            while listening.receive().is_ok() {}
-            tracing::info!("the former process has ended");
-            gone.cancel();
-        })?;
+        self.listen()?;
         if let Err(error) = self.link.send(&Message::Serving) {
             // One that gives up on this process kills it before it hangs up.
             tracing::error!(%error, "the former process is gone before its time");
@@ -99,14 +147,26 @@ impl Predecessor {
         Ok(())
     }
 
+    /// It has nothing to say any more, but its end.
+    fn listen(&self) -> io::Result<()> {
+        let (listening, gone) = (self.link.try_clone()?, self.gone.clone());
+        thread("predecessor", move || {
+            while listening.receive().is_ok() {}
+            tracing::info!("the former process has ended");
+            gone.cancel();
+        })
+    }
+
     /// Whether it has ended.
     pub fn is_gone(&self) -> bool {
         self.gone.is_cancelled()
     }
 
-    /// Tells it. An error says that it is gone.
-    pub fn tell(&self, message: &Message) {
-        let _ = self.link.send(message);
+    /// Tells it, in its own time: never blocks. Who doesn't listen is given up.
+    pub fn tell(&self, message: Message) {
+        if let Err(TrySendError::Full(_)) = self.told.try_send(message) {
+            self.streams.hang_up(&self.link);
+        }
     }
 
     /// Resolves when it has ended.
@@ -139,5 +199,66 @@ async fn answer(
             Some(_turn) => request.serve(store, stream).await,
             None => request.answer(Ok(false), stream),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::event::EndReason;
+
+    struct Former {
+        link: Link,
+        _store: UnixStream,
+        _records: UnixStream,
+    }
+
+    fn pair(patience: Duration) -> (Predecessor, Former) {
+        let streams = || UnixStream::pair().unwrap();
+        let ((here, there), (store, _store), (records, _records)) =
+            (streams(), streams(), streams());
+        let former = Former { link: Link::new(there), _store, _records };
+        let predecessor = Predecessor::new(Link::new(here), store, records, patience).unwrap();
+        predecessor.listen().unwrap();
+        (predecessor, former)
+    }
+
+    fn ended(number: u8) -> Message {
+        Message::ended(SessionId([number; 32]), EndReason::Logout)
+    }
+
+    #[tokio::test]
+    async fn a_former_process_that_never_listens_holds_nobody_up_and_is_given_up() {
+        let (predecessor, former) = pair(Duration::from_secs(3600));
+        for number in 0..=u8::MAX {
+            for _ in 0..100 {
+                predecessor.tell(ended(number));
+            }
+        }
+        predecessor.gone().await;
+        // When it goes on, what it reads ends: it knows that it was left behind.
+        while former.link.receive().is_ok() {}
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_too_long_for_a_message_is_given_up() {
+        let (predecessor, _former) = pair(Duration::from_millis(1));
+        // More than the socket takes, less than may wait.
+        for _ in 0..WAITING {
+            predecessor.tell(ended(1));
+        }
+        predecessor.gone().await;
+    }
+
+    #[test]
+    fn one_that_listens_is_told_everything_in_its_order() {
+        let (predecessor, former) = pair(PATIENCE);
+        for number in 0..=u8::MAX {
+            predecessor.tell(ended(number));
+        }
+        for number in 0..=u8::MAX {
+            assert_eq!(former.link.receive().unwrap(), ended(number));
+        }
+        drop(former);
     }
 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::audit::writer::Medium;
+use crate::domain::event::FromNetwork;
 
 /// A disk with faults to switch on.
 #[derive(Clone, Default)]
@@ -117,6 +118,48 @@ async fn refusals_fill_half_of_a_stalled_log_and_leave_the_rest_to_access() {
     log.close().unwrap();
     let ids: Vec<_> = site.records().iter().map(|r| super::record::id(&r.event).unwrap()).collect();
     assert_eq!(ids, [0, 1, 2, 3, 20, 21, 22, 23].map(id));
+}
+
+#[test]
+fn refusals_for_which_there_is_no_room_are_counted_until_there_is() {
+    let site = Site::new().with_queue_of(8);
+    let disk = Faulty::default();
+    disk.0.full.store(true, Ordering::SeqCst);
+    let log = open(&site, &disk);
+    let source = "192.0.2.7".parse().unwrap();
+    let stranger = Stranger { reason: "unauthenticated", source, begun: Instant::now() };
+    for number in 0..10 {
+        log.append_stranger(second(number), &stranger, || refusal(number));
+    }
+    log.summarise(second(10));
+    disk.0.full.store(false, Ordering::SeqCst);
+    let mut progress = log.shared_for_tests().progress.subscribe();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        progress.wait_for(|now| now.synced == 5).await.unwrap();
+    });
+    log.summarise(second(11));
+    log.summarise(second(12));
+    log.close().unwrap();
+    let records = site.records();
+    let ids: Vec<_> = records.iter().take(4).map(|r| super::record::id(&r.event)).collect();
+    assert_eq!(ids, [0, 1, 2, 3].map(|number| Some(id(number))));
+    let [last] = &records[4..] else { panic!("{records:?}") };
+    assert_eq!(last.at, second(11));
+    let networks = vec![FromNetwork { network: "192.0.2.7".into(), count: 6 }];
+    assert_eq!(
+        last.event,
+        Event::RefusalsCounted {
+            reason: "unauthenticated".into(),
+            count: 6,
+            first: second(4),
+            last: second(9),
+            networks,
+        }
+    );
+    assert_eq!(event_name(&last.event), "refusals-counted");
+    assert!(last.line.contains(r#""event":"refusals-counted","reason""#), "{}", last.line);
+    assert!(verify(site.directory()).unwrap().is_good());
 }
 
 fn refusal(number: i64) -> Event {

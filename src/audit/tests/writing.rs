@@ -45,6 +45,13 @@ fn every_event_is_called_in_queries_as_in_its_record() {
             method: None,
             principal: None,
         },
+        Event::RefusalsCounted {
+            reason: "bad-request".into(),
+            count: 2,
+            first: second(1),
+            last: second(2),
+            networks: Vec::new(),
+        },
         Event::SessionStarted {
             id: id(1),
             session: session.clone(),

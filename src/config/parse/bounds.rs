@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::model::{LimitPer, Limits, RateLimit, RouteBounds, WebSocketLimits};
-use crate::config::yaml::{Cursor, Map};
+use crate::config::yaml::{Cursor, Map, size};
 
 use super::keys;
 use super::values::Unique;
@@ -65,6 +65,23 @@ pub(super) fn of_route(route: &Map<'_>) -> RouteBounds {
     }
 }
 
+/// A frame is a message, or a part of one.
+fn frame(at: &Cursor<'_>, largest_message: u64) -> Option<u64> {
+    let frame = at.bytes(125, 1 << 40)?;
+    if frame > largest_message {
+        at.error_with(
+            format!(
+                "a frame of `{}` would be larger than the largest message, `{}`",
+                size(frame),
+                size(largest_message)
+            ),
+            "a frame is a part of a message: lower `max_frame`, or raise `max_message`",
+        );
+        return None;
+    }
+    Some(frame)
+}
+
 fn websocket(route: &Map<'_>) -> WebSocketLimits {
     let mut limits = WebSocketLimits::default();
     let Some(map) = route.get("websocket_limits").and_then(|at| keys(&at)) else {
@@ -72,7 +89,7 @@ fn websocket(route: &Map<'_>) -> WebSocketLimits {
     };
     limits.max_message = map.or("max_message", limits.max_message, |at| at.bytes(125, 1 << 40));
     let most = limits.max_message;
-    limits.max_frame = map.or("max_frame", limits.max_frame.min(most), |at| at.bytes(125, most));
+    limits.max_frame = map.or("max_frame", limits.max_frame.min(most), |at| frame(at, most));
     limits.frames_per_second =
         map.or("frames_per_second", limits.frames_per_second, |at| at.number(1, 1_000_000));
     limits

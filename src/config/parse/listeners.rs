@@ -123,7 +123,7 @@ fn limits(listener: &Map<'_>) -> ListenerLimits {
     // The HTTP library needs a buffer of 8 KiB at least.
     let header_bytes = map.as_ref().and_then(|map| map.get("max_header_bytes"));
     let header_bytes = header_bytes.and_then(|at| at.bytes(8 * 1024, 1024 * 1024));
-    ListenerLimits {
+    let limits = ListenerLimits {
         handshake_timeout: duration("handshake_timeout", 10),
         header_timeout: duration("header_timeout", 10),
         idle_timeout: duration("idle_timeout", 75),
@@ -138,7 +138,15 @@ fn limits(listener: &Map<'_>) -> ListenerLimits {
             .as_ref()
             .map_or(240, |map| map.or("min_data_rate", 240, |at| at.bytes(0, 1024 * 1024))),
         data_rate_grace: duration("data_rate_grace", 20),
+    };
+    let ListenerLimits { max_connections: all, max_connections_per_address: one, .. } = limits;
+    if let Some(at) = listener.get("limits").filter(|_| one >= all && all > 1) {
+        at.warn_with(
+            format!("one address may take all of the listener's {all} connections"),
+            "set `max_connections_per_address` to less than `max_connections`; clients of `trusted_proxies` don't count",
+        );
     }
+    limits
 }
 
 /// `taken` are the addresses of the public listeners.

@@ -91,6 +91,9 @@ fn each_network(at: &Cursor<'_>, check: impl Fn(&Cursor<'_>, IpNet)) -> Networks
                 "write an address or a network: `192.0.2.7`, `10.0.0.0/8` or `2001:db8::/32`"
                     .to_owned()
             }
+            NetworkError::Prefix(longest) => {
+                format!("write a prefix of `/{longest}` at most, or the address alone")
+            }
             NetworkError::HostBits(network) => {
                 format!("write `{network}`, or the address without a prefix")
             }

@@ -222,7 +222,8 @@ impl<'a> Cursor<'a> {
             return None;
         };
         if bytes < least || bytes > most {
-            self.error(format!("{} is not from {least} to {most} bytes", quote(text)));
+            let (least, most) = (units::size(least), units::size(most));
+            self.error(format!("{} is not from `{least}` to `{most}`", quote(text)));
             return None;
         }
         Some(bytes)

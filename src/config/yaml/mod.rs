@@ -29,6 +29,8 @@ mod build;
 mod cursor;
 mod units;
 
+pub use units::size;
+
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;

@@ -20,6 +20,13 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     with_unit(text, &SIZES)
 }
 
+/// A size as it would be written, in the largest unit of which it is a whole number.
+pub fn size(bytes: u64) -> String {
+    let whole = SIZES.iter().filter(|(_, factor)| bytes != 0 && bytes.is_multiple_of(*factor));
+    let (unit, factor) = whole.max_by_key(|(_, factor)| factor).unwrap_or(&("B", 1));
+    format!("{}{unit}", bytes / factor)
+}
+
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let (number, factor) = units.iter().find_map(|(unit, factor)| {
         let number = text.strip_suffix(unit)?.trim_end();
@@ -43,6 +50,21 @@ mod tests {
         assert_eq!(bytes("10MiB"), Some(10 * 1024 * 1024));
         assert_eq!(bytes("512KiB"), Some(512 * 1024));
         assert_eq!(bytes("7B"), Some(7));
+    }
+
+    #[test]
+    fn a_size_is_shown_as_it_would_be_written() {
+        for (size_of, text) in [
+            (0, "0B"),
+            (125, "125B"),
+            (1024, "1KiB"),
+            (1536, "1536B"),
+            (64 << 20, "64MiB"),
+            (3 << 30, "3GiB"),
+        ] {
+            assert_eq!(size(size_of), text);
+            assert_eq!(bytes(text), Some(size_of));
+        }
     }
 
     #[test]

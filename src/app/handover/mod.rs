@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
+use crate::tls::TicketState;
 
 /// What the two must agree on. A version that speaks otherwise has another number.
 const PROTOCOL: u32 = 1;
@@ -59,6 +60,9 @@ pub enum Message {
     /// As many descriptors follow, in this order.
     Sockets {
         names: Vec<String>,
+        /// A gate of a former version says nothing of them.
+        #[serde(default)]
+        tickets: Option<TicketState>,
     },
     Claim,
     Released,

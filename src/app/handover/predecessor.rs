@@ -12,6 +12,7 @@ use super::{Link, Message, PROTOCOL, RECORDS, STORE};
 use crate::domain::id::SessionId;
 use crate::pipeline::gate::Gate;
 use crate::store::{Change, Request, Store};
+use crate::tls::TicketState;
 
 /// The process that this one replaces.
 #[derive(Debug)]
@@ -23,17 +24,19 @@ pub struct Predecessor {
 }
 
 impl Predecessor {
-    /// Greets the process on standard input, and takes its listening sockets. The configuration
+    /// Greets the process on standard input, and takes its listening sockets and what its session
+    /// tickets are sealed with. The configuration
     /// must be good by now.
     ///
     /// # Errors
     /// Nobody is there, or is no gate that hands over.
-    pub fn meet() -> io::Result<(Self, Vec<(String, OwnedFd)>)> {
+    pub fn meet() -> io::Result<(Self, Vec<(String, OwnedFd)>, Option<TicketState>)> {
         let link = Link::from_stdin()?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         link.send(&Message::Hello { protocol: PROTOCOL, version })?;
         let (mut store, mut records, mut listening) = (None, None, Vec::new());
-        for (name, descriptor) in link.receive_descriptors()? {
+        let (named, tickets) = link.receive_descriptors()?;
+        for (name, descriptor) in named {
             match name.as_str() {
                 STORE => store = Some(descriptor),
                 RECORDS => records = Some(descriptor),
@@ -44,7 +47,8 @@ impl Predecessor {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let gone = CancellationToken::new();
-        Ok((Self { link, store: store.into(), records: records.into(), gone }, listening))
+        let (store, records) = (store.into(), records.into());
+        Ok((Self { link, store, records, gone }, listening, tickets))
     }
 
     /// Asks for the store and the log, and waits until both can be opened. Blocks.

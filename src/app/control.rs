@@ -85,10 +85,7 @@ pub struct State {
 pub type Acceptors = Vec<(Arc<str>, Arc<Acceptor>)>;
 
 /// The listeners of an assembly, and their acceptors, whose certificates a reload replaces.
-pub fn listeners(
-    assembly: &mut Assembly,
-    own: &Arc<OwnSecret>,
-) -> (Vec<Listener>, Acceptors) {
+pub fn listeners(assembly: &mut Assembly, own: &Arc<OwnSecret>) -> (Vec<Listener>, Acceptors) {
     let mut tls = std::mem::take(&mut assembly.tls).into_iter();
     let mut acceptors = Vec::new();
     let listeners = assembly.config.listeners.iter().filter_map(|listener| {

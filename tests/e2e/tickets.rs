@@ -73,8 +73,7 @@ async fn a_session_resumes_after_a_restart_and_at_another_gate_with_the_same_sec
     let stranger = Gate::with_upstream(&page).start().await;
     for version in ["-tls1_2", "-tls1_3"] {
         let client = Client::new(&[version]);
-        let [first, second, third] =
-            [&one, &two, &stranger].map(|gate| gate.address().to_string());
+        let [first, second, third] = [&one, &two, &stranger].map(|gate| gate.address().to_string());
         assert!(!client.ask(&first), "{version}: the first time");
         assert!(client.ask(&first) && client.ask(&second) && client.ask(&first), "{version}");
         one.process.kill();
@@ -119,7 +118,11 @@ async fn a_session_resumes_after_an_upgrade_without_a_shared_secret() {
     assert!(!client.ask(&address));
     gate.process.signal("USR2");
     eventually("the newer process", async || {
-        gate.process.output().iter().any(|line| line.contains("a newer process serves")).then_some(())
+        gate.process
+            .output()
+            .iter()
+            .any(|line| line.contains("a newer process serves"))
+            .then_some(())
     })
     .await;
     assert!(client.ask(&address), "by the process that took over");

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
@@ -10,7 +10,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::Message;
+use super::{Message, Named};
 use crate::store::{read_frame, write_frame};
 use crate::tls::TicketState;
 
@@ -92,7 +92,7 @@ impl Link {
     ///
     /// # Errors
     /// The other process is gone, or this one may not open so many.
-    pub fn receive_descriptors(&self) -> io::Result<(Vec<(String, OwnedFd)>, Option<TicketState>)> {
+    pub fn receive_descriptors(&self) -> io::Result<(Named, Option<TicketState>)> {
         let Message::Sockets { names, tickets } = self.receive()? else {
             return Err(io::ErrorKind::InvalidData.into());
         };

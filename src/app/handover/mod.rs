@@ -37,11 +37,16 @@ use link::Link;
 pub use predecessor::Predecessor;
 pub use successor::{Attempt, Launch, Successor};
 
+use std::os::fd::OwnedFd;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
 use crate::tls::TicketState;
+
+/// Descriptors with their names.
+pub type Named = Vec<(String, OwnedFd)>;
 
 /// What the two must agree on. A version that speaks otherwise has another number.
 const PROTOCOL: u32 = 1;

@@ -1,14 +1,13 @@
 //! The new process's side: taking the place of a gate that runs.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, Message, PROTOCOL, RECORDS, STORE};
+use super::{Link, Message, Named, PROTOCOL, RECORDS, STORE};
 use crate::domain::id::SessionId;
 use crate::pipeline::gate::Gate;
 use crate::store::{Change, Request, Store};
@@ -30,7 +29,7 @@ impl Predecessor {
     ///
     /// # Errors
     /// Nobody is there, or is no gate that hands over.
-    pub fn meet() -> io::Result<(Self, Vec<(String, OwnedFd)>, Option<TicketState>)> {
+    pub fn meet() -> io::Result<(Self, Named, Option<TicketState>)> {
         let link = Link::from_stdin()?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         link.send(&Message::Hello { protocol: PROTOCOL, version })?;

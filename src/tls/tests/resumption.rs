@@ -121,7 +121,10 @@ async fn a_certificate_that_expired_since_is_not_accepted_by_resumption() {
     assert!(shake(&gate, &config, "a.example").await.server.unwrap().resumed);
     clock.advance(2 * HOUR);
     let error = shake(&gate, &config, "a.example").await.server.unwrap_err();
-    assert!(matches!(&error, TlsError::ClientCertificate(why) if why.contains("xpired")), "{error}");
+    assert!(
+        matches!(&error, TlsError::ClientCertificate(why) if why.contains("xpired")),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -28,8 +28,8 @@ use aws_lc_rs::digest;
 use rustls::server::ProducesTickets;
 use rustls_pki_types::CertificateDer;
 
-pub use secrets::{OwnSecret, TicketState};
 pub(super) use secrets::Secrets;
+pub use secrets::{OwnSecret, TicketState};
 use secrets::{PeriodSecret, expand};
 
 use crate::domain::clock::Timestamp;

@@ -36,8 +36,7 @@ const LEAST: usize = 32;
 /// Each costs three keys at every listener.
 const MOST: usize = 16;
 
-const HOW_TO_MAKE: &str =
-    "each line is a secret of 32 bytes or more, the newest first: `openssl rand -base64 48` makes one";
+const HOW_TO_MAKE: &str = "each line is a secret of 32 bytes or more, the newest first: `openssl rand -base64 48` makes one";
 
 /// More periods than a clock goes on by honestly (seven years); not gone through one by one.
 const LEAP: i64 = 10_000;

@@ -58,9 +58,7 @@ fn gates_with_the_same_secret_open_each_others_tickets_and_others_dont() {
 #[test]
 fn a_ticket_opens_until_the_end_of_the_period_after_its_own() {
     let clock = clock();
-    for tickets in
-        [gate(ONE, &clock), Arc::new(Tickets::new("public", &[], None, own(&clock)))]
-    {
+    for tickets in [gate(ONE, &clock), Arc::new(Tickets::new("public", &[], None, own(&clock)))] {
         clock.advance(HOUR);
         let first = ticket(&tickets);
         assert_eq!(tickets.visit().lifetime(), 11 * 60 * 60);
@@ -173,9 +171,14 @@ fn the_own_secret_goes_on_in_another_process_and_never_back() {
 fn what_is_wrong_with_the_file_is_said_line_by_line() {
     let folder = tempfile::tempdir().unwrap();
     let many = ONE.repeat(MOST_LINES);
-    let cases: [(&[u8], u32, &[(Option<u32>, &str)]); 6] = [
+    type Said<'a> = &'a [(Option<u32>, &'a str)];
+    let cases: [(&[u8], u32, Said<'_>); 6] = [
         (b"# none\n\n", 0o600, &[(None, "holds no secret")]),
-        (b"c2hvcnQ=\nnot base64!\n", 0o600, &[(Some(1), "of 5 bytes is too short"), (Some(2), "no base64")]),
+        (
+            b"c2hvcnQ=\nnot base64!\n",
+            0o600,
+            &[(Some(1), "of 5 bytes is too short"), (Some(2), "no base64")],
+        ),
         (b"\xff\xfe\x00", 0o600, &[(Some(1), "no base64")]),
         (ONE.as_bytes(), 0o604, &[(None, "open to every user")]),
         (many.as_bytes(), 0o600, &[(None, "more than 16 secrets")]),

@@ -28,7 +28,7 @@ use crate::pipeline::record;
 use crate::proxy::pulse::Heart;
 use crate::proxy::serve::{Listener, Role};
 use crate::store::{Space, Store};
-use crate::tls::Acceptor;
+use crate::tls::{Acceptor, OwnSecret};
 
 use super::assemble::Assembly;
 use super::handover::{Message, Predecessor, Successor};
@@ -62,6 +62,8 @@ pub struct Control {
     logins: Arc<LoginStates>,
     workers: usize,
     pub acceptors: Acceptors,
+    /// What their session tickets are sealed with, where they share nothing with other gates.
+    pub tickets: Arc<OwnSecret>,
     pub config: Option<Config>,
     /// The files that it was made from, as they were then.
     pub seen: Fingerprint,
@@ -87,7 +89,7 @@ pub struct State {
 pub type Acceptors = Vec<(Arc<str>, Arc<Acceptor>)>;
 
 /// The listeners of an assembly, and their acceptors, whose certificates a reload replaces.
-pub fn listeners(assembly: &mut Assembly) -> (Vec<Listener>, Acceptors) {
+pub fn listeners(assembly: &mut Assembly, own: &Arc<OwnSecret>) -> (Vec<Listener>, Acceptors) {
     let mut tls = std::mem::take(&mut assembly.tls).into_iter();
     let mut acceptors = Vec::new();
     let listeners = assembly.config.listeners.iter().filter_map(|listener| {
@@ -95,7 +97,8 @@ pub fn listeners(assembly: &mut Assembly) -> (Vec<Listener>, Acceptors) {
             ListenerRole::RedirectToHttps { port } => Role::RedirectToHttps { port: *port },
             ListenerRole::Tls(_) => {
                 let (name, tls) = tls.next()?;
-                let acceptor = Arc::new(Acceptor::new(tls));
+                let acceptor = Acceptor::new(Arc::clone(&name), tls, Arc::clone(own));
+                let acceptor = Arc::new(acceptor);
                 acceptors.push((name, Arc::clone(&acceptor)));
                 Role::Tls(acceptor)
             }
@@ -119,6 +122,7 @@ impl Control {
         store: Arc<dyn Store>,
         logins: Arc<LoginStates>,
         workers: usize,
+        tickets: Arc<OwnSecret>,
     ) -> Self {
         let readiness = Readiness {
             listeners: Vec::new(),
@@ -143,6 +147,7 @@ impl Control {
             logins,
             workers,
             acceptors: Vec::new(),
+            tickets,
             config: None,
             seen: Fingerprint::default(),
             generation: 1,
@@ -336,6 +341,9 @@ impl Control {
     async fn look_after(&mut self) {
         while self.upkeep.try_join_next().is_some() {}
         self.gate.audit.summarise(self.gate.clock.now());
+        for (_, acceptor) in &self.acceptors {
+            acceptor.refresh_tickets();
+        }
         let store_healthy = self.store.get(Space::Keys, b"health").await.is_ok();
         let provider = self.gate.snapshot.load().provider.is_reachable();
         let mut state = self.state.lock();

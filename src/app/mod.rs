@@ -28,6 +28,7 @@ use crate::pipeline::live::Live;
 use crate::pipeline::pressure::Pressure;
 use crate::proxy::sockets::{Open, SocketError, Sockets};
 use crate::store::{MovableStore, Store, StoreError};
+use crate::tls::OwnSecret;
 
 use assemble::{Assembly, assemble};
 use control::Control;
@@ -90,13 +91,17 @@ pub fn check(path: &Path) -> CheckReport {
 pub fn run(path: &Path, take_over: bool, patience: Patience) -> Result<(), StartError> {
     let launch = Launch::of_this_process()?;
     let assembly = load(path)?;
-    let (predecessor, sockets) = if take_over {
-        let (predecessor, sockets) = Predecessor::meet().map_err(StartError::TakeOver)?;
-        (Some(predecessor), Sockets::handed_over(sockets)?)
+    let (predecessor, sockets, tickets) = if take_over {
+        let (predecessor, sockets, tickets) = Predecessor::meet().map_err(StartError::TakeOver)?;
+        (Some(predecessor), Sockets::handed_over(sockets)?, tickets)
     } else {
-        (None, manager::sockets()?)
+        (None, manager::sockets()?, None)
     };
-    let mut prepared = open(path, assembly, sockets, predecessor)?;
+    let tickets = match tickets {
+        Some(state) => OwnSecret::handed_over(state, Clock::System),
+        None => OwnSecret::new(Clock::System)?,
+    };
+    let mut prepared = open(path, assembly, sockets, predecessor, tickets)?;
     prepared.launch = Some(launch);
     prepared.patience = patience;
     prepared.run(Stop::on_signals())
@@ -121,7 +126,7 @@ pub struct Prepared {
 /// Every finding at once; an address that can't be listened on; or the store or the audit log that
 /// can't be opened.
 pub fn prepare(path: &Path) -> Result<Prepared, StartError> {
-    open(path, load(path)?, Sockets::default(), None)
+    open(path, load(path)?, Sockets::default(), None, OwnSecret::new(Clock::System)?)
 }
 
 /// What the configuration says, and how many workers there are to serve it.
@@ -148,9 +153,11 @@ fn open(
     loaded: Loaded,
     mut sockets: Sockets,
     predecessor: Option<Predecessor>,
+    tickets: OwnSecret,
 ) -> Result<Prepared, StartError> {
     let Loaded { mut assembly, metrics, workers } = loaded;
-    let (listeners, acceptors) = control::listeners(&mut assembly);
+    let tickets = Arc::new(tickets);
+    let (listeners, acceptors) = control::listeners(&mut assembly, &tickets);
     let doors = sockets.open(listeners, workers)?;
     let names: Vec<Arc<str>> = doors.iter().map(|door| Arc::clone(&door.listener.name)).collect();
     let admin = sockets.admin(assembly.config.admin.address, &names)?;
@@ -161,7 +168,7 @@ fn open(
     let store = MovableStore::open(&assembly.config.store.path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut control =
-        runtime.block_on(open_files(path, &assembly, store.clone(), metrics, workers))?;
+        runtime.block_on(open_files(path, &assembly, store.clone(), metrics, workers, tickets))?;
     control.acceptors = acceptors;
     let (launch, patience) = (None, Patience::default());
     Ok(Prepared { control, assembly, doors, admin, store, predecessor, launch, patience })
@@ -190,6 +197,7 @@ async fn open_files(
     store: MovableStore,
     metrics: Arc<Metrics>,
     workers: usize,
+    tickets: Arc<OwnSecret>,
 ) -> Result<Control, StartError> {
     let clock = Clock::System;
     let config = &assembly.config;
@@ -221,5 +229,5 @@ async fn open_files(
         pressure: Pressure::default(),
         clock,
     });
-    Ok(Control::new(path, gate, store, logins, workers))
+    Ok(Control::new(path, gate, store, logins, workers, tickets))
 }

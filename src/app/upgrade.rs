@@ -86,7 +86,7 @@ impl Control {
         let Some((mut attempt, deadline)) = upgrade.attempt.take() else { return false };
         match said {
             Some(hello) if Attempt::understands(&hello) => {
-                match attempt.offer(&upgrade.listening) {
+                match attempt.offer(&upgrade.listening, self.tickets.state()) {
                     Ok(()) => upgrade.attempt = Some((attempt, deadline)),
                     Err(error) => refuse(attempt, &error.to_string()).await,
                 }

@@ -68,6 +68,9 @@ pub struct ListenerTls {
     /// at this level: policies decide) and, when sent, must verify.
     pub client_ca: Option<PathBuf>,
     pub minimum_version: TlsVersion,
+    /// Secrets that session tickets are sealed with, the newest first, for gates that share them.
+    /// Without it the process has one of its own.
+    pub ticket_keys: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

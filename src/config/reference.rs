@@ -35,6 +35,7 @@ pub const KEYS: &[Key] = &[
     key("listeners[].tls.certificates[].certificate", "file", "", "PEM: the certificate, then its intermediates."),
     key("listeners[].tls.certificates[].key", "file", "", "PEM: the private key. Must not be open to every user of the machine."),
     key("listeners[].tls.client_ca", "file", NONE, "PEM bundle of the device CA. When set, client certificates are asked for and verified; policies decide whether one is needed."),
+    key("listeners[].tls.ticket_keys", "file", "the process's own", "Secrets that TLS session tickets are sealed with, so that sessions resume after a restart and at other gates: a line of base64 each (`openssl rand -base64 48`), the newest first. Must not be open to every user of the machine. See [operating.md](operating.md#tls-session-tickets)."),
     key("listeners[].tls.minimum_version", "`1.2` or `1.3`", "`1.2`", "Oldest TLS version that is accepted."),
     key("listeners[].redirect_to_https", "boolean", "`false`", "Plain HTTP that answers 308 to the same address under https, and nothing else."),
     key("listeners[].redirect_port", "number", "`443`", "The port of that address. Only with `redirect_to_https`. From 1 to 65535."),

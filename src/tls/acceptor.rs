@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::server::Acceptor as HelloReader;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -19,9 +20,9 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use super::ahead::Ahead;
 use super::certificates::Certificates;
 use super::server::ServerTls;
+use super::tickets::{OwnSecret, Tickets};
 use crate::domain::canonical::Host;
-use crate::domain::clock::{Clock, Timestamp};
-use crate::pem::CertificateFacts;
+use crate::domain::clock::Timestamp;
 
 /// A fatal `unrecognized_name` alert in a record of its own (RFC 8446, sections 5.1 and 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -32,8 +33,8 @@ pub struct TlsFacts {
     /// The name that the client asked for (RFC 6066, section 3), canonical.
     pub server_name: Option<Host>,
     pub alpn: Alpn,
-    /// DER of the client's end-entity certificate. Its chain leads to the device CA and it has
-    /// not expired, on resumed connections as well.
+    /// DER of the client's end-entity certificate. Its chain leads to the device CA and nothing in
+    /// it has expired, on resumed connections as well.
     pub client_certificate: Option<Arc<[u8]>>,
     /// `1.2` or `1.3`.
     pub version: &'static str,
@@ -109,37 +110,47 @@ impl Default for Turns {
 /// Accepts TLS connections with what was last swapped in.
 #[derive(Debug)]
 pub struct Acceptor {
+    listener: Arc<str>,
+    own: Arc<OwnSecret>,
     active: ArcSwap<Active>,
 }
 
 #[derive(Debug)]
 struct Active {
-    config: Arc<ServerConfig>,
     tls: ServerTls,
+    tickets: Arc<Tickets>,
 }
 
 impl Active {
     fn certificates(&self) -> &Certificates {
         &self.tls.certificates
     }
+
+    /// For one handshake.
+    fn config(&self) -> Arc<ServerConfig> {
+        let mut config = self.tls.config.clone();
+        config.ticketer = self.tickets.visit();
+        Arc::new(config)
+    }
 }
 
 impl Acceptor {
-    pub fn new(tls: ServerTls) -> Self {
-        let config = Arc::new(tls.config.clone());
-        Self { active: ArcSwap::from_pointee(Active { config, tls }) }
+    /// Tickets are sealed with `own` where the listener has no secrets that it shares.
+    pub fn new(listener: Arc<str>, tls: ServerTls, own: Arc<OwnSecret>) -> Self {
+        let active = ArcSwap::from_pointee(active(&listener, tls, &own));
+        Self { listener, own, active }
     }
 
     /// Serves new handshakes with other certificates. Established connections stay, and clients
     /// can still resume their sessions, unless the device CA changed: a ticket carries the
     /// client's verified certificate, and what verified it may no longer be trusted.
     pub fn replace(&self, tls: ServerTls) {
-        let old = self.active.load();
-        let mut config = tls.config.clone();
-        if old.tls.client_ca == tls.client_ca {
-            config.ticketer = Arc::clone(&old.config.ticketer);
-        }
-        self.active.store(Arc::new(Active { config: Arc::new(config), tls }));
+        self.active.store(Arc::new(active(&self.listener, tls, &self.own)));
+    }
+
+    /// Drops ticket keys whose time is over. For every now and then.
+    pub fn refresh_tickets(&self) {
+        self.active.load().tickets.refresh();
     }
 
     /// When the certificates in use expire, by file.
@@ -164,6 +175,12 @@ impl Acceptor {
             Err(_) => Err(TlsError::Timeout),
         }
     }
+}
+
+fn active(listener: &str, tls: ServerTls, own: &Arc<OwnSecret>) -> Active {
+    let shared = tls.ticket_secrets.clone();
+    let tickets = Tickets::new(listener, &tls.client_ca, shared, Arc::clone(own));
+    Active { tls, tickets: Arc::new(tickets) }
 }
 
 async fn handshake(
@@ -197,18 +214,14 @@ async fn handshake(
         Some(ProtocolVersion::TLSv1_3) => "1.3",
         _ => "1.2",
     };
-    let client_certificate: Option<Arc<[u8]>> = connection
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .map(|certificate| Arc::from(certificate.as_ref()));
-    if resumed
-        && let Some(certificate) = &client_certificate
-        && !is_current(certificate)
+    let chain = connection.peer_certificates().and_then(<[_]>::split_first);
+    let client_certificate: Option<Arc<[u8]>> =
+        chain.map(|(certificate, _)| Arc::from(certificate.as_ref()));
+    if let (true, Some((certificate, others))) = (resumed, chain)
+        && let Err(reason) = verify_again(active, certificate, others)
     {
-        // A resumed handshake doesn't verify the chain again, and a ticket may outlive the
-        // certificate in it.
         let _ = stream.shutdown().await;
-        return Err(TlsError::ClientCertificate("it expired since the session began".into()));
+        return Err(TlsError::ClientCertificate(reason));
     }
     Ok((stream, TlsFacts { server_name, alpn, client_certificate, version, resumed }))
 }
@@ -222,7 +235,7 @@ async fn answer(
     // An error would say that nobody gives turns any more, which does not happen.
     let turn = turns.0.acquire().await.ok();
     // Key exchange and signature: nearly all that a handshake costs.
-    let mut handshake = start.into_stream(Arc::clone(&active.config));
+    let mut handshake = start.into_stream(active.config());
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await;
     // Whatever else is ready goes before the next one's.
     tokio::task::yield_now().await;
@@ -233,6 +246,20 @@ async fn answer(
     }
 }
 
-fn is_current(certificate: &[u8]) -> bool {
-    CertificateFacts::of(certificate).is_some_and(|facts| facts.is_current(Clock::System.now()))
+/// A resumed handshake takes the client's certificates from the ticket, which may outlive any of
+/// them.
+fn verify_again(
+    active: &Active,
+    certificate: &CertificateDer<'_>,
+    others: &[CertificateDer<'_>],
+) -> Result<(), String> {
+    let now = u64::try_from(active.tickets.now().as_seconds()).unwrap_or(0);
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+    match &active.tls.verifier {
+        Some(verifier) => verifier
+            .verify_client_cert(certificate, others, now)
+            .map(drop)
+            .map_err(|error| error.to_string()),
+        None => Err("nothing verifies client certificates here any more".to_owned()),
+    }
 }

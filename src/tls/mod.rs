@@ -14,9 +14,11 @@ mod acceptor;
 mod ahead;
 mod certificates;
 mod server;
+mod tickets;
 
 pub use acceptor::{Acceptor, Alpn, TlsError, TlsFacts, Turns};
 pub use server::ServerTls;
+pub use tickets::{OwnSecret, TicketState};
 
 /// Makes aws-lc-rs the crypto provider of the process. First thing in `main`; a second call does
 /// nothing.

@@ -10,6 +10,7 @@ use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 use rustls_pki_types::CertificateDer;
 
 use super::certificates::Certificates;
+use super::tickets::Secrets;
 use crate::config::finding::Finding;
 use crate::config::model::{CertificateFiles, ListenerTls, TlsVersion};
 use crate::domain::canonical::Host;
@@ -21,8 +22,11 @@ use crate::pem::{self, CertificateFacts};
 pub struct ServerTls {
     pub(super) config: ServerConfig,
     pub(super) certificates: Arc<Certificates>,
-    /// What client certificates are verified with; tickets don't outlive a change of it.
+    /// What client certificates are verified with; tickets are bound to it.
     pub(super) client_ca: Vec<CertificateDer<'static>>,
+    /// What asks for and verifies client certificates.
+    pub(super) verifier: Option<ClientVerifier>,
+    pub(super) ticket_secrets: Option<Secrets>,
     expiries: Vec<(String, Timestamp)>,
     warnings: Vec<Finding>,
 }
@@ -77,6 +81,11 @@ impl ServerTls {
                 Err(finding) => errors.push(finding),
             }
         }
+        let ticket_secrets = tls.ticket_keys.as_deref().map(Secrets::read).transpose();
+        let ticket_secrets = ticket_secrets.unwrap_or_else(|findings| {
+            errors.extend(findings);
+            None
+        });
         let origin = tls.certificates.first().map_or(Path::new(""), |files| &files.certificate);
         if errors.is_empty() && certificates.is_empty() {
             errors.push(
@@ -93,7 +102,7 @@ impl ServerTls {
         let build = || -> Result<ServerConfig, rustls::Error> {
             let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
                 .with_protocol_versions(versions(tls.minimum_version))?;
-            let builder = match verifier {
+            let builder = match verifier.clone() {
                 Some(verifier) => builder.with_client_cert_verifier(verifier),
                 None => builder.with_no_client_auth(),
             };
@@ -101,13 +110,20 @@ impl ServerTls {
                 Arc::clone(&certificates) as Arc<dyn rustls::server::ResolvesServerCert>
             );
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
             // Nothing of a request may be replayed (RFC 8446, section 8).
             config.max_early_data_size = 0;
             Ok(config)
         };
         match build() {
-            Ok(config) => Ok(Self { config, certificates, client_ca, expiries, warnings }),
+            Ok(config) => Ok(Self {
+                config,
+                certificates,
+                client_ca,
+                verifier,
+                ticket_secrets,
+                expiries,
+                warnings,
+            }),
             Err(error) => {
                 Err(vec![Finding::error(origin, format!("TLS can't be set up: {error}"))])
             }
@@ -178,7 +194,8 @@ fn load_pair(
     }
 }
 
-type ClientVerifier = Arc<dyn rustls::server::danger::ClientCertVerifier>;
+/// Verifies the chains of client certificates.
+pub(super) type ClientVerifier = Arc<dyn rustls::server::danger::ClientCertVerifier>;
 
 fn load_client_ca(
     path: &Path,

@@ -10,16 +10,29 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::*;
+
+mod resumption;
+
 use crate::config::finding::{Finding, Severity};
 use crate::config::model::{CertificateFiles, ListenerTls, TlsVersion};
 use crate::domain::canonical::Host;
+use crate::domain::clock::Clock;
 use crate::pem::testing::{TestCa, read};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn listener(certificates: Vec<CertificateFiles>, client_ca: Option<&TestCa>) -> ListenerTls {
     let client_ca = client_ca.map(TestCa::file);
-    ListenerTls { certificates, client_ca, minimum_version: TlsVersion::Tls12 }
+    let minimum_version = TlsVersion::Tls12;
+    ListenerTls { certificates, client_ca, minimum_version, ticket_keys: None }
+}
+
+fn acceptor(tls: ServerTls) -> Acceptor {
+    Acceptor::new("public".into(), tls, own(&Clock::System))
+}
+
+fn own(clock: &Clock) -> Arc<OwnSecret> {
+    Arc::new(OwnSecret::new(clock.clone()).unwrap())
 }
 
 fn load(certificates: Vec<CertificateFiles>, client_ca: Option<&TestCa>) -> ServerTls {
@@ -93,7 +106,7 @@ async fn each_name_is_served_its_own_certificate() {
     let one = ca.issue("one", &["a.example", "127.0.0.1"]);
     let two = ca.issue("two", &["*.b.example", "a.example"]);
     let three = ca.issue("three", &["exact.b.example"]);
-    let acceptor = Acceptor::new(load(vec![one.clone(), two.clone(), three.clone()], None));
+    let acceptor = acceptor(load(vec![one.clone(), two.clone(), three.clone()], None));
     let config = client(&ca, None);
     for (name, files) in [
         ("a.example", &one),
@@ -116,7 +129,7 @@ async fn each_name_is_served_its_own_certificate() {
 #[tokio::test]
 async fn an_unknown_name_gets_an_alert_and_no_certificate() {
     let ca = TestCa::new();
-    let acceptor = Acceptor::new(load(vec![ca.issue("one", &["a.example", "*.b.example"])], None));
+    let acceptor = acceptor(load(vec![ca.issue("one", &["a.example", "*.b.example"])], None));
     for name in ["other.example", "b.example", "x.y.b.example"] {
         let seen = shake(&acceptor, &client(&ca, None), name).await;
         assert!(matches!(seen.server, Err(TlsError::UnknownName)), "{name}");
@@ -130,7 +143,7 @@ async fn the_server_name_is_read_from_a_hello_that_comes_byte_by_byte() {
     let ca = TestCa::new();
     let one = ca.issue("one", &["a.example"]);
     let two = ca.issue("two", &["b.example"]);
-    let acceptor = Acceptor::new(load(vec![one, two.clone()], None));
+    let acceptor = acceptor(load(vec![one, two.clone()], None));
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tcp = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     tcp.set_nodelay(true).unwrap();
@@ -175,7 +188,7 @@ async fn the_server_name_is_read_from_a_hello_that_comes_byte_by_byte() {
 #[tokio::test]
 async fn a_handshake_that_trickles_ends_at_its_deadline() {
     let ca = TestCa::new();
-    let acceptor = Acceptor::new(load(vec![ca.issue("one", &["a.example"])], None));
+    let acceptor = acceptor(load(vec![ca.issue("one", &["a.example"])], None));
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     client.write_all(&[22, 3]).await.unwrap();
@@ -187,7 +200,7 @@ async fn a_handshake_that_trickles_ends_at_its_deadline() {
 #[tokio::test]
 async fn a_handshake_waits_for_its_turn_and_gives_it_back() {
     let ca = TestCa::new();
-    let acceptor = Acceptor::new(load(vec![ca.issue("one", &["a.example"])], None));
+    let acceptor = acceptor(load(vec![ca.issue("one", &["a.example"])], None));
     let turns = Turns::default();
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -214,7 +227,7 @@ async fn a_handshake_waits_for_its_turn_and_gives_it_back() {
 #[tokio::test]
 async fn what_is_not_tls_is_refused() {
     let ca = TestCa::new();
-    let acceptor = Acceptor::new(load(vec![ca.issue("one", &["a.example"])], None));
+    let acceptor = acceptor(load(vec![ca.issue("one", &["a.example"])], None));
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
@@ -227,7 +240,7 @@ async fn what_is_not_tls_is_refused() {
 async fn a_device_certificate_is_a_fact_only_when_the_device_ca_issued_it() {
     let (ca, devices, strangers) = (TestCa::new(), TestCa::new(), TestCa::new());
     let server = ca.issue("server", &["a.example"]);
-    let acceptor = Acceptor::new(load(vec![server], Some(&devices)));
+    let acceptor = acceptor(load(vec![server], Some(&devices)));
     let device = devices.issue("device", &["device-1"]);
 
     let seen = shake(&acceptor, &client(&ca, Some(&device)), "a.example").await;
@@ -256,7 +269,7 @@ async fn a_device_certificate_is_a_fact_only_when_the_device_ca_issued_it() {
 async fn sessions_resume_across_a_reload_with_the_device_still_known() {
     let (ca, devices) = (TestCa::new(), TestCa::new());
     let server = ca.issue("server", &["a.example"]);
-    let acceptor = Acceptor::new(load(vec![server.clone()], Some(&devices)));
+    let acceptor = acceptor(load(vec![server.clone()], Some(&devices)));
     let device = devices.issue("device", &["device-1"]);
     let config = client(&ca, Some(&device));
 
@@ -273,7 +286,7 @@ async fn sessions_resume_across_a_reload_with_the_device_still_known() {
 async fn a_session_does_not_outlive_the_device_ca_that_it_was_begun_under() {
     let (ca, old, new) = (TestCa::new(), TestCa::new(), TestCa::new());
     let server = ca.issue("server", &["a.example"]);
-    let acceptor = Acceptor::new(load(vec![server.clone()], Some(&old)));
+    let acceptor = acceptor(load(vec![server.clone()], Some(&old)));
     let device = old.issue("device", &["device-1"]);
     let config = client(&ca, Some(&device));
     shake(&acceptor, &config, "a.example").await.server.unwrap();
@@ -290,7 +303,7 @@ async fn a_session_does_not_outlive_the_device_ca_that_it_was_begun_under() {
 #[tokio::test]
 async fn a_renewed_certificate_is_served_to_the_next_client() {
     let ca = TestCa::new();
-    let acceptor = Acceptor::new(load(vec![ca.issue("old", &["a.example"])], None));
+    let acceptor = acceptor(load(vec![ca.issue("old", &["a.example"])], None));
     let new = ca.issue("new", &["a.example"]);
     acceptor.replace(load(vec![new.clone()], None));
     let seen = shake(&acceptor, &client(&ca, None), "a.example").await;
@@ -311,7 +324,7 @@ async fn tls_1_2_is_spoken_unless_the_listener_wants_more() {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let config = Arc::new(config);
 
-    let acceptor = Acceptor::new(ServerTls::load(&settings).unwrap());
+    let acceptor = acceptor(ServerTls::load(&settings).unwrap());
     let facts = shake(&acceptor, &config, "a.example").await.server.unwrap();
     assert_eq!((facts.version, facts.alpn), ("1.2", Alpn::Http1));
     let facts = shake(&acceptor, &config, "a.example").await.server.unwrap();
@@ -400,11 +413,12 @@ async fn what_certs_generate_makes_serves_and_verifies() {
         certificates: vec![pair("server")],
         client_ca: Some(file("device-ca.pem")),
         minimum_version: TlsVersion::Tls13,
+        ticket_keys: None,
     };
     let tls = ServerTls::load(&settings).unwrap();
     assert_eq!(tls.warnings(), []);
     assert!(tls.covers(&Host::parse("x.apps.example").unwrap()));
-    let acceptor = Acceptor::new(tls);
+    let acceptor = acceptor(tls);
     let mut roots = RootCertStore::empty();
     roots.add(crate::pem::certificates(&file("ca.pem")).unwrap().remove(0)).unwrap();
     let (chain, key) = read(&pair("device-1"));

@@ -1,11 +1,14 @@
 """What sslyze finds out about the gate's TLS: versions, cipher suites, known flaws."""
 
 import json
+import socket
+import ssl
 import subprocess
 import sys
+from pathlib import Path
 
-from lab import Cases, check
-from world import HOST
+from lab import PATIENCE, Cases, check, issue, until
+from world import HOST, tls_context
 
 cases = Cases()
 
@@ -23,7 +26,9 @@ CURVES = {"X25519", "X448", "secp256r1", "secp384r1", "secp521r1"}
 
 def configure(config):
     # The defaults, TLS 1.2 included.
-    del config["listeners"][0]["tls"]["minimum_version"]
+    tls = config["listeners"][0]["tls"]
+    del tls["minimum_version"]
+    issue(Path(tls["certificates"][0]["certificate"]).parent)
 
 
 def scan(world):
@@ -110,3 +115,36 @@ def _(world):
     check(names == [HOST], f"{names}")
     check(leaf["public_key"]["algorithm"].startswith("EC"), f"{leaf['public_key']}")
     check(leaf["signature_hash_algorithm"]["name"] == "sha256", f"{leaf['signature_hash_algorithm']}")
+
+
+def complies(world, profile):
+    """Whether sslyze finds nothing that differs from one of Mozilla's server-side TLS profiles."""
+    authority = ["--certinfo_ca_file", str(world.folder / "ca.pem")]
+    command = [sys.executable, "-m", "sslyze", f"--mozilla_config={profile}", *authority, f"{HOST}:{world.gate.port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    _, found, said = done.stdout.partition("COMPLIANCE AGAINST")
+    check(found and done.returncode == 0 and ": OK - Compliant" in said, f"{said or done.stdout[-500:]}{done.stderr[-500:]}")
+
+
+@cases("Mozilla's intermediate profile, with TLS 1.2")
+def _(world):
+    complies(world, "intermediate")
+
+
+@cases("Mozilla's modern profile, with minimum_version 1.3")
+def _(world):
+    config = json.loads(world.gate.config.read_text())
+    config["listeners"][0]["tls"]["minimum_version"] = "1.3"
+    world.gate.config.write_text(json.dumps(config, indent=1))
+    context = tls_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def refused():
+        try:
+            with socket.create_connection(("127.0.0.1", world.gate.port), timeout=PATIENCE) as plain:
+                context.wrap_socket(plain, server_hostname=HOST).close()
+        except ssl.SSLError:
+            return True
+
+    until("the reload", refused)
+    complies(world, "modern")

@@ -31,6 +31,7 @@ mod reload;
 mod reserved;
 mod resilience;
 mod stop;
+mod tickets;
 mod tls;
 mod upgrade;
 mod upstreams;

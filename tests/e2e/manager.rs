@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::gate::{Launch, mentions};
 use crate::harness::process::Process;
-use crate::harness::{Gate, Notifications, Recorder, eventually};
+use crate::harness::{Gate, Notifications, Recorder, eventually, not_checked};
 
 fn notify(manager: &Notifications) -> impl FnOnce(&mut Launch) + 'static {
     let path = manager.path.clone();
@@ -76,7 +76,7 @@ async fn the_watchdog_is_fed_while_all_workers_answer_and_not_when_one_hangs() {
     manager.heard(first + 1, &["WATCHDOG=1"]).await;
     let Some(hung) = Tracer::stop_a_worker(&gate).await else {
         // The unit test of `app::lifecycle` has the same without a real thread.
-        eprintln!("NOT CHECKED with a worker that hangs: ptrace is not permitted here");
+        not_checked("the watchdog with a worker that hangs: ptrace is not permitted here");
         return;
     };
     let complaints = |gate: &Gate| {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::harness::not_checked;
 use crate::harness::pki::{Authority, write_secret};
 
 /// Exposure of the service as `systemd-analyze security` counts it, in tenths: 15 is 1.5 of 10.
@@ -27,7 +28,7 @@ fn the_service_is_as_confined_as_a_network_service_gets() {
     let threshold = format!("--threshold={EXPOSURE}");
     let arguments = ["security", "--offline=true", "--no-pager", &threshold];
     let Ok(output) = analyze(&[&arguments[..], &[unit.to_str().unwrap()]].concat()) else {
-        eprintln!("NOT CHECKED: systemd-analyze is not installed (package systemd)");
+        not_checked("the units: systemd-analyze is not installed (package systemd)");
         return;
     };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -108,4 +109,50 @@ fn every_policy_of_the_package_is_a_conffile() {
             assert!(manifest.contains(&format!("\"/etc/wicketgate/policies/{name}\"")), "{name}");
         }
     }
+}
+
+/// Every link to a file of the repository leads to a file of the package, too.
+#[test]
+fn the_packages_documents_have_no_dead_links() {
+    const DOC: &str = "usr/share/doc/wicketgate/";
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let (_, assets) = manifest.split_once("\nassets = [\n").unwrap();
+    let (assets, _) = assets.split_once("\n]\n").unwrap();
+    // Where in the repository each of the package's documents is from.
+    let mut packaged = std::collections::BTreeMap::new();
+    for line in assets.lines() {
+        let parts: Vec<&str> = line.split('"').collect();
+        let [_, source, _, folder, ..] = parts[..] else { continue };
+        let Some(folder) = folder.strip_prefix(DOC) else { continue };
+        let (parent, pattern) = source.rsplit_once('/').unwrap_or((".", source));
+        for entry in fs::read_dir(root().join(parent)).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            let fits = match pattern.split_once('*') {
+                Some((start, end)) => name.starts_with(start) && name.ends_with(end),
+                None => name == pattern,
+            };
+            if fits && entry.path().is_file() {
+                packaged.insert(Path::new(folder).join(&name), entry.path());
+            }
+        }
+    }
+    let mut links = 0;
+    for (own, source) in packaged.iter().filter(|(own, _)| own.extension() == Some("md".as_ref())) {
+        let text = fs::read_to_string(source).unwrap();
+        for link in text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().unwrap()) {
+            if link.is_empty() || link.contains("://") {
+                continue;
+            }
+            let mut target = own.parent().unwrap().to_owned();
+            for part in Path::new(link).components() {
+                match part {
+                    std::path::Component::ParentDir => assert!(target.pop(), "{own:?}: {link}"),
+                    part => target.push(part),
+                }
+            }
+            assert!(packaged.contains_key(&target), "{own:?} links to {link}");
+            links += 1;
+        }
+    }
+    assert!(links > 20, "{links} links");
 }

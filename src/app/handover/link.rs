@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use super::Message;
+use super::{Message, Named};
 use crate::store::{read_frame, write_frame};
+use crate::tls::TicketState;
 
 /// Descriptors in one message; Linux takes up to 253 (`SCM_MAX_FD`, unix(7)).
 const AT_ONCE: usize = 64;
@@ -78,9 +79,13 @@ impl Link {
     ///
     /// # Errors
     /// The other process is gone.
-    pub fn send_descriptors(&self, named: &[(String, BorrowedFd<'_>)]) -> io::Result<()> {
+    pub fn send_descriptors(
+        &self,
+        named: &[(String, BorrowedFd<'_>)],
+        tickets: Option<TicketState>,
+    ) -> io::Result<()> {
         let names = named.iter().map(|(name, _)| name.clone()).collect();
-        self.send(&Message::Sockets { names })?;
+        self.send(&Message::Sockets { names, tickets })?;
         for some in named.chunks(AT_ONCE) {
             let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(|(_, one)| *one).collect();
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
@@ -97,8 +102,8 @@ impl Link {
     ///
     /// # Errors
     /// The other process is gone, or this one may not open so many.
-    pub fn receive_descriptors(&self) -> io::Result<Vec<(String, OwnedFd)>> {
-        let Message::Sockets { names } = self.receive()? else {
+    pub fn receive_descriptors(&self) -> io::Result<(Named, Option<TicketState>)> {
+        let Message::Sockets { names, tickets } = self.receive()? else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         if names.len() > MOST {
@@ -121,7 +126,7 @@ impl Link {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(names.into_iter().zip(received).collect())
+        Ok((names.into_iter().zip(received).collect(), tickets))
     }
 }
 
@@ -138,11 +143,11 @@ mod tests {
         let named: Vec<_> =
             pairs.iter().enumerate().map(|(n, (one, _))| (format!("s{n}"), one.as_fd())).collect();
         let receiving = std::thread::spawn(move || {
-            let received = there.receive_descriptors().unwrap();
+            let (received, _) = there.receive_descriptors().unwrap();
             assert_eq!(there.receive().unwrap(), Message::Released, "nothing was read past them");
             received
         });
-        here.send_descriptors(&named).unwrap();
+        here.send_descriptors(&named, None).unwrap();
         here.send(&Message::Released).unwrap();
         let received = receiving.join().unwrap();
         drop(named);

@@ -37,10 +37,16 @@ use link::Link;
 pub use predecessor::Predecessor;
 pub use successor::{Attempt, Launch, Successor};
 
+use std::os::fd::OwnedFd;
+
 use serde::{Deserialize, Serialize};
 
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
+use crate::tls::TicketState;
+
+/// Descriptors with their names.
+pub type Named = Vec<(String, OwnedFd)>;
 
 /// What the two must agree on. A version that speaks otherwise has another number.
 const PROTOCOL: u32 = 1;
@@ -59,6 +65,9 @@ pub enum Message {
     /// As many descriptors follow, in this order.
     Sockets {
         names: Vec<String>,
+        /// A gate of a former version says nothing of them.
+        #[serde(default)]
+        tickets: Option<TicketState>,
     },
     Claim,
     Released,

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -15,10 +14,11 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::{Link, Message, PROTOCOL, RECORDS, STORE};
+use super::{Link, Message, Named, PROTOCOL, RECORDS, STORE};
 use crate::domain::id::SessionId;
 use crate::pipeline::gate::Gate;
 use crate::store::{Change, Request, Store};
+use crate::tls::TicketState;
 
 /// Messages that may wait for the former process.
 const WAITING: usize = 4096;
@@ -53,17 +53,19 @@ impl Streams {
 }
 
 impl Predecessor {
-    /// Greets the process on standard input, and takes its listening sockets. The configuration
+    /// Greets the process on standard input, and takes its listening sockets and what its session
+    /// tickets are sealed with. The configuration
     /// must be good by now.
     ///
     /// # Errors
     /// Nobody is there, or is no gate that hands over.
-    pub fn meet() -> io::Result<(Self, Vec<(String, OwnedFd)>)> {
+    pub fn meet() -> io::Result<(Self, Named, Option<TicketState>)> {
         let link = Link::from_stdin()?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         link.send(&Message::Hello { protocol: PROTOCOL, version })?;
         let (mut store, mut records, mut listening) = (None, None, Vec::new());
-        for (name, descriptor) in link.receive_descriptors()? {
+        let (named, tickets) = link.receive_descriptors()?;
+        for (name, descriptor) in named {
             match name.as_str() {
                 STORE => store = Some(descriptor),
                 RECORDS => records = Some(descriptor),
@@ -73,7 +75,7 @@ impl Predecessor {
         let (Some(store), Some(records)) = (store, records) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        Ok((Self::new(link, store.into(), records.into(), PATIENCE)?, listening))
+        Ok((Self::new(link, store.into(), records.into(), PATIENCE)?, listening, tickets))
     }
 
     fn new(

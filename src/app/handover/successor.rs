@@ -9,6 +9,8 @@ use std::process::{Child, Command};
 
 use tokio::sync::mpsc;
 
+use crate::tls::TicketState;
+
 use super::{Link, Message, PROTOCOL, RECORDS, STORE};
 
 /// The argument that has a gate take the place of the one that started it.
@@ -89,16 +91,21 @@ impl Attempt {
         self.said.recv().await
     }
 
-    /// Gives it the listening sockets, and the streams for what comes after.
+    /// Gives it the listening sockets, the streams for what comes after, and what session tickets
+    /// are sealed with.
     ///
     /// # Errors
     /// It is gone, or no descriptor is left.
-    pub fn offer(&mut self, listening: &[(String, OwnedFd)]) -> io::Result<()> {
+    pub fn offer(
+        &mut self,
+        listening: &[(String, OwnedFd)],
+        tickets: TicketState,
+    ) -> io::Result<()> {
         let (store, calls) = UnixStream::pair()?;
         let (records, kept) = UnixStream::pair()?;
         let mut named = vec![(STORE.to_owned(), calls.as_fd()), (RECORDS.to_owned(), kept.as_fd())];
         named.extend(listening.iter().map(|(name, socket)| (name.clone(), socket.as_fd())));
-        self.link.send_descriptors(&named)?;
+        self.link.send_descriptors(&named, Some(tickets))?;
         (self.store, self.records) = (Some(store), Some(records));
         Ok(())
     }

@@ -100,7 +100,12 @@ fn tls(at: &Cursor<'_>, base: &Base) -> Option<ListenerTls> {
     let client_ca = map.get("client_ca").and_then(|at| base.file(&at));
     let versions = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
     let minimum_version = map.or("minimum_version", TlsVersion::Tls12, |at| at.choice(&versions));
-    Some(ListenerTls { certificates: certificates?, client_ca, minimum_version })
+    let ticket_keys = map.get("ticket_keys").map(|at| base.private_file(&at));
+    let ticket_keys = match ticket_keys {
+        Some(None) => return None,
+        found => found.flatten(),
+    };
+    Some(ListenerTls { certificates: certificates?, client_ca, minimum_version, ticket_keys })
 }
 
 fn proxy_protocol(at: &Cursor<'_>) -> Option<ProxyProtocol> {

@@ -43,6 +43,7 @@ fn every_value_arrives_in_the_model() {
     let ListenerRole::Tls(tls) = &config.listeners[0].role else { panic!("no tls") };
     assert_eq!(tls.minimum_version, TlsVersion::Tls13);
     assert!(tls.client_ca.as_ref().unwrap().ends_with("file"));
+    assert!(tls.ticket_keys.as_ref().unwrap().ends_with("private"));
     assert!(matches!(config.listeners[1].role, ListenerRole::RedirectToHttps { port: 8443 }));
     let limits = &config.listeners[0].limits;
     assert_eq!(limits.max_header_bytes, 16 * 1024);

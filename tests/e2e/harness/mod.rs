@@ -13,6 +13,7 @@ pub mod provider;
 pub mod raw;
 pub mod recorder;
 pub mod servers;
+pub mod unchecked;
 pub mod wait;
 pub mod websocket;
 
@@ -22,4 +23,5 @@ pub use held::Held;
 pub use notify::Notifications;
 pub use raw::Raw;
 pub use recorder::Recorder;
+pub use unchecked::not_checked;
 pub use wait::{eventually, within};

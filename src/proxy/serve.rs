@@ -34,7 +34,7 @@ use crate::domain::connection::{Connection, PeerAddr, SourceAddr, SourceRules};
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::pressure::Level;
-use crate::tls::{Acceptor, Alpn, Turns};
+use crate::tls::{Acceptor, Alpn, TlsStream, Turns};
 
 /// What is done with the connections of a listener.
 #[derive(Clone, Debug)]
@@ -74,6 +74,21 @@ struct Arrived {
     peer: SocketAddr,
     source: SourceAddr,
     begun: Instant,
+}
+
+/// A connection that HTTP can be spoken on.
+enum Opened {
+    Tls {
+        stream: Box<TlsStream>,
+        protocol: Protocol,
+        context: Arc<Context>,
+    },
+    Plain {
+        stream: TcpStream,
+        port: u16,
+        connection: Arc<ClientConnection>,
+        place: (Place, Option<Seat>),
+    },
 }
 
 /// A listener as a worker sees it.
@@ -301,32 +316,54 @@ impl Worker {
     async fn connection(
         self: Arc<Self>,
         door: &Door,
-        mut stream: TcpStream,
+        stream: TcpStream,
         peer: SocketAddr,
         place: Place,
     ) {
-        let begun = Instant::now();
-        let Some(Entry { source, seat }) = self.enter(door, &mut stream, peer).await else {
-            return;
-        };
-        let end = match &door.listener.role {
-            Role::Tls(acceptor) => {
-                let arrived = Arrived { stream, peer, source, begun };
-                self.tls(door, acceptor, arrived, (place, seat)).await
+        // What leads to a connection needs far more room than what it becomes, and not for long.
+        let Some(opened) = Box::pin(self.open(door, stream, peer, place)).await else { return };
+        let end = match opened {
+            Opened::Tls { stream, protocol, context } => {
+                self.tls(door, peer, stream, protocol, context).await
             }
-            Role::RedirectToHttps { port } => {
-                let connection = door.connection(peer, source, None, None);
-                let end = self.plain(door, *port, stream, connection).await;
-                drop((place, seat));
+            Opened::Plain { stream, port, connection, place } => {
+                let end = self.plain(door, port, stream, connection).await;
+                drop(place);
                 end
             }
         };
         match end {
-            Some(End::Failed(error)) => {
-                tracing::debug!(%peer, %error, "a client's connection failed");
+            End::Failed(error) => tracing::debug!(%peer, %error, "a client's connection failed"),
+            End::Expired => tracing::debug!(%peer, "a client's connection took too long"),
+            End::Closed => {}
+        }
+    }
+
+    /// Everything before the first byte of HTTP. `None`: it is refused or failed, or the worker
+    /// stops.
+    async fn open(
+        &self,
+        door: &Door,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        place: Place,
+    ) -> Option<Opened> {
+        let begun = Instant::now();
+        let Entry { source, seat } = self.enter(door, &mut stream, peer).await?;
+        match &door.listener.role {
+            Role::Tls(acceptor) => {
+                let arrived = Arrived { stream, peer, source, begun };
+                self.handshake(door, acceptor, arrived, (place, seat)).await
             }
-            Some(End::Expired) => tracing::debug!(%peer, "a client's connection took too long"),
-            Some(End::Closed) | None => {}
+            Role::RedirectToHttps { port } => Some(Opened::Plain {
+                stream,
+                port: *port,
+                connection: ClientConnection::new(
+                    Arc::clone(&self.gate),
+                    door.connection(peer, source, None, None),
+                ),
+                place: (place, seat),
+            }),
         }
     }
 
@@ -352,13 +389,13 @@ impl Worker {
             .ok()
     }
 
-    async fn tls(
+    async fn handshake(
         &self,
         door: &Door,
         acceptor: &Acceptor,
         arrived: Arrived,
         place: (Place, Option<Seat>),
-    ) -> Option<End> {
+    ) -> Option<Opened> {
         let Arrived { stream, peer, source, begun } = arrived;
         let limits = &door.listener.limits;
         let left = limits.handshake_timeout.saturating_sub(begun.elapsed());
@@ -398,10 +435,23 @@ impl Worker {
             leave: Arc::clone(&self.leave),
             _place: place,
         });
+        Some(Opened::Tls { stream: Box::new(stream), protocol, context })
+    }
+
+    async fn tls(
+        &self,
+        door: &Door,
+        peer: SocketAddr,
+        stream: Box<TlsStream>,
+        protocol: Protocol,
+        context: Arc<Context>,
+    ) -> End {
+        let limits = &door.listener.limits;
         let activity = Activity::new(protocol == Protocol::Http1);
         let requests = Arc::clone(&activity);
+        // On the heap only while there is a request: it is as large as all that a connection keeps.
         let service = service_fn(move |request| {
-            http::answer(Arc::clone(&context), requests.begin(), request)
+            Box::pin(http::answer(Arc::clone(&context), requests.begin(), request))
         });
         let stop = match protocol {
             // Ends with an answer that says so.
@@ -414,7 +464,7 @@ impl Worker {
             self.gate.metrics.http2_floods.inc();
             tracing::debug!(%peer, "closed a connection: a flood of HTTP/2 frames");
         }
-        Some(end)
+        end
     }
 
     async fn plain(
@@ -422,26 +472,23 @@ impl Worker {
         door: &Door,
         port: u16,
         stream: TcpStream,
-        connection: Connection,
-    ) -> Option<End> {
+        connection: Arc<ClientConnection>,
+    ) -> End {
         let limits = &door.listener.limits;
         let activity = Activity::new(true);
         let requests = Arc::clone(&activity);
-        let connection = ClientConnection::new(Arc::clone(&self.gate), connection);
         let leave = Arc::clone(&self.leave);
         let service = service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
             let (connection, leave) = (Arc::clone(&connection), Arc::clone(&leave));
             let version = request.version();
             let in_flight = requests.begin();
-            async move {
+            Box::pin(async move {
                 let response = redirect::answer(&connection, &in_flight, request, port);
                 let mut response = response.await;
                 leave.mark(version, &mut response);
                 Ok::<_, std::convert::Infallible>(response)
-            }
+            })
         });
-        let served =
-            connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service);
-        Some(served.await)
+        connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service).await
     }
 }

@@ -18,6 +18,9 @@ mod server;
 pub use acceptor::{Acceptor, Alpn, TlsError, TlsFacts, Turns};
 pub use server::ServerTls;
 
+/// A client's connection after its handshake.
+pub type TlsStream = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+
 /// Makes aws-lc-rs the crypto provider of the process. First thing in `main`; a second call does
 /// nothing.
 pub fn install_provider() {

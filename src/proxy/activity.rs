@@ -419,4 +419,18 @@ mod tests {
         assert_eq!(noticed(true, legal, ambiguous).await, None, "after an upgrade");
         assert_eq!(noticed(false, ambiguous, b"").await, None, "HTTP/2");
     }
+
+    #[tokio::test]
+    async fn the_byte_that_was_waited_for_is_passed_on_and_observed_like_the_others() {
+        let activity = Activity::new(true);
+        let mut io = Observed::new(&b"\nGET"[..], Arc::clone(&activity));
+        assert!(std::future::poll_fn(|cx| io.poll_first(cx)).await.unwrap());
+        assert!(std::future::poll_fn(|cx| io.poll_first(cx)).await.unwrap());
+        let mut read = Vec::new();
+        io.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"\nGET");
+        assert_eq!(activity.begin().ambiguity(), Some(Ambiguity::LineFeed));
+        assert!(!std::future::poll_fn(|cx| io.poll_first(cx)).await.unwrap());
+        assert!(activity.ended());
+    }
 }

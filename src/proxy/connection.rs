@@ -349,4 +349,6 @@ async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) {
 #[cfg(test)]
 mod framing;
 #[cfg(test)]
+mod resting;
+#[cfg(test)]
 pub(super) mod tests;

@@ -308,9 +308,8 @@ impl Worker {
         let limits = &door.listener.limits;
         let activity = Activity::new(protocol == Protocol::Http1);
         let requests = Arc::clone(&activity);
-        // On the heap only while there is a request: it is as large as all that a connection keeps.
         let service = service_fn(move |request| {
-            Box::pin(http::answer(Arc::clone(&context), requests.begin(), request))
+            http::answer(Arc::clone(&context), requests.begin(), request)
         });
         let stop = match protocol {
             // Ends with an answer that says so.
@@ -341,12 +340,12 @@ impl Worker {
             let (connection, leave) = (Arc::clone(&connection), Arc::clone(&leave));
             let version = request.version();
             let in_flight = requests.begin();
-            Box::pin(async move {
+            async move {
                 let response = redirect::answer(&connection, &in_flight, request, port);
                 let mut response = response.await;
                 leave.mark(version, &mut response);
                 Ok::<_, std::convert::Infallible>(response)
-            })
+            }
         });
         connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service).await
     }

@@ -242,7 +242,7 @@ def tls_context(alpn=()):
 def connect(port, tls=True, alpn=(), timeout=10, source=None):
     connection = socket.create_connection(("127.0.0.1", port), timeout=timeout, source_address=source and (source, 0))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return tls_context(alpn).wrap_socket(connection, server_hostname=HOST) if tls else connection
+    return tls_context(tuple(alpn)).wrap_socket(connection, server_hostname=HOST) if tls else connection
 
 
 def exchange(port, method, target, headers, tls, body=b""):

@@ -8,9 +8,14 @@ import json
 import math
 import re
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 from world import HOST, TARGET, connect
+
+# How long idle connections rest before the memory that they hold is looked at.
+IDLE_SECONDS = 3
 
 
 def run(command):
@@ -119,19 +124,27 @@ def quantile(buckets, wanted):
 
 
 def idle(world, name, connections):
-    """Bytes for each connection that has sent one request and stays open."""
+    """Bytes for each connection that has sent one request, rests for a few seconds and stays open."""
     port = world.servers[name].port
     request = f"GET /1k HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
     request += "".join(f"{key}: {value}\r\n" for key, value in world.headers.get(name, {}).items())
-    before = world.resident(name)
-    held = []
-    for _ in range(connections):
-        connection = connect(port)
+
+    def ask(connection):
         connection.sendall(f"{request}\r\n".encode())
         if not connection.recv(65536).startswith(b"HTTP/1.1 200"):
             raise SystemExit(f"{name} refused an idle connection")
-        held.append(connection)
+
+    before = world.resident(name)
+    held = []
+    for number in range(connections):
+        # The gate bounds the connections of one address, by default to a thousand.
+        held.append(connect(port, source=f"127.0.0.{1 + number // 500}"))
+        ask(held[-1])
+    time.sleep(IDLE_SECONDS)
     after = world.resident(name)
+    print(f"{name}: {connections} idle connections, {after / 2**20:.1f} MiB in all", file=sys.stderr)
+    # None was given up meanwhile.
+    ask(held[0])
     for connection in held:
         connection.close()
     return max(0, after - before) / connections

@@ -180,7 +180,7 @@ class World:
         (home / "nginx.conf").write_text(
             f"""daemon off; worker_processes {workers}; pid {home}/pid; error_log stderr;
             
-            events {{ worker_connections 4096; }}
+            events {{ worker_connections {max(4096, 2 * self.options.idle)}; }}
             http {{ access_log off; {paths} {http} }}"""
         )
 
@@ -194,7 +194,7 @@ class World:
         config.write_text(
             f"""global
   nbthread {os.cpu_count()}
-  maxconn 4000
+  maxconn {max(4000, self.options.idle + 1000)}
   ssl-default-bind-options ssl-min-ver TLSv1.3
   tune.ssl.cachesize 0
 defaults

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -45,6 +45,10 @@ pub struct Activity {
     /// What read in two ways. It stays: a connection has no next request after that.
     ambiguity: OnceLock<Ambiguity>,
     upgraded: AtomicBool,
+    /// HTTP/1: what was read ends with a request's end.
+    between: AtomicBool,
+    /// The last byte was written, or is about to be.
+    closing: AtomicBool,
     /// Too many frames came that only cost work.
     flooded: AtomicBool,
     /// Answers over HTTP/2 that are complete here and not yet with the client: how many were made
@@ -69,6 +73,8 @@ impl Activity {
             ended: AtomicBool::new(false),
             ambiguity: OnceLock::new(),
             upgraded: AtomicBool::new(false),
+            between: AtomicBool::new(true),
+            closing: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
             untaken: Mutex::default(),
         })
@@ -92,6 +98,18 @@ impl Activity {
     /// Whether the connection was given up for a flood of frames.
     pub fn flooded(&self) -> bool {
         self.flooded.load(Ordering::Relaxed)
+    }
+
+    /// Since when an HTTP/1 connection has nothing to do: the last answer is with the client, and
+    /// nothing of a next request has arrived.
+    pub fn resting_since(&self) -> Option<Instant> {
+        let busy = [&self.in_header, &self.ended, &self.upgraded, &self.closing];
+        let rests = self.in_flight.load(Ordering::Relaxed) == 0
+            && self.blocked.load(Ordering::Relaxed) == 0
+            && self.between.load(Ordering::Relaxed)
+            && !busy.iter().any(|flag| flag.load(Ordering::Relaxed));
+        let since = Duration::from_millis(self.since.load(Ordering::Relaxed));
+        rests.then(|| self.opened.checked_add(since)).flatten()
     }
 
     /// When this connection has to end if nothing changes.
@@ -258,6 +276,8 @@ pub struct Observed<T> {
     observer: Option<Observer>,
     /// HTTP/2 only.
     http2: Option<Http2>,
+    /// A byte that was read and not passed on.
+    first: Option<u8>,
 }
 
 /// What is followed of an HTTP/2 connection.
@@ -292,7 +312,23 @@ impl<T> Observed<T> {
     pub fn new(inner: T, activity: Arc<Activity>) -> Self {
         let observer = activity.reads_begin_header.then(Observer::default);
         let http2 = (!activity.reads_begin_header).then(Http2::default);
-        Self { inner, activity, observer, http2 }
+        Self { inner, activity, observer, http2, first: None }
+    }
+
+    /// Waits for the first byte of a request, which the next read brings. False: the client sends
+    /// none any more.
+    pub fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<bool>>
+    where
+        T: AsyncRead + Unpin,
+    {
+        if self.first.is_none() {
+            let mut byte = [0];
+            let mut byte = ReadBuf::new(&mut byte);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut byte))?;
+            self.activity.read(byte.filled().len());
+            self.first = byte.filled().first().copied();
+        }
+        Poll::Ready(Ok(self.first.is_some()))
     }
 
     fn observe(&mut self, bytes: &[u8]) {
@@ -305,7 +341,10 @@ impl<T> Observed<T> {
             self.observer = None;
         } else if let Some(ambiguity) = observer.observe(bytes) {
             let _ = self.activity.ambiguity.set(ambiguity);
+            self.activity.between.store(false, Ordering::Relaxed);
             self.observer = None;
+        } else {
+            self.activity.between.store(observer.is_between(), Ordering::Relaxed);
         }
     }
 }
@@ -317,7 +356,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        let first = self.first.filter(|_| buf.remaining() > 0);
+        if let Some(byte) = first {
+            buf.put_slice(&[byte]);
+            self.first = None;
+        }
+        let mut result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if first.is_some() && result.is_pending() {
+            result = Poll::Ready(Ok(()));
+        }
         if let Poll::Ready(Ok(())) = result {
             self.observe(buf.filled().get(before..).unwrap_or_default());
             if self.activity.flooded() {
@@ -360,6 +407,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.activity.closing.store(true, Ordering::Relaxed);
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
@@ -388,5 +436,19 @@ mod tests {
         assert_eq!(noticed(true, ambiguous, b"").await, Some(Ambiguity::Fragment));
         assert_eq!(noticed(true, legal, ambiguous).await, None, "after an upgrade");
         assert_eq!(noticed(false, ambiguous, b"").await, None, "HTTP/2");
+    }
+
+    #[tokio::test]
+    async fn the_byte_that_was_waited_for_is_passed_on_and_observed_like_the_others() {
+        let activity = Activity::new(true);
+        let mut io = Observed::new(&b"\nGET"[..], Arc::clone(&activity));
+        assert!(std::future::poll_fn(|cx| io.poll_first(cx)).await.unwrap());
+        assert!(std::future::poll_fn(|cx| io.poll_first(cx)).await.unwrap());
+        let mut read = Vec::new();
+        io.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"\nGET");
+        assert_eq!(activity.begin().ambiguity(), Some(Ambiguity::LineFeed));
+        assert!(!std::future::poll_fn(|cx| io.poll_first(cx)).await.unwrap());
+        assert!(activity.ended());
     }
 }

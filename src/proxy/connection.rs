@@ -4,8 +4,14 @@
 //! stalls for too long, and closes so that an answer given before the request's body was read
 //! still reaches the client.
 //!
+//! Most connections rest most of the time, and hyper keeps its buffers meanwhile: more than all else
+//! together. So an HTTP/1 connection gets a hyper connection only with the first byte of a request,
+//! and gives it back after [`REST_AFTER`] without one. What remains is the socket with its TLS
+//! state, and a timer.
+//!
 //! INVARIANT: bytes of a request's body are never read as a next request. hyper closes the reading
-//! side when a response ends before its request did, and nothing is parsed from what follows.
+//! side when a response ends before its request did, and nothing is parsed from what follows. hyper
+//! is given back only between two requests, with nothing read and nothing to be written.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -36,6 +42,13 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// What is read and thrown away after an early answer, in bytes: more than a route takes by
 /// default, so that whoever sends a file that is a little too large still reads why.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long an HTTP/1 connection is kept ready for its next request. A busy one never gets to rest;
+/// one that does pays a twentieth of a request for waking up.
+const REST_AFTER: Duration = Duration::from_millis(250);
+
+/// How often it is looked whether a connection rests that had a request in flight the last time.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// hyper allocates for another number of headers than this, its own default.
 const HYPER_MAX_HEADERS: usize = 100;
@@ -104,36 +117,66 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let io = TokioIo::new(Observed::new(io, Arc::clone(activity)));
-    let closing = match protocol {
-        // The close of the socket is the whole goodbye.
-        Protocol::Http1 => Duration::ZERO,
-        Protocol::Http2 => CLOSING,
-    };
-    let watch = Watch { limits, activity, stop, closing };
+    let io = Observed::new(io, Arc::clone(activity));
     match protocol {
         Protocol::Http1 => {
-            let connection = http1_builder(limits).serve_connection(io, service).with_upgrades();
-            let mut connection = Box::pin(connection);
-            let end = watch.drive(connection.as_mut(), |connection| {
-                connection.graceful_shutdown();
-            });
-            let end = end.await;
-            // A stop finds connections at rest, with nothing to take in.
-            if !matches!(end, End::Expired)
-                && !activity.ended()
-                && !stop.is_cancelled()
-                && let Some(parts) = Pin::into_inner(connection).into_parts()
-            {
-                linger(parts.io.into_inner()).await;
-            }
-            end
+            // The close of the socket is the whole goodbye.
+            let watch = Watch { limits, activity, stop, closing: Duration::ZERO, rests: true };
+            http1(io, &watch, service).await
         }
         Protocol::Http2 => {
-            let mut connection = Box::pin(http2_builder(limits).serve_connection(io, service));
-            watch.drive(connection.as_mut(), |connection| connection.graceful_shutdown()).await
+            let watch = Watch { limits, activity, stop, closing: CLOSING, rests: false };
+            let builder = http2_builder(limits);
+            let mut connection = Box::pin(builder.serve_connection(TokioIo::new(io), service));
+            let shut = |connection: Pin<&mut http2::Connection<_, _, _>>| {
+                connection.graceful_shutdown();
+            };
+            watch.drive(connection.as_mut(), shut).await.unwrap_or(End::Closed)
         }
     }
+}
+
+/// Rests, and serves while there is something to serve.
+async fn http1<T, S, B>(mut io: Observed<T>, watch: &Watch<'_>, mut service: S) -> End
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    loop {
+        if let Some(end) = watch.rest(&mut io).await {
+            return end;
+        }
+        let connection = http1_builder(watch.limits).serve_connection(TokioIo::new(io), service);
+        let mut connection = Box::pin(connection.with_upgrades());
+        let end = watch.drive(connection.as_mut(), |connection| connection.graceful_shutdown());
+        let end = end.await;
+        let parts = match end {
+            Some(End::Expired) => None,
+            // A stop finds connections at rest, with nothing to take in.
+            Some(_) if watch.activity.ended() || watch.stop.is_cancelled() => None,
+            _ => Pin::into_inner(connection).into_parts(),
+        };
+        match (end, parts) {
+            (None, Some(parts)) if is_blank(&parts.read_buf) => {
+                (io, service) = (parts.io.into_inner(), parts.service);
+            }
+            (end, Some(parts)) => {
+                linger(parts.io.into_inner()).await;
+                return end.unwrap_or(End::Closed);
+            }
+            (end, None) => return end.unwrap_or(End::Closed),
+        }
+    }
+}
+
+/// Empty lines before a request are skipped (RFC 9112, section 2.2), by hyper as well.
+fn is_blank(left: &[u8]) -> bool {
+    left.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 fn http1_builder(limits: &ListenerLimits) -> http1::Builder {
@@ -171,16 +214,50 @@ struct Watch<'a> {
     stop: &'a CancellationToken,
     /// How long the client may take to see the goodbye.
     closing: Duration,
+    /// Whether it is told when the connection has nothing to do for [`REST_AFTER`].
+    rests: bool,
+}
+
+/// What a connection's time has come for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    Rest,
+    End,
 }
 
 impl Watch<'_> {
-    async fn drive<C>(&self, mut connection: Pin<&mut C>, shut: impl Fn(Pin<&mut C>)) -> End
+    /// Waits for the first byte of a request. `Some`: it ended before that.
+    async fn rest<T: AsyncRead + AsyncWrite + Unpin>(&self, io: &mut Observed<T>) -> Option<End> {
+        let mut stopped = std::pin::pin!(self.stop.cancelled());
+        let mut timer = std::pin::pin!(tokio::time::sleep(self.limits.idle_timeout));
+        std::future::poll_fn(|cx| {
+            let end = match io.poll_first(cx) {
+                Poll::Ready(Ok(true)) => return Poll::Ready(None),
+                Poll::Ready(Ok(false) | Err(_)) => End::Closed,
+                Poll::Pending if stopped.as_mut().poll(cx).is_ready() => End::Closed,
+                Poll::Pending if self.due(timer.as_mut(), cx, false, false) == Due::End => {
+                    End::Expired
+                }
+                Poll::Pending => return Poll::Pending,
+            };
+            // Nothing is on its way that the client's end of TLS would have to wait behind.
+            let _ = Pin::new(&mut *io).poll_shutdown(cx);
+            Poll::Ready(Some(end))
+        })
+        .await
+    }
+
+    /// `None`: there is nothing to do, and nothing left of hyper's that would be needed again.
+    async fn drive<C>(&self, mut connection: Pin<&mut C>, shut: impl Fn(Pin<&mut C>)) -> Option<End>
     where
         C: Future<Output = hyper::Result<()>>,
     {
         let stopped = std::pin::pin!(self.stop.cancelled());
         let mut stopped = Bell::new(stopped);
-        let mut timer = std::pin::pin!(tokio::time::sleep(self.limits.idle_timeout));
+        let patience = self.limits.idle_timeout;
+        let first = if self.rests { REST_AFTER.min(patience) } else { patience };
+        let mut timer = std::pin::pin!(tokio::time::sleep(first));
         let mut stopping = false;
         let mut expired = false;
         std::future::poll_fn(|cx| {
@@ -190,17 +267,17 @@ impl Watch<'_> {
             }
             loop {
                 if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                    return Poll::Ready(match result {
+                    return Poll::Ready(Some(match result {
                         _ if expired => End::Expired,
                         Ok(()) => End::Closed,
                         Err(error) => End::Failed(error),
-                    });
+                    }));
                 }
-                if !self.is_overdue(timer.as_mut(), cx, expired) {
-                    return Poll::Pending;
-                }
-                if expired {
-                    return Poll::Ready(End::Expired);
+                match self.due(timer.as_mut(), cx, expired, self.rests && !stopping) {
+                    Due::Nothing => return Poll::Pending,
+                    Due::Rest => return Poll::Ready(None),
+                    Due::End if expired => return Poll::Ready(Some(End::Expired)),
+                    Due::End => {}
                 }
                 // Says goodbye where the protocol has a word for it, and waits no longer than
                 // `closing` for the client to hear it.
@@ -212,13 +289,14 @@ impl Watch<'_> {
         .await
     }
 
-    /// Whether the time has come. Most calls only poll a timer that is far from firing.
-    fn is_overdue(
+    /// What the time has come for. Most calls only poll a timer that is far from firing.
+    fn due(
         &self,
         mut timer: Pin<&mut Sleep>,
         cx: &mut std::task::Context<'_>,
         expired: bool,
-    ) -> bool {
+        rests: bool,
+    ) -> Due {
         loop {
             let deadline = if expired { None } else { self.activity.deadline(self.limits) };
             if let Some(deadline) = deadline
@@ -227,17 +305,23 @@ impl Watch<'_> {
                 timer.as_mut().reset(deadline);
             }
             if timer.as_mut().poll(cx).is_pending() {
-                return false;
+                return Due::Nothing;
             }
             if expired {
-                return true;
+                return Due::End;
             }
             let now = Instant::now();
-            match deadline {
-                Some(deadline) if deadline <= now => return true,
-                Some(deadline) => timer.as_mut().reset(deadline),
-                None => timer.as_mut().reset(now + self.limits.idle_timeout),
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Due::End;
             }
+            let resting = self.activity.resting_since();
+            let next = match resting.filter(|_| rests).map(|since| since + REST_AFTER) {
+                Some(rest) if rest <= now => return Due::Rest,
+                Some(rest) => rest,
+                None if rests => now + LOOK_AGAIN,
+                None => now + self.limits.idle_timeout,
+            };
+            timer.as_mut().reset(deadline.map_or(next, |deadline| deadline.min(next)));
         }
     }
 }
@@ -264,5 +348,7 @@ async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) {
 
 #[cfg(test)]
 mod framing;
+#[cfg(test)]
+mod resting;
 #[cfg(test)]
 pub(super) mod tests;

@@ -163,6 +163,11 @@ impl Observer {
         None
     }
 
+    /// Whether what was taken so far ends where a request ends, or between two.
+    pub fn is_between(&self) -> bool {
+        matches!(self.step, Step::Start)
+    }
+
     /// Moves on by at least one byte, of which `byte` is the first, and tells by how many.
     fn advance(&mut self, byte: u8, rest: &[u8]) -> Result<usize, Ambiguity> {
         match self.step {

@@ -3,6 +3,8 @@
 //! A connection lives and dies on the worker that accepted it, together with the upstream
 //! connections that serve it; workers share nothing but the gate.
 
+mod open;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,30 +14,28 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use open::Opened;
 
 use super::accept::{self, Place, Places, Room};
 use super::activity::Activity;
 use super::connection::{self, End, Protocol};
-use super::entry::{self, Entry, Refused};
+use super::entry::Refused;
 use super::handshakes::Handshakes;
 use super::http::{self, Context};
 use super::leave::Leave;
-use super::pace::Pace;
 use super::pulse::{Heart, Pulse, pulse};
 use super::redirect;
-use super::seats::{Seat, Seats};
+use super::seats::Seats;
 use super::sockets::Open;
 use crate::config::model;
-use crate::domain::canonical::Host;
-use crate::domain::connection::{Connection, PeerAddr, SourceAddr, SourceRules};
-use crate::domain::network::Subscriber;
+use crate::domain::connection::SourceRules;
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::pressure::Level;
-use crate::tls::{Acceptor, Alpn, Turns};
+use crate::tls::{Acceptor, TlsStream, Turns};
 
 /// What is done with the connections of a listener.
 #[derive(Clone, Debug)]
@@ -70,14 +70,6 @@ pub struct Workers {
     pulses: Vec<Pulse>,
 }
 
-/// A connection that may begin.
-struct Arrived {
-    stream: TcpStream,
-    peer: SocketAddr,
-    source: SourceAddr,
-    begun: Instant,
-}
-
 /// A listener as a worker sees it.
 #[derive(Debug)]
 struct Door {
@@ -86,26 +78,6 @@ struct Door {
     seats: Arc<Seats>,
     handshakes: Handshakes,
     port: u16,
-}
-
-impl Door {
-    fn connection(
-        &self,
-        peer: SocketAddr,
-        source: SourceAddr,
-        server_name: Option<Host>,
-        client_certificate: Option<Arc<[u8]>>,
-    ) -> Connection {
-        Connection {
-            listener: Arc::clone(&self.listener.name),
-            peer: PeerAddr(peer),
-            source,
-            rules: Arc::clone(&self.listener.source),
-            local_port: self.port,
-            server_name,
-            client_certificate,
-        }
-    }
 }
 
 impl Workers {
@@ -320,105 +292,38 @@ impl Worker {
     async fn connection(
         self: Arc<Self>,
         door: &Door,
-        mut stream: TcpStream,
+        stream: TcpStream,
         peer: SocketAddr,
         place: Place,
     ) {
-        let begun = Instant::now();
-        let Some(Entry { source, seat }) = self.enter(door, &mut stream, peer).await else {
-            return;
-        };
-        let end = match &door.listener.role {
-            Role::Tls(acceptor) => {
-                let arrived = Arrived { stream, peer, source, begun };
-                self.tls(door, acceptor, arrived, (place, seat)).await
+        // What leads to a connection needs far more room than what it becomes, and not for long.
+        let Some(opened) = Box::pin(self.open(door, stream, peer, place)).await else { return };
+        let end = match opened {
+            Opened::Tls { stream, protocol, context } => {
+                self.tls(door, peer, stream, protocol, context).await
             }
-            Role::RedirectToHttps { port } => {
-                let connection = door.connection(peer, source, None, None);
-                let end = self.plain(door, *port, stream, connection).await;
-                drop((place, seat));
+            Opened::Plain { stream, port, connection, place } => {
+                let end = self.plain(door, port, stream, connection).await;
+                drop(place);
                 end
             }
         };
         match end {
-            Some(End::Failed(error)) => {
-                tracing::debug!(%peer, %error, "a client's connection failed");
-            }
-            Some(End::Expired) => tracing::debug!(%peer, "a client's connection took too long"),
-            Some(End::Closed) | None => {}
+            End::Failed(error) => tracing::debug!(%peer, %error, "a client's connection failed"),
+            End::Expired => tracing::debug!(%peer, "a client's connection took too long"),
+            End::Closed => {}
         }
-    }
-
-    /// Settles whose connection it is and whether it may begin. `None`: it may not, which is
-    /// counted, or the worker stops.
-    async fn enter(&self, door: &Door, stream: &mut TcpStream, peer: SocketAddr) -> Option<Entry> {
-        let Listener { proxy_protocol, source, limits, .. } = &door.listener;
-        let entering = entry::enter(stream, peer, proxy_protocol.as_ref(), source, &door.seats);
-        let entered = tokio::select! {
-            // Only a header has to be waited for.
-            biased;
-            entered = entering => entered,
-            () = self.stop.cancelled() => return None,
-            () = tokio::time::sleep(limits.handshake_timeout) => {
-                Err(Refused::NoProxyHeader(io::ErrorKind::TimedOut.into()))
-            }
-        };
-        entered
-            .inspect_err(|refused| {
-                self.refused(door, refused);
-                tracing::debug!(%peer, reason = %refused, "refused a connection");
-            })
-            .ok()
     }
 
     async fn tls(
         &self,
         door: &Door,
-        acceptor: &Acceptor,
-        arrived: Arrived,
-        place: (Place, Option<Seat>),
-    ) -> Option<End> {
-        let Arrived { stream, peer, source, begun } = arrived;
+        peer: SocketAddr,
+        stream: Box<TlsStream>,
+        protocol: Protocol,
+        context: Arc<Context>,
+    ) -> End {
         let limits = &door.listener.limits;
-        let left = limits.handshake_timeout.saturating_sub(begun.elapsed());
-        // Only a proxy, whose clients are many, has no seat.
-        let subscriber = place.1.is_some().then(|| Subscriber::of(source.0));
-        let handshake = door.handshakes.begin(subscriber);
-        let accepted = tokio::select! {
-            accepted = acceptor.accept(stream, left, &self.turns) => accepted,
-            () = handshake.given_up() => {
-                self.refused(door, &Refused::Handshake);
-                return None;
-            }
-            () = self.stop.cancelled() => return None,
-        };
-        drop(handshake);
-        let (stream, facts) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                self.gate.metrics.tls_handshakes("-", error.kind());
-                tracing::debug!(%peer, %error, "a TLS handshake failed");
-                return None;
-            }
-        };
-        let result = if facts.resumed { "resumed" } else { "full" };
-        self.gate.metrics.tls_handshakes(facts.version, result);
-        let protocol = match facts.alpn {
-            Alpn::Http1 => Protocol::Http1,
-            Alpn::Http2 => Protocol::Http2,
-        };
-        let connection = door.connection(peer, source, facts.server_name, facts.client_certificate);
-        let context = Arc::new(Context {
-            connection: ClientConnection::new(Arc::clone(&self.gate), connection),
-            worker: self.index,
-            max_headers: limits.max_headers,
-            idle_timeout: limits.idle_timeout,
-            pace: Pace { rate: limits.min_data_rate, grace: limits.data_rate_grace },
-            streams: self.streams.clone(),
-            stop: self.stop.clone(),
-            leave: Arc::clone(&self.leave),
-            _place: place,
-        });
         let activity = Activity::new(protocol == Protocol::Http1);
         let requests = Arc::clone(&activity);
         let service = service_fn(move |request| {
@@ -435,7 +340,7 @@ impl Worker {
             self.gate.metrics.http2_floods.inc();
             tracing::debug!(%peer, "closed a connection: a flood of HTTP/2 frames");
         }
-        Some(end)
+        end
     }
 
     async fn plain(
@@ -443,12 +348,11 @@ impl Worker {
         door: &Door,
         port: u16,
         stream: TcpStream,
-        connection: Connection,
-    ) -> Option<End> {
+        connection: Arc<ClientConnection>,
+    ) -> End {
         let limits = &door.listener.limits;
         let activity = Activity::new(true);
         let requests = Arc::clone(&activity);
-        let connection = ClientConnection::new(Arc::clone(&self.gate), connection);
         let leave = Arc::clone(&self.leave);
         let service = service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
             let (connection, leave) = (Arc::clone(&connection), Arc::clone(&leave));
@@ -461,9 +365,7 @@ impl Worker {
                 Ok::<_, std::convert::Infallible>(response)
             }
         });
-        let served =
-            connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service);
-        Some(served.await)
+        connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service).await
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::TlsStream;
 use arc_swap::ArcSwap;
 use rustls::server::Acceptor as HelloReader;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
@@ -14,7 +15,6 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::ahead::Ahead;
@@ -168,7 +168,7 @@ impl Acceptor {
         stream: TcpStream,
         deadline: Duration,
         turns: &Turns,
-    ) -> Result<(TlsStream<Ahead<TcpStream>>, TlsFacts), TlsError> {
+    ) -> Result<(TlsStream, TlsFacts), TlsError> {
         let active = self.active.load_full();
         match tokio::time::timeout(deadline, handshake(&active, stream, turns)).await {
             Ok(result) => result,
@@ -187,7 +187,7 @@ async fn handshake(
     active: &Active,
     stream: TcpStream,
     turns: &Turns,
-) -> Result<(TlsStream<Ahead<TcpStream>>, TlsFacts), TlsError> {
+) -> Result<(TlsStream, TlsFacts), TlsError> {
     let mut start = LazyConfigAcceptor::new(HelloReader::default(), Ahead::new(stream))
         .await
         .map_err(TlsError::from_io)?;
@@ -231,7 +231,7 @@ async fn answer(
     active: &Active,
     start: StartHandshake<Ahead<TcpStream>>,
     turns: &Turns,
-) -> io::Result<TlsStream<Ahead<TcpStream>>> {
+) -> io::Result<TlsStream> {
     // An error would say that nobody gives turns any more, which does not happen.
     let turn = turns.0.acquire().await.ok();
     // Key exchange and signature: nearly all that a handshake costs.

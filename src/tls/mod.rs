@@ -20,6 +20,9 @@ pub use acceptor::{Acceptor, Alpn, TlsError, TlsFacts, Turns};
 pub use server::ServerTls;
 pub use tickets::{OwnSecret, TicketState};
 
+/// A client's connection after its handshake.
+pub type TlsStream = tokio_rustls::server::TlsStream<ahead::Ahead<tokio::net::TcpStream>>;
+
 /// Makes aws-lc-rs the crypto provider of the process. First thing in `main`; a second call does
 /// nothing.
 pub fn install_provider() {

@@ -4,6 +4,7 @@ The scripts of `benches/` and `tests/conformance/run` share it. Everything liste
 127.0.0.1 only, and what was started is stopped by `Children.stop`.
 """
 
+import functools
 import json
 import os
 import re
@@ -227,6 +228,7 @@ def sign_in(
     raise SystemExit("redirected in circles while signing in")
 
 
+@functools.cache
 def tls_context(alpn=()):
     # The certificate is a throw-away one of this run.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -237,10 +239,10 @@ def tls_context(alpn=()):
     return context
 
 
-def connect(port, tls=True, alpn=(), timeout=10):
-    connection = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+def connect(port, tls=True, alpn=(), timeout=10, source=None):
+    connection = socket.create_connection(("127.0.0.1", port), timeout=timeout, source_address=source and (source, 0))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return tls_context(alpn).wrap_socket(connection, server_hostname=HOST) if tls else connection
+    return tls_context(tuple(alpn)).wrap_socket(connection, server_hostname=HOST) if tls else connection
 
 
 def exchange(port, method, target, headers, tls, body=b""):

@@ -68,8 +68,7 @@ pub struct ListenerTls {
     /// at this level: policies decide) and, when sent, must verify.
     pub client_ca: Option<PathBuf>,
     pub minimum_version: TlsVersion,
-    /// Secrets that session tickets are sealed with, the newest first, for gates that share them.
-    /// Without it the process has one of its own.
+    /// What session tickets are sealed with; the process's own secret without it.
     pub ticket_keys: Option<PathBuf>,
 }
 

@@ -246,7 +246,7 @@ impl Running {
             tracing::error!(%error, "the last activity of sessions was not kept");
         }
         let event = if replaced { Event::Replaced } else { Event::Stopped };
-        gate.audit.summarise(gate.clock.now());
+        gate.audit.summarise_last(gate.clock.now());
         record::note(&gate, gate.clock.now(), event);
         let closed = tokio::task::spawn_blocking(move || gate.audit.close()).await;
         if !matches!(closed, Ok(Ok(()))) {

@@ -27,6 +27,10 @@ use super::manager;
 /// 10 against 0, `sched(7)`).
 const NICE: i32 = 10;
 
+/// Of a refused configuration's findings, and of their text in bytes: `audit` refuses larger records.
+const MOST_FINDINGS: usize = 100;
+const MOST_TEXT: usize = 64 * 1024;
+
 /// How often it is looked whether a former snapshot is still in use.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -64,6 +68,24 @@ fn aside<T: Send + 'static>(
         let _ = done.send(work());
     })?;
     Ok(answer)
+}
+
+/// The first findings as text, as much as a record and a log line should hold.
+fn told(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for (number, finding) in findings.iter().enumerate() {
+        let finding = finding.to_string();
+        if number == MOST_FINDINGS || text.len() + finding.len() > MOST_TEXT {
+            let more = findings.len() - number;
+            text.push_str(&format!("\nand {more} more: `wicketgate check` shows all"));
+            break;
+        }
+        if number > 0 {
+            text.push('\n');
+        }
+        text.push_str(&finding);
+    }
+    text
 }
 
 /// Frees what was replaced when nobody uses it any more: not on a worker, which would do so in
@@ -126,8 +148,7 @@ impl Control {
             }
             Err(findings) => {
                 self.gate.metrics.reloads("refused");
-                let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
-                let text = text.join("\n");
+                let text = told(&findings);
                 tracing::error!("reload refused, the old configuration stays:\n{text}");
                 record::note(&self.gate, now, Event::ConfigurationRefused { reason: text.clone() });
                 Some(text)
@@ -173,5 +194,24 @@ impl Control {
         self.seen = assembly.seen;
         self.upkeep.spawn(put_away(former));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_findings_the_first_are_told_and_how_many_more_there_are() {
+        let finding = |number: usize| Finding::error("a.yaml", format!("mistake {number}"));
+        let findings: Vec<_> = (0..3).map(finding).collect();
+        let text: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        assert_eq!(told(&findings), text.join("\n"));
+        let findings: Vec<_> = (0..20_000).map(finding).collect();
+        let text = told(&findings);
+        assert!(text.contains("mistake 99") && !text.contains("mistake 100"), "{text}");
+        assert!(text.ends_with("\nand 19900 more: `wicketgate check` shows all"), "{text}");
+        let long = [Finding::error("a.yaml", "x".repeat(MOST_TEXT)), finding(1)];
+        assert!(told(&long).ends_with("and 2 more: `wicketgate check` shows all"));
     }
 }

@@ -230,23 +230,8 @@ impl AuditLog {
         outcome.inspect_err(|_| self.shared.metrics.audit_denied.inc())
     }
 
-    /// As [`append`](Self::append), for what strangers can cause as often as they like and nothing
-    /// is granted by: it is kept while less than half of the queue is taken. The other half stays
-    /// for access, its denials and sessions, so that strangers can't lock users out.
-    ///
-    /// # Errors
-    /// When there is no room, or as for `append`. The record is dropped, and counted.
-    pub fn append_minor(
-        &self,
-        at: Timestamp,
-        event: Event,
-    ) -> Result<Ticket<'_>, AuditUnavailable> {
-        self.serialise(at, &event, self.shared.capacity / 2).inspect_err(|_| {
-            self.shared.metrics.audit_dropped.inc();
-        })
-    }
-
-    /// As [`append_minor`](Self::append_minor), for what isn't lost without room: it is tried again.
+    /// As [`append`](Self::append), while less than half of the queue is taken, for what isn't lost
+    /// without room.
     pub(super) fn append_if_room(&self, at: Timestamp, event: &Event) -> bool {
         self.serialise(at, event, self.shared.capacity / 2).is_ok()
     }

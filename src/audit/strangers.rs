@@ -1,7 +1,8 @@
 //! What strangers cause is recorded one by one within a budget, and counted beyond it.
 //!
 //! Anybody can have himself refused as often as he likes. So each subscriber has a budget of
-//! records for each reason, and all strangers have one together; refusals beyond it are counted,
+//! records for each reason, and all together have one for each reason, so that none of them can
+//! be used up by causing another; refusals beyond it are counted,
 //! and the counts become one record for each reason from time to time. The log grows by so much a
 //! day at most, and no refusal is missing from it.
 //!
@@ -25,20 +26,20 @@ use crate::domain::network::Subscriber;
 /// What one subscriber's refusals for one reason may take.
 const EACH: Budget = Budget { at_once: 100, every: Duration::from_secs(1) };
 
-/// What those of all strangers may take: with records of a usual length half a gigabyte a day.
-const ALL: Budget = Budget { at_once: 1000, every: Duration::from_millis(100) };
+/// What all refusals for one reason may take: with records of a usual length 50 megabytes a day.
+const ALL: Budget = Budget { at_once: 500, every: Duration::from_secs(1) };
 
 /// More maps than cores, so that workers seldom meet at one.
 const SHARDS: usize = 16;
 
 /// Budgets that each shard keeps, of about 120 bytes: half a megabyte in all. Who finds no room has
-/// none, and is counted.
+/// what is left of the reason's.
 const ROOM: usize = 256;
 
 /// Networks that a summary names; those with the most.
 const NAMED: usize = 16;
 
-/// A refused request of somebody who isn't signed in.
+/// A refused request that anybody can cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stranger {
     /// The refusal's stable word.
@@ -142,7 +143,8 @@ pub(super) struct Strangers {
     /// Keyed with a secret of this process: nobody can aim at one shard.
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
-    all: Mutex<Left>,
+    /// By reason, which are a few dozen.
+    all: Mutex<HashMap<&'static str, Left>>,
     /// Summaries that the log had no room for.
     waiting: Mutex<Vec<Event>>,
 }
@@ -152,7 +154,7 @@ impl Default for Strangers {
         Self {
             hasher: RandomState::new(),
             shards: Default::default(),
-            all: Mutex::new(Left(Instant::now())),
+            all: Mutex::default(),
             waiting: Mutex::default(),
         }
     }
@@ -169,8 +171,9 @@ impl Strangers {
         let Some(shard) = self.shard(stranger) else { return true };
         let mut shard = shard.lock();
         let now = stranger.begun;
-        let own = shard.entry(stranger).is_some_and(|entry| entry.left.take(EACH, now));
-        let admitted = own && self.all.lock().take(ALL, now);
+        let own = shard.entry(stranger).is_none_or(|entry| entry.left.take(EACH, now));
+        let all = || self.all.lock().entry(stranger.reason).or_insert(Left(now)).take(ALL, now);
+        let admitted = own && all();
         if !admitted {
             shard.count(stranger, at);
         }
@@ -230,7 +233,7 @@ impl Strangers {
 
 impl AuditLog {
     /// Records that a stranger was refused, in a record of its own while his budget and that of
-    /// all strangers last and less than half of the queue is taken, and else in a count, which
+    /// the reason last and less than half of the queue is taken, and else in a count, which
     /// [`summarise`](Self::summarise) records. `event` is made only when it is needed.
     pub fn append_stranger(
         &self,
@@ -238,14 +241,25 @@ impl AuditLog {
         stranger: &Stranger,
         event: impl FnOnce() -> Event,
     ) {
-        let strangers = self.strangers();
-        if strangers.admit(stranger, at) {
-            if self.append_minor(at, event()).is_ok() {
-                return;
-            }
-            strangers.count(stranger, at);
+        if self.strangers().admit(stranger, at) {
+            self.append_refusal(at, stranger, event);
+        } else {
+            self.shared.metrics.audit_summarised.inc();
         }
-        self.shared.metrics.audit_summarised.inc();
+    }
+
+    /// As [`append_stranger`](Self::append_stranger), without a budget. The other half of the queue
+    /// stays for access, its denials and sessions, so that nobody is locked out by refusals.
+    pub fn append_refusal(
+        &self,
+        at: Timestamp,
+        stranger: &Stranger,
+        event: impl FnOnce() -> Event,
+    ) {
+        if !self.append_if_room(at, &event()) {
+            self.strangers().count(stranger, at);
+            self.shared.metrics.audit_summarised.inc();
+        }
     }
 
     /// Records what was counted since the last time, one record for each reason. What the log has
@@ -259,6 +273,18 @@ impl AuditLog {
         }
         let kept = waiting.iter().take_while(|event| self.append_if_room(now, event)).count();
         waiting.drain(..kept);
+    }
+
+    /// The same at the end, when nobody else needs the room.
+    pub fn summarise_last(&self, now: Timestamp) {
+        let strangers = self.strangers();
+        let mut waiting = std::mem::take(&mut *strangers.waiting.lock());
+        waiting.extend(strangers.collect());
+        for event in waiting {
+            if let Err(error) = self.append(now, event) {
+                tracing::error!(%error, "a count of refusals was not kept");
+            }
+        }
     }
 }
 
@@ -309,14 +335,16 @@ mod tests {
             let stranger = Stranger { reason: "no-route", source, begun: now };
             recorded += usize::from(strangers.admit(&stranger, second(i64::from(number))));
         }
-        assert_eq!(recorded, 1000);
+        assert_eq!(recorded, 500);
+        let other = stranger("login-failed", "198.51.100.1", now);
+        assert!(strangers.admit(&other, second(1)), "another reason's is its own");
         let kept: usize = strangers.shards.iter().map(|shard| shard.lock().entries.len()).sum();
         assert!(kept <= ROOM * SHARDS, "{kept}");
         let summaries = strangers.collect();
         let [Event::RefusalsCounted { reason, count, last, networks, .. }] = &summaries[..] else {
             panic!("one reason, one summary: {summaries:?}");
         };
-        assert_eq!((&**reason, *count, *last), ("no-route", 19_000, second(19_999)));
+        assert_eq!((&**reason, *count, *last), ("no-route", 19_500, second(19_999)));
         assert_eq!(networks.len(), NAMED);
         assert!(strangers.collect().is_empty(), "nothing is counted twice");
     }
@@ -361,6 +389,6 @@ mod tests {
             let source = IpAddr::from((u32::MAX - number).to_be_bytes());
             strangers.admit(&Stranger { reason: "no-route", source, begun: later }, second(100))
         });
-        assert_eq!(newcomers.count(), 1000);
+        assert_eq!(newcomers.count(), 100);
     }
 }

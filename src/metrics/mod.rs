@@ -91,7 +91,6 @@ pub struct Metrics {
     /// Appends refused because a record could not be kept; each is a request that was denied.
     pub audit_denied: IntCounter,
     /// Records of refusals dropped because half of the queue was taken.
-    pub audit_dropped: IntCounter,
     /// Refusals that are counted in a summary and have no record of their own.
     pub audit_summarised: IntCounter,
     /// Failed attempts to write or sync the audit log.
@@ -240,10 +239,6 @@ impl Metrics {
             audit_denied: add.counter(
                 "wicketgate_audit_denied_total",
                 "Audit records refused because they could not be kept; the access was denied.",
-            ),
-            audit_dropped: add.counter(
-                "wicketgate_audit_dropped_total",
-                "Records of refused requests and failed logins dropped for want of room.",
             ),
             audit_summarised: add.counter(
                 "wicketgate_audit_summarised_total",

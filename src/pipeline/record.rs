@@ -81,12 +81,16 @@ pub fn denial(gate: &Gate, at: Timestamp, denial: &Denial, session: &Session, oc
 }
 
 /// A refusal for another reason than a policy. Nothing was granted, so a full log changes nothing
-/// for the client; it shows in the log's own alarm and in a metric.
+/// for the client; it shows in the log's own alarm and in a metric. Those who are signed in are on
+/// record each time, but for what they are told when they ask too often, which they can cause as
+/// often as they like.
 pub fn refusal(gate: &Gate, arrival: &Arrival, refusal: &Refusal) {
-    if arrival.principal.is_none() {
-        stranger(gate, arrival, refusal.reason(), || refused(arrival, refusal));
-    } else if let Err(error) = gate.audit.append_minor(arrival.at, refused(arrival, refusal)) {
-        tracing::debug!(%error, "the record of a refusal was not kept");
+    let event = || refused(arrival, refusal);
+    let often = matches!(refusal, Refusal::RateLimited { .. } | Refusal::Busy(_));
+    if arrival.principal.is_none() || often {
+        stranger(gate, arrival, refusal.reason(), event);
+    } else {
+        gate.audit.append_refusal(arrival.at, &as_stranger(arrival, refusal.reason()), event);
     }
 }
 
@@ -118,8 +122,11 @@ pub fn stranger(
     reason: &'static str,
     event: impl FnOnce() -> Event,
 ) {
-    let stranger = Stranger { reason, source: source(arrival), begun: arrival.begun };
-    gate.audit.append_stranger(arrival.at, &stranger, event);
+    gate.audit.append_stranger(arrival.at, &as_stranger(arrival, reason), event);
+}
+
+fn as_stranger(arrival: &Arrival, reason: &'static str) -> Stranger {
+    Stranger { reason, source: source(arrival), begun: arrival.begun }
 }
 
 pub fn note(gate: &Gate, at: Timestamp, event: Event) {

@@ -1,9 +1,9 @@
 //! TLS handshakes under way, bounded.
 //!
-//! Past the bound one is given up instead of the newest being refused: of the subscriber that has
-//! the most under way, and of his the oldest. A client that means it is through after a round trip
-//! or two, so under a flood of half-open ones that is nearly always one of those; and one address
-//! alone never costs another its handshake.
+//! Past the bound one is given up instead of the newest being refused: the oldest of the subscriber
+//! that has the most under way, if that is more than an eighth of the bound, and else the oldest of
+//! all. A client that means it is through after a round trip or two, so under a flood of half-open
+//! ones that is nearly always one of those; and one address alone never costs another its handshake.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,6 +38,8 @@ struct Open {
     /// How many each has and the number of his oldest. Last is who has the most; of several, who
     /// has the oldest of all.
     ranks: BTreeSet<(usize, Reverse<u64>, Holder)>,
+    /// Whose each is, the oldest first.
+    owners: BTreeMap<u64, Holder>,
 }
 
 impl Open {
@@ -84,14 +86,24 @@ impl Handshakes {
         open.next += 1;
         let holder = subscriber.map_or(Holder::Alone(number), Holder::Subscriber);
         open.change(holder, |has| has.insert(number, Arc::clone(&signal)));
+        open.owners.insert(number, holder);
         // This one is the newest of all, so it isn't the one to go.
         if open.count > self.limit
-            && let Some((_, _, most)) = open.ranks.last().copied()
-            && let Some((_, oldest)) = open.change(most, BTreeMap::pop_first)
+            && let Some(gives_way) = self.gives_way(&open)
+            && let Some((number, oldest)) = open.change(gives_way, BTreeMap::pop_first)
         {
+            open.owners.remove(&number);
             oldest.notify_one();
         }
         Handshake { of: self, holder, number, signal }
+    }
+
+    /// Who loses his oldest: whoever has most, if that is much, and else who has the oldest of all.
+    /// From many addresses a flood has one each, and may not throw out an office behind one.
+    fn gives_way(&self, open: &Open) -> Option<Holder> {
+        let (count, _, most) = open.ranks.last()?;
+        let much = (self.limit / 8).max(2);
+        if *count > much { Some(*most) } else { open.owners.values().next().copied() }
     }
 }
 
@@ -114,7 +126,9 @@ impl Handshake<'_> {
 impl Drop for Handshake<'_> {
     fn drop(&mut self) {
         let number = self.number;
-        self.of.open.lock().change(self.holder, |has| has.remove(&number));
+        let mut open = self.of.open.lock();
+        open.owners.remove(&number);
+        open.change(self.holder, |has| has.remove(&number));
     }
 }
 
@@ -158,6 +172,20 @@ mod tests {
         let left: Vec<_> = flood.iter().map(|handshake| !is_given_up(handshake)).collect();
         assert_eq!(left.iter().filter(|is_left| **is_left).count(), 2);
         assert!(left.ends_with(&[true, true]), "the oldest went first");
+    }
+
+    #[test]
+    fn a_flood_from_many_addresses_does_not_throw_out_those_who_share_one() {
+        let handshakes = Handshakes::new(100);
+        let flood: Vec<_> = (0..98).map(|last| handshakes.begin(subscriber(last))).collect();
+        let office: Vec<_> = (0..12).map(|_| handshakes.begin(subscriber(200))).collect();
+        assert!(!office.iter().any(is_given_up));
+        let (oldest, others) = flood.split_at(10);
+        assert!(oldest.iter().all(is_given_up), "they are given up in their order");
+        assert!(!others.iter().any(is_given_up));
+        drop((flood, office));
+        let open = handshakes.open.lock();
+        assert!(open.owners.is_empty() && open.count == 0);
     }
 
     #[test]

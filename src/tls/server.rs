@@ -110,6 +110,9 @@ impl ServerTls {
                 Arc::clone(&certificates) as Arc<dyn rustls::server::ResolvesServerCert>
             );
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            // Sessions are in tickets, whose age is bounded, and never kept here: rustls would find
+            // those of TLS 1.2 by their id for as long as it had room.
+            config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
             // Nothing of a request may be replayed (RFC 8446, section 8).
             config.max_early_data_size = 0;
             Ok(config)

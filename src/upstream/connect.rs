@@ -87,14 +87,13 @@ impl Stream {
         data: &[io::IoSlice<'_>],
         write: impl FnOnce(&mut Transport) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if !self.trace.keeps() {
-            return write(&mut self.io);
+        if self.trace.keeps() {
+            self.trace.offer(data);
         }
-        self.trace.offer(data);
         let result = write(&mut self.io);
-        if let Poll::Ready(Ok(taken)) = &result {
-            self.trace.take(*taken);
-        }
+        let offered = data.iter().map(|part| part.len()).sum();
+        let taken = if let Poll::Ready(Ok(taken)) = &result { *taken } else { 0 };
+        self.trace.wrote(offered, taken);
         result
     }
 }

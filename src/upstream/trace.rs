@@ -19,10 +19,16 @@ const MOST: usize = 128 * 1024;
 const ROOM: usize = 4 * 1024;
 
 /// Shared by a connection's socket and whoever uses it, who are in one task.
+///
+/// INVARIANT: what is kept begins with the request's first byte. An upstream may answer before it
+/// has taken the whole of a request, so the next one can find bytes of the last still unwritten;
+/// then nothing is kept.
 #[derive(Debug, Default)]
 pub(super) struct Trace {
     heard: AtomicBool,
     keeps: AtomicBool,
+    /// The socket has not taken all that it was offered last.
+    owes: AtomicBool,
     sent: Mutex<Sent>,
 }
 
@@ -37,8 +43,12 @@ impl Trace {
     /// A request begins. `keeps`: it has no body, and may be sent again.
     pub(super) fn begin(&self, keeps: bool) {
         self.heard.store(false, Ordering::Relaxed);
-        self.keeps.store(keeps, Ordering::Relaxed);
-        if keeps {
+        self.keeps.store(keeps && !self.owes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// The answer is here, or won't come. A head holds what nobody else should see.
+    pub(super) fn settled(&self) {
+        if self.keeps.swap(false, Ordering::Relaxed) {
             let mut sent = self.sent.lock();
             sent.taken = 0;
             sent.offered.clear();
@@ -46,9 +56,13 @@ impl Trace {
         }
     }
 
-    /// The answer is here, or won't come.
-    pub(super) fn settled(&self) {
-        self.keeps.store(false, Ordering::Relaxed);
+    /// How much of what it was offered the socket took.
+    pub(super) fn wrote(&self, offered: usize, taken: usize) {
+        self.owes.store(taken < offered, Ordering::Relaxed);
+        if self.keeps() {
+            let mut sent = self.sent.lock();
+            sent.taken = sent.taken.saturating_add(taken);
+        }
     }
 
     pub(super) fn hear(&self) {
@@ -71,16 +85,12 @@ impl Trace {
         offered.truncate(*taken);
         for part in parts {
             if offered.len().saturating_add(part.len()) > MOST {
-                self.settled();
+                self.keeps.store(false, Ordering::Relaxed);
+                *sent = Sent::default();
                 return;
             }
             offered.extend_from_slice(part);
         }
-    }
-
-    pub(super) fn take(&self, bytes: usize) {
-        let mut sent = self.sent.lock();
-        sent.taken = sent.taken.saturating_add(bytes);
     }
 
     /// The request that was sent, where it was kept.
@@ -120,7 +130,7 @@ mod tests {
     fn sent(trace: &Trace, parts: &[(&[u8], usize)]) {
         for (part, taken) in parts {
             trace.offer(&[IoSlice::new(part)]);
-            trace.take(*taken);
+            trace.wrote(part.len(), *taken);
         }
     }
 
@@ -166,6 +176,8 @@ mod tests {
         trace.begin(true);
         sent(&trace, &[(HEAD, HEAD.len())]);
         trace.hear();
+        trace.settled();
+        assert!(trace.sent.lock().offered.is_empty());
         trace.begin(true);
         assert!(!trace.heard());
         assert!(trace.request().is_none());
@@ -174,6 +186,20 @@ mod tests {
         assert!(trace.request().is_none());
         trace.begin(false);
         assert!(trace.request().is_none());
+    }
+
+    #[test]
+    fn a_request_behind_the_rest_of_another_is_not_kept() {
+        let trace = Trace::default();
+        trace.begin(true);
+        sent(&trace, &[(HEAD, 30)]);
+        trace.settled();
+        trace.begin(true);
+        assert!(!trace.keeps());
+        trace.wrote(HEAD.len(), HEAD.len());
+        trace.settled();
+        trace.begin(true);
+        assert!(trace.keeps());
     }
 
     #[test]

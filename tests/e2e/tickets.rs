@@ -107,6 +107,15 @@ async fn a_session_resumes_after_a_restart_and_at_another_gate_with_the_same_sec
 }
 
 #[tokio::test]
+async fn a_session_is_never_found_by_its_id() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    let client = Client::new(&["-tls1_2", "-no_ticket"]);
+    for _ in 0..3 {
+        assert!(!client.ask(&gate.address().to_string()), "the gate kept a session");
+    }
+}
+
+#[tokio::test]
 async fn a_session_resumes_after_an_upgrade_without_a_shared_secret() {
     let gate = Gate::with_upstream(&Recorder::start().await)
         .launch(|launch| {

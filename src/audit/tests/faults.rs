@@ -99,25 +99,30 @@ async fn refusals_fill_half_of_a_stalled_log_and_leave_the_rest_to_access() {
     let disk = Faulty::default();
     disk.0.full.store(true, Ordering::SeqCst);
     let log = open(&site, &disk);
-    for number in 0..4 {
-        let _ticket = log.append_minor(second(number), refusal(number)).unwrap();
-    }
-    for number in 4..20 {
-        let refused = log.append_minor(second(number), refusal(number));
-        assert_eq!(refused.unwrap_err(), AuditUnavailable);
+    let source = "192.0.2.7".parse().unwrap();
+    let refused = Stranger { reason: "cross-site", source, begun: Instant::now() };
+    for number in 0..20 {
+        log.append_refusal(second(number), &refused, || refusal(number));
     }
     for number in 20..24 {
         let _ticket = log.append(second(number), decision(number)).unwrap();
     }
     assert_eq!(log.append(second(24), decision(24)).unwrap_err(), AuditUnavailable);
     let metrics = site.metrics.render();
-    assert!(metrics.contains("wicketgate_audit_dropped_total 16"), "{metrics}");
+    assert!(metrics.contains("wicketgate_audit_summarised_total 16"), "{metrics}");
     assert!(metrics.contains("wicketgate_audit_denied_total 1"), "{metrics}");
 
     disk.0.full.store(false, Ordering::SeqCst);
+    let mut progress = log.shared_for_tests().progress.subscribe();
+    progress.wait_for(|now| now.synced == 9).await.unwrap();
+    log.summarise_last(second(25));
     log.close().unwrap();
-    let ids: Vec<_> = site.records().iter().map(|r| super::record::id(&r.event).unwrap()).collect();
+    let records = site.records();
+    let ids: Vec<_> =
+        records.iter().take(8).map(|r| super::record::id(&r.event).unwrap()).collect();
     assert_eq!(ids, [0, 1, 2, 3, 20, 21, 22, 23].map(id));
+    let [last] = &records[8..] else { panic!("{records:?}") };
+    assert!(matches!(&last.event, Event::RefusalsCounted { count: 16, .. }), "{last:?}");
 }
 
 #[test]

@@ -165,10 +165,12 @@ impl OwnSecret {
         &self.clock
     }
 
-    /// Goes on to the period if it is a later one; what is before its predecessor is gone then.
+    /// Goes on to the period if it is a later one; what is before its predecessor is gone then. For
+    /// one that is further away it begins anew.
     pub(super) fn of(&self, period: i64) -> Option<Vec<PeriodSecret>> {
         let mut state = self.state.lock();
-        if period.saturating_sub(state.period) > LEAP {
+        // Also back: a clock that had been ahead would else leave one key for as long.
+        if period.saturating_sub(state.period) > LEAP || state.period.saturating_sub(period) > 1 {
             *state = TicketState::fresh(period).ok()?;
         }
         while state.period < period {

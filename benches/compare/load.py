@@ -131,8 +131,15 @@ def idle(world, name, connections):
 
     def ask(connection):
         connection.sendall(f"{request}\r\n".encode())
-        if not connection.recv(65536).startswith(b"HTTP/1.1 200"):
-            raise SystemExit(f"{name} refused an idle connection")
+        answer, head = b"", b""
+        # The file has 1 KiB, and may come in several pieces.
+        while not head or len(answer) < len(head) + 4 + 1024:
+            if not (more := connection.recv(65536)):
+                break
+            answer += more
+            head = answer.partition(b"\r\n\r\n")[0] if b"\r\n\r\n" in answer else b""
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(f"{name} refused an idle connection: {answer[:100]!r}")
 
     before = world.resident(name)
     held = []

@@ -170,6 +170,8 @@ class Gate:
             "listeners": [{
                 "name": "public", "address": f"127.0.0.1:{self.port}",
                 "tls": {"certificates": [pair], "minimum_version": "1.3"},
+                # Ten thousand of the benchmarks', and the one that tells whether it still serves.
+                "limits": {"max_connections": 20_000},
             }],
             "admin": {"address": f"127.0.0.1:{self.admin}"},
             "identity_providers": [{

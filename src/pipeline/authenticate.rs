@@ -9,8 +9,9 @@ use http::HeaderMap;
 
 use crate::domain::clock::Timestamp;
 use crate::identity::cookie::{self, CookieState};
-use crate::identity::session::{Cached, Session};
+use crate::identity::session::Session;
 
+use super::client::ClientConnection;
 use super::gate::Gate;
 use super::refusal::Refusal;
 
@@ -38,10 +39,12 @@ impl Authenticated {
 /// `Malformed` when the cookie comes twice, `SessionsUnavailable` when the store does not answer.
 pub async fn authenticate(
     gate: &Gate,
+    connection: &ClientConnection,
     headers: &HeaderMap,
     at: Timestamp,
 ) -> Result<Authenticated, Refusal> {
-    let value = match cookie::session_cookie(headers) {
+    // Its shape is looked at where it is read.
+    let value = match cookie::unique(headers, cookie::SESSION_COOKIE) {
         CookieState::Absent => return Ok(Authenticated::NotAttempted),
         CookieState::Present(value) => value,
         // As good as one of a session that never was: the browser gets rid of it by signing in.
@@ -50,7 +53,7 @@ pub async fn authenticate(
             return Err(Refusal::Malformed("the session cookie came twice"));
         }
     };
-    if let Cached::Hit(session) = gate.sessions.find_cached(value, at) {
+    if let Some(session) = connection.told().session(&gate.sessions, value, at) {
         return Ok(known(gate, session));
     }
     match gate.sessions.find(value, at).await {

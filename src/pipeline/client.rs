@@ -1,7 +1,8 @@
 //! A client's connection, and what its requests have in common, worked out once.
 //!
-//! Nearly all requests of a connection ask the same host for the same session. The header fields
-//! that tell upstreams so are made for the first of them and handed out again. They belong to the
+//! Nearly all requests of a connection ask the same host for the same session. That session is kept
+//! at hand, and the header fields that tell upstreams of both are made for the first of them and
+//! handed out again. They belong to the
 //! connection, which lives on one worker, so that workers share none of it.
 //!
 //! INVARIANT: what is kept here is only ever found under everything that it was made of.
@@ -20,7 +21,7 @@ use crate::domain::canonical::Authority;
 use crate::domain::clock::Timestamp;
 use crate::domain::connection::{ClientAddr, Connection};
 use crate::domain::id::SessionId;
-use crate::identity::session::Session;
+use crate::identity::session::{Cached, Known, Session, Sessions};
 
 #[derive(Debug)]
 pub struct ClientConnection {
@@ -53,6 +54,7 @@ pub(super) struct Told {
     place: Option<Place>,
     names: Option<Names>,
     assertion: Option<Assertion>,
+    session: Option<Known>,
 }
 
 /// Which host was asked for, and by whom.
@@ -80,6 +82,24 @@ struct Assertion {
 }
 
 impl Told {
+    /// The session of a cookie, unless it has to be read from the store.
+    pub fn session(
+        &mut self,
+        sessions: &Sessions,
+        cookie_value: &str,
+        now: Timestamp,
+    ) -> Option<Arc<Session>> {
+        let known = self.session.as_ref();
+        if let Some(session) = known.and_then(|known| sessions.find_known(known, cookie_value, now))
+        {
+            return Some(session);
+        }
+        self.session = None;
+        let Cached::Hit(session) = sessions.find_cached(cookie_value, now) else { return None };
+        self.session = Some(Known::new(cookie_value, &session));
+        Some(session)
+    }
+
     /// What this text was read as, when the last request named its host so.
     pub fn authority(&self, text: &[u8]) -> Option<Authority> {
         let place = self.place.as_ref().filter(|place| place.host == *text)?;

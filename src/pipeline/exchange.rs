@@ -148,14 +148,14 @@ impl Exchange<Authorized> {
         self.state.held.take()
     }
 
-    /// Counts the exchange once its answer's head is known.
-    pub fn finished(&self, status: http::StatusCode) {
+    /// Counts the exchange once its answer's head is known, `elapsed` after its own.
+    pub fn finished(&self, status: http::StatusCode, elapsed: Duration) {
         let outcome = if status.is_server_error() {
             RequestOutcome::Error
         } else {
             RequestOutcome::Permitted
         };
-        self.route.metrics.observe(outcome, self.begun.elapsed());
+        self.route.metrics.observe(outcome, elapsed);
     }
 
     /// Since its head arrived.

@@ -151,7 +151,9 @@ impl Gate {
         guard::guard(arrival, asked, route)?;
         Timer::stage(&mut timer, route, Stage::Normalise);
         // Who asks: no principal, no question to the policies.
-        let session = authenticate(self, &arrival.head.headers, arrival.at).await?.required()?;
+        let session = authenticate(self, &arrival.connection, &arrival.head.headers, arrival.at)
+            .await?
+            .required()?;
         Timer::stage(&mut timer, route, Stage::Authenticate);
         match self.of_session(arrival, asked, route, &session, timer).await {
             Ok((permit, held, head)) => {

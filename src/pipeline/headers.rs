@@ -78,8 +78,9 @@ fn spells(name: &str, pattern: &str, prefix: bool) -> bool {
 }
 
 /// Removes every field that belongs to this connection and not to the message (RFC 9110,
-/// section 7.6.1), those that `Connection` names among them, and those that are foreign here.
-pub fn strip(headers: &mut HeaderMap, is_foreign: impl Fn(&str) -> bool) {
+/// section 7.6.1), those that `Connection` names among them, and those that are foreign here. Each
+/// of the others is asked about once.
+pub fn strip(headers: &mut HeaderMap, mut is_foreign: impl FnMut(&str) -> bool) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)

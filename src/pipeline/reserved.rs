@@ -72,7 +72,9 @@ async fn me(
     arrival: &Arrival,
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
-    let session = authenticate(gate, &arrival.head.headers, arrival.at).await?.required()?;
+    let session = authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at)
+        .await?
+        .required()?;
     let certificate = arrival.connection.client_certificate.as_deref();
     let device = arrival.snapshot.devices.identify(certificate, arrival.at);
     let page = pages::Me {
@@ -191,7 +193,7 @@ async fn confirm_sign_out(
     arrival: &Arrival,
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
-    match authenticate(gate, &arrival.head.headers, arrival.at).await? {
+    match authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at).await? {
         Authenticated::Session(session) => {
             let page = pages::SignOut {
                 host: &request.authority.to_string(),
@@ -213,12 +215,13 @@ async fn sign_out(
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
     guard::same_origin(&arrival.head.headers, &request.authority)?;
-    let session = match authenticate(gate, &arrival.head.headers, arrival.at).await? {
-        Authenticated::Session(session) => session,
-        Authenticated::NotAttempted | Authenticated::Failed => {
-            return Ok(signed_out(arrival, request));
-        }
-    };
+    let session =
+        match authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at).await? {
+            Authenticated::Session(session) => session,
+            Authenticated::NotAttempted | Authenticated::Failed => {
+                return Ok(signed_out(arrival, request));
+            }
+        };
     let expected = form_token(arrival)?;
     let sent = url::form_urlencoded::parse(request.query.as_deref().unwrap_or_default().as_bytes())
         .find(|(name, _)| name == "csrf")
@@ -258,7 +261,7 @@ async fn came_back(
     arrival: &Arrival,
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
-    match authenticate(gate, &arrival.head.headers, arrival.at).await? {
+    match authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at).await? {
         Authenticated::Session(_) => Ok(reply::see_other(arrival.id, "/.wicketgate/me")),
         Authenticated::NotAttempted | Authenticated::Failed => Ok(signed_out(arrival, request)),
     }

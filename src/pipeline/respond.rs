@@ -24,24 +24,45 @@ pub fn respond(
     switched: bool,
 ) {
     let headers = &mut head.headers;
-    // An alternative service (RFC 7838) would be a way past the gate.
+    let mut seen = Seen::default();
     headers::strip(headers, |name| {
+        seen.note(name);
+        // An alternative service (RFC 7838) would be a way past the gate.
         name == "alt-svc" || (name.starts_with('x') && headers::is_ours_alone(name))
     });
     if switched {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    if !headers.contains_key(STRICT_TRANSPORT_SECURITY) {
+    if !seen.transport_security {
         headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
     }
-    if route.config.response.location {
+    if seen.location && route.config.response.location {
         for name in [LOCATION, CONTENT_LOCATION] {
             rewrite_location(headers, &name, route, authority);
         }
     }
-    if headers.contains_key(SET_COOKIE) {
+    if seen.cookies {
         rewrite_cookies(headers, route.config.response.cookie_domain);
+    }
+}
+
+/// What has to be looked at in an answer's header.
+#[derive(Default)]
+struct Seen {
+    transport_security: bool,
+    location: bool,
+    cookies: bool,
+}
+
+impl Seen {
+    fn note(&mut self, name: &str) {
+        match name {
+            "strict-transport-security" => self.transport_security = true,
+            "location" | "content-location" => self.location = true,
+            "set-cookie" => self.cookies = true,
+            _ => {}
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::domain::query::AccessQuery;
 
 /// The values of those fields of a footprint that the query has.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Projection(Box<[(Field, Value)]>);
+pub(super) struct Projection(Vec<(Field, Value)>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Value {
@@ -45,13 +45,13 @@ fn age(now: Timestamp, earlier: Timestamp) -> i64 {
 impl Projection {
     pub(super) fn new(footprint: Footprint, query: &AccessQuery) -> Self {
         if footprint == Footprint::default() {
-            return Self(Box::default());
+            return Self(Vec::new());
         }
-        let values = Field::ALL
-            .iter()
-            .filter(|(field, _)| footprint.contains(*field))
-            .filter_map(|(field, _)| value_of(*field, query).map(|value| (*field, value)))
-            .collect();
+        let fields = Field::ALL.iter().filter(|(field, _)| footprint.contains(*field));
+        let mut values = Vec::with_capacity(footprint.len());
+        values.extend(
+            fields.filter_map(|(field, _)| value_of(*field, query).map(|value| (*field, value))),
+        );
         Self(values)
     }
 

@@ -97,6 +97,11 @@ impl Footprint {
         self.0 & field.bit() != 0
     }
 
+    /// How many fields it has.
+    pub(super) fn len(self) -> usize {
+        usize::try_from(self.0.count_ones()).unwrap_or_default()
+    }
+
     #[must_use]
     pub(super) fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)

@@ -118,7 +118,7 @@ async fn respond(
                 let upstream = hyper::upgrade::on(&mut response);
                 let (mut head, _) = response.into_parts();
                 exchange.respond(&mut head, true);
-                exchange.finished(head.status);
+                exchange.finished(head.status, exchange.elapsed());
                 in_flight.upgraded();
                 if let Some(client) = upgrade {
                     let compression = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
@@ -131,7 +131,8 @@ async fn respond(
             Ok(response)
                 if response.status().is_client_error() || response.status().is_server_error() =>
             {
-                streamed(context, exchange, response, in_flight, false).await
+                let elapsed = exchange.elapsed();
+                streamed(context, exchange, response, elapsed, in_flight).await
             }
             Ok(_) => own(exchange.refused(&Refusal::NotUpgraded), false, in_flight),
             Err(error) => own(failed(&exchange, error), false, in_flight),
@@ -147,24 +148,18 @@ async fn respond(
     }
     let caller = exchange.caller(context.worker);
     let sent = exchange.pool().send(caller, Request::from_parts(head, body)).await;
+    let elapsed = exchange.elapsed();
     let response = match (sent, fate.fault()) {
         // A late answer is only for those who may still have it.
         (Ok(_), _)
-            if exchange.elapsed() >= LIVE_AFTER
+            if elapsed >= LIVE_AFTER
                 && let Some(reason) = exchange.watch().check() =>
         {
             exchange.refused(&Refusal::Cut(reason))
         }
         (_, Some(Fault::Cut(reason))) => exchange.refused(&Refusal::Cut(reason)),
         (Ok(response), _) => {
-            return Ok(streamed(
-                context,
-                exchange,
-                response,
-                in_flight,
-                version == Version::HTTP_2,
-            )
-            .await);
+            return Ok(streamed(context, exchange, response, elapsed, in_flight).await);
         }
         (Err(_), Some(Fault::TooLarge)) => {
             exchange.refused(&Refusal::TooLarge { limit: exchange.max_body_bytes() })
@@ -187,7 +182,7 @@ fn failed(
     error: crate::upstream::UpstreamError,
 ) -> Response<Bytes> {
     let response = exchange.failed(error);
-    exchange.finished(response.status());
+    exchange.finished(response.status(), exchange.elapsed());
     response
 }
 
@@ -195,21 +190,21 @@ fn failed(
 /// once and needs no watching.
 const AT_ONCE: u64 = 16 * 1024;
 
-/// The upstream's answer, its body streamed.
+/// The upstream's answer, whose head came `elapsed` after the request's, its body streamed.
 async fn streamed(
     context: &Context,
     exchange: Box<Exchange<Authorized>>,
     response: Response<crate::upstream::UpstreamBody>,
+    elapsed: Duration,
     in_flight: InFlight,
-    is_http2: bool,
 ) -> Response<ResponseBody> {
     let (mut head, mut body) = response.into_parts();
     exchange.respond(&mut head, false);
-    exchange.finished(head.status);
+    exchange.finished(head.status, elapsed);
     let whole = poll_fn(|cx| Poll::Ready(body.whole(AT_ONCE, cx))).await;
     let body = match whole {
         Some(whole) => ResponseBody::own(whole, in_flight),
-        None if is_http2 => {
+        None if in_flight.is_multiplexed() => {
             let pace = context.pace(&exchange);
             ResponseBody::http2(body, exchange, in_flight, context.idle_timeout, pace)
         }

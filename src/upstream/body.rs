@@ -284,13 +284,11 @@ impl Body for UpstreamBody {
         let Some(incoming) = &mut this.incoming else {
             return Poll::Ready(None);
         };
-        let mut frame = Pin::new(&mut *incoming).poll_frame(cx);
-        if frame.is_pending()
-            && let Some(lease) = &mut this.lease
-        {
-            lease.connection.drive(cx);
-            frame = Pin::new(incoming).poll_frame(cx);
-        }
+        let mut incoming = Pin::new(incoming);
+        let frame = match &mut this.lease {
+            Some(lease) => lease.connection.poll(cx, |cx| incoming.as_mut().poll_frame(cx)),
+            None => incoming.poll_frame(cx),
+        };
         match frame {
             Poll::Pending => {
                 ready!(this.poll_idle(cx));

@@ -83,6 +83,7 @@ impl Idle {
         if self.max_idle == 0 || !connection.is_ready() {
             return;
         }
+        connection.rest();
         let Some(worker) = self.worker(worker) else { return };
         let address = connection.address;
         let mut waiting = worker.http1.lock();

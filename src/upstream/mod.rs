@@ -24,6 +24,7 @@ mod idle;
 mod outlier;
 mod pool;
 mod send;
+mod signal;
 mod sticky;
 mod tally;
 mod tls;

@@ -123,10 +123,7 @@ pub(super) async fn over_http1(
     }
     let mut patience = connection.patience.take();
     let mut sending = pin!(connection.sender.try_send_request(request));
-    let driven = poll_fn(|cx| {
-        connection.drive(cx);
-        sending.as_mut().poll(cx)
-    });
+    let driven = poll_fn(|cx| connection.poll(cx, |cx| sending.as_mut().poll(cx)));
     let result = match progress {
         None => soon(driven, &mut patience, sent + limits.response).await,
         Some(progress) => within(driven, progress, limits.response, limits.idle).await,

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,7 @@ use super::body::RequestBody;
 use super::connect::Stream;
 use super::error::UpstreamError;
 use super::send;
+use super::signal::Signal;
 use super::trace::Trace;
 
 type Wire = Connection<TokioIo<Stream>, RequestBody>;
@@ -32,6 +33,7 @@ pub(super) struct Http1 {
     pub(super) patience: Option<Pin<Box<Sleep>>>,
     /// None once it has ended, or has a task of its own.
     wire: Option<Box<Wire>>,
+    signal: Signal,
 }
 
 impl fmt::Debug for Http1 {
@@ -50,19 +52,30 @@ impl Http1 {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| UpstreamError::from_hyper(&error))?;
-        Ok(Self { address, sender, trace, patience: None, wire: Some(Box::new(wire)) })
+        let wire = Some(Box::new(wire));
+        Ok(Self { address, sender, trace, patience: None, wire, signal: Signal::default() })
     }
 
-    /// Reads and writes what can be read and written now.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(wire) = &mut self.wire
-            && Pin::new(wire.as_mut()).poll(cx).is_ready()
-        {
-            // Its errors reach whoever waits for the response.
-            self.wire = None;
-        }
+    /// Polls what waits for the connection and moves the connection on, until neither can go on.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &Context<'_>,
+        mut waiting: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let Self { wire, signal, .. } = self;
+        signal.poll(cx, |cx| {
+            let polled = waiting(cx);
+            if polled.is_pending() {
+                drive(wire, cx);
+            }
+            polled
+        })
     }
 
+    /// The request is over; what happens to the connection from here on wakes nobody.
+    pub(super) fn rest(&self) {
+        self.signal.rest();
+    }
     /// Gives the connection a task of its own, in which it can become something else than HTTP.
     pub(super) fn release(&mut self) {
         if let Some(wire) = self.wire.take() {
@@ -75,14 +88,24 @@ impl Http1 {
     /// Whether it is done with its last exchange, and open as far as is known.
     pub(super) fn is_ready(&mut self) -> bool {
         if !self.sender.is_ready() {
-            self.drive(&mut Context::from_waker(Waker::noop()));
+            drive(&mut self.wire, &mut Context::from_waker(Waker::noop()));
         }
         self.sender.is_ready()
     }
 
     /// Whether the other side has hung up.
     pub(super) fn is_closed(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        drive(&mut self.wire, &mut Context::from_waker(Waker::noop()));
         self.sender.is_closed()
+    }
+}
+
+/// Reads and writes what can be read and written now.
+fn drive(wire: &mut Option<Box<Wire>>, cx: &mut Context<'_>) {
+    if let Some(open) = wire
+        && Pin::new(open.as_mut()).poll(cx).is_ready()
+    {
+        // Its errors reach whoever waits for the response.
+        *wire = None;
     }
 }

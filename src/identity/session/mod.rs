@@ -14,6 +14,7 @@
 mod by_login;
 mod cache;
 mod clock;
+mod known;
 mod peer;
 mod state;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::sync::mpsc;
 
+pub use self::known::Known;
 pub use self::state::Session;
 
 use self::cache::{Cache, STRIPES};

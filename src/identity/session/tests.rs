@@ -84,6 +84,10 @@ impl World {
         Self { store, clock, sessions }
     }
 
+    fn is_known(&self, known: &Known, value: &str) -> bool {
+        self.sessions.find_known(known, value, self.clock.now()).is_some()
+    }
+
     /// The same store and clock, another process.
     async fn restarted(&self) -> Self {
         let sessions = opened(&self.store, &self.clock).await;
@@ -142,6 +146,30 @@ async fn a_session_survives_a_restart() {
     assert_eq!((found.id, &found.principal), (session.id, &session.principal));
     assert_eq!(found.id_token.as_ref().map(Secret::expose), Some("header.payload.signature"));
     assert!(matches!(world.sessions.find_cached(&value, world.clock.now()), Cached::Hit(_)));
+}
+
+#[tokio::test]
+async fn what_a_connection_knows_is_for_one_cookie_and_for_as_long_as_the_session_lasts() {
+    let world = World::new().await;
+    let (value, session) = world.login("ada").await;
+    let (other, _) = world.login("bob").await;
+    let known = Known::new(&value, &session);
+    assert!(world.is_known(&known, &value));
+    for wrong in [other.as_str(), "", &value[1..], &format!("{value}A")] {
+        assert!(!world.is_known(&known, wrong), "{wrong}");
+    }
+    // It is activity, like any other request.
+    world.clock.advance(IDLE - Duration::from_secs(1));
+    assert!(world.is_known(&known, &value));
+    world.clock.advance(IDLE - Duration::from_secs(1));
+    assert!(world.is_known(&known, &value));
+    world.sessions.end(&session.id, EndReason::Logout).await.unwrap();
+    assert!(!world.is_known(&known, &value));
+    let (value, session) = world.login("ada").await;
+    let known = Known::new(&value, &session);
+    world.clock.advance(IDLE);
+    assert!(!world.is_known(&known, &value));
+    assert!(!format!("{known:?}").contains(&value));
 }
 
 #[tokio::test]

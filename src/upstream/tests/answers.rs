@@ -17,6 +17,33 @@ async fn a_connection_is_used_again_by_its_own_worker_only() {
     assert_eq!(pool.waiting(), 2);
 }
 
+/// Once to send, once when the answer is there: nothing on the way wakes the task for nothing.
+#[tokio::test]
+async fn a_request_over_a_kept_connection_runs_twice() {
+    let (address, _seen) = scripted(GOOD, 10).await;
+    let pool = pool(upstream(&[address]));
+    let mut polls = 0;
+    for _ in 0..3 {
+        let pool = Arc::clone(&pool);
+        polls = tokio::spawn(async move {
+            let mut exchange = Box::pin(async {
+                let response = pool.send(by(0), request("GET")).await.unwrap();
+                assert_eq!(text(response).await.unwrap(), "ok");
+            });
+            let mut polls = 0;
+            std::future::poll_fn(|cx| {
+                polls += 1;
+                exchange.as_mut().poll(cx)
+            })
+            .await;
+            polls
+        })
+        .await
+        .unwrap();
+    }
+    assert_eq!(polls, 2);
+}
+
 #[tokio::test]
 async fn what_the_upstream_sees_is_origin_form_with_the_host() {
     let (address, mut seen) = scripted(GOOD, 1).await;

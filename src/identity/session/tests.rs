@@ -155,7 +155,7 @@ async fn what_a_connection_knows_is_for_one_cookie_and_for_as_long_as_the_sessio
     let (other, _) = world.login("bob").await;
     let known = Known::new(&value, &session);
     assert!(world.is_known(&known, &value));
-    for wrong in [other.as_str(), "", &value[1..], &format!("{value}A")] {
+    for wrong in [other.as_str(), "", value.split_at(42).0, &format!("{value}A")] {
         assert!(!world.is_known(&known, wrong), "{wrong}");
     }
     // It is activity, like any other request.

@@ -31,7 +31,6 @@ use super::slots::Held;
 pub struct Authorized {
     pub(super) permit: Permit,
     pub(super) session: Arc<Session>,
-    pub(super) head: Option<http::request::Parts>,
     pub(super) websocket: bool,
     /// Until whoever outlives the exchange takes them.
     pub(super) held: Option<Held>,
@@ -47,6 +46,8 @@ pub struct Exchange<S> {
     pub(super) route: Arc<RouteEntry>,
     pub(super) asker: Asker,
     pub(super) quota: Quota,
+    /// The head to forward.
+    head: Option<http::request::Parts>,
     pub(super) state: S,
 }
 
@@ -67,13 +68,14 @@ impl Exchange<Authorized> {
             route,
             asker,
             quota: arrival.quota,
+            head: Some(arrival.head),
             state,
         }
     }
 
     /// The head to forward. It is there once.
     pub fn take_head(&mut self) -> Option<http::request::Parts> {
-        self.state.head.take()
+        self.head.take()
     }
 
     pub fn pool(&self) -> &Pool {

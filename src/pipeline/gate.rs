@@ -156,9 +156,9 @@ impl Gate {
             .required()?;
         Timer::stage(&mut timer, route, Stage::Authenticate);
         match self.of_session(arrival, asked, route, &session, timer).await {
-            Ok((permit, held, head)) => {
+            Ok((permit, held)) => {
                 let websocket = asked.upgrade == Upgrade::WebSocket;
-                Ok(Authorized { permit, session, head: Some(head), websocket, held: Some(held) })
+                Ok(Authorized { permit, session, websocket, held: Some(held) })
             }
             Err(refusal) => {
                 arrival.principal = Some(Arc::clone(&session.principal.id));
@@ -174,7 +174,7 @@ impl Gate {
         route: &RouteEntry,
         session: &Session,
         mut timer: Option<Timer>,
-    ) -> Result<(Permit, Held, http::request::Parts), Refusal> {
+    ) -> Result<(Permit, Held), Refusal> {
         let at = arrival.at;
         // A caller's own share, before the policies are asked on his behalf.
         rate::by_caller(arrival, route, session)?;
@@ -197,9 +197,9 @@ impl Gate {
         record::permit(self, at, &permit, session, route.config.audit).await?;
         Timer::stage(&mut timer, route, Stage::Record);
         // The head is rewritten last: what the gate adds, nothing strips.
-        let head = prepare(self, arrival, asked, route, session)?;
+        prepare(self, arrival, asked, route, session)?;
         Timer::stage(&mut timer, route, Stage::Prepare);
-        Ok((permit, held, head))
+        Ok((permit, held))
     }
 
     /// Refuses what the listener itself found wrong, before any stage: with an id, on record.

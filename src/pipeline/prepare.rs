@@ -28,26 +28,9 @@ pub fn prepare(
     asked: &Normalised,
     route: &RouteEntry,
     session: &Session,
-) -> Result<http::request::Parts, Refusal> {
-    let mut head = std::mem::replace(&mut arrival.head, http::Request::new(()).into_parts().0);
-    match rewrite(gate, arrival, &mut head, asked, route, session) {
-        Ok(()) => Ok(head),
-        Err(refusal) => {
-            // The record of the refusal tells what was asked for.
-            arrival.head = head;
-            Err(refusal)
-        }
-    }
-}
-
-fn rewrite(
-    gate: &Gate,
-    arrival: &Arrival,
-    head: &mut http::request::Parts,
-    asked: &Normalised,
-    route: &RouteEntry,
-    session: &Session,
 ) -> Result<(), Refusal> {
+    // In its place: it is larger than all that is added to it.
+    let Arrival { id, at, connection, client, head, .. } = arrival;
     let upstream = &route.config.upstream;
     let wants_trailers = upstream.protocol == UpstreamProtocol::Http2
         && headers::lists_token(&head.headers, &TE, "trailers");
@@ -60,8 +43,8 @@ fn rewrite(
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    let mut told = arrival.connection.told();
-    let place = told.place(&asked.request.authority, arrival.client)?;
+    let mut told = connection.told();
+    let place = told.place(&asked.request.authority, *client)?;
     let host = match &upstream.host {
         UpstreamHost::Preserve => place.host.clone(),
         UpstreamHost::Fixed(authority) => value(authority.to_string())?,
@@ -73,10 +56,10 @@ fn rewrite(
         head.headers.insert(name, value.clone());
     }
     let audience = &route.config.application.name;
-    let assertion = told.assertion(gate, session, audience, arrival.at)?;
+    let assertion = told.assertion(gate, session, audience, *at)?;
     drop(told);
     head.headers.insert(headers::ASSERTION, assertion);
-    head.headers.insert(headers::DECISION, decision(arrival.id));
+    head.headers.insert(headers::DECISION, decision(*id));
     if let Some((name, credential)) = route.pool().credential() {
         remove_spellings(&mut head.headers, &name);
         head.headers.insert(name, credential);

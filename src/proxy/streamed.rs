@@ -119,10 +119,6 @@ impl Shared {
     }
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "on the heap already, and open for nearly all its life"
-)]
 enum Flow {
     Open {
         body: UpstreamBody,

@@ -203,7 +203,7 @@ pub struct UpstreamBody {
     waiting_since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Taken from the upstream and not yet passed on.
-    ahead: Option<Result<Frame<Bytes>, UpstreamError>>,
+    ahead: Option<Box<Result<Frame<Bytes>, UpstreamError>>>,
 }
 
 impl UpstreamBody {
@@ -234,9 +234,9 @@ impl UpstreamBody {
         let Poll::Ready(Some(frame)) = Pin::new(&mut *self).poll_frame(cx) else { return None };
         match frame.map(Frame::into_data) {
             Ok(Ok(data)) if self.is_end_stream() => return Some(data),
-            Ok(Ok(data)) => self.ahead = Some(Ok(Frame::data(data))),
-            Ok(Err(other)) => self.ahead = Some(Ok(other)),
-            Err(error) => self.ahead = Some(Err(error)),
+            Ok(Ok(data)) => self.ahead = Some(Box::new(Ok(Frame::data(data)))),
+            Ok(Err(other)) => self.ahead = Some(Box::new(Ok(other))),
+            Err(error) => self.ahead = Some(Box::new(Err(error))),
         }
         None
     }
@@ -279,7 +279,7 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
         if let Some(ahead) = this.ahead.take() {
-            return Poll::Ready(Some(ahead));
+            return Poll::Ready(Some(*ahead));
         }
         let Some(incoming) = &mut this.incoming else {
             return Poll::Ready(None);

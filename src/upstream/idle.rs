@@ -37,7 +37,7 @@ struct Worker {
 
 #[derive(Debug)]
 struct Waiting {
-    connection: Http1,
+    connection: Box<Http1>,
     /// When its last request was sent.
     since: Instant,
 }
@@ -59,7 +59,12 @@ impl Idle {
     }
 
     /// The connection used last, if one is alive and done with its earlier exchange.
-    pub(super) fn take(&self, worker: usize, address: SocketAddr, now: Instant) -> Option<Http1> {
+    pub(super) fn take(
+        &self,
+        worker: usize,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Option<Box<Http1>> {
         let mut waiting = self.worker(worker)?.http1.lock();
         let mut at = waiting.len();
         while at > 0 {
@@ -79,7 +84,7 @@ impl Idle {
 
     /// Keeps a connection for the next request, unless it is not done: an upstream that answers
     /// before it has the whole request gets no more of it, and the connection ends.
-    fn give(&self, worker: usize, mut connection: Http1, since: Instant) {
+    fn give(&self, worker: usize, mut connection: Box<Http1>, since: Instant) {
         if self.max_idle == 0 || !connection.is_ready() {
             return;
         }
@@ -139,7 +144,7 @@ impl Idle {
 pub(super) struct Lease {
     pub(super) idle: Arc<Idle>,
     pub(super) worker: usize,
-    pub(super) connection: Http1,
+    pub(super) connection: Box<Http1>,
     /// Whether another request may follow on it.
     pub(super) keep: bool,
     /// When the request was sent.

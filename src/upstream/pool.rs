@@ -382,7 +382,7 @@ impl Pool {
 }
 
 enum Connection {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(http2::SendRequest<RequestBody>),
 }
 

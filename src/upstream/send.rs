@@ -104,7 +104,7 @@ fn may_repeat(request: &Request<RequestBody>, reused: bool) -> bool {
 
 /// Sends over an HTTP/1 connection that is ready.
 pub(super) async fn over_http1(
-    mut connection: Http1,
+    mut connection: Box<Http1>,
     reused: bool,
     request: Request<RequestBody>,
     limits: Limits,

@@ -32,7 +32,7 @@ pub(super) struct Http1 {
     /// The timer of its answers, kept with it: moving one on costs less than making one.
     pub(super) patience: Option<Pin<Box<Sleep>>>,
     /// None once it has ended, or has a task of its own.
-    wire: Option<Box<Wire>>,
+    wire: Option<Wire>,
     signal: Signal,
 }
 
@@ -47,13 +47,20 @@ impl Http1 {
         address: SocketAddr,
         stream: Stream,
         trace: Arc<Trace>,
-    ) -> Result<Self, UpstreamError> {
+    ) -> Result<Box<Self>, UpstreamError> {
         let (sender, wire) = send::http1_builder()
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| UpstreamError::from_hyper(&error))?;
-        let wire = Some(Box::new(wire));
-        Ok(Self { address, sender, trace, patience: None, wire, signal: Signal::default() })
+        // It is handed from one request to the next.
+        Ok(Box::new(Self {
+            address,
+            sender,
+            trace,
+            patience: None,
+            wire: Some(wire),
+            signal: Signal::default(),
+        }))
     }
 
     /// Polls what waits for the connection and moves the connection on, until neither can go on.
@@ -101,9 +108,9 @@ impl Http1 {
 }
 
 /// Reads and writes what can be read and written now.
-fn drive(wire: &mut Option<Box<Wire>>, cx: &mut Context<'_>) {
+fn drive(wire: &mut Option<Wire>, cx: &mut Context<'_>) {
     if let Some(open) = wire
-        && Pin::new(open.as_mut()).poll(cx).is_ready()
+        && Pin::new(open).poll(cx).is_ready()
     {
         // Its errors reach whoever waits for the response.
         *wire = None;

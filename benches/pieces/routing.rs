@@ -25,6 +25,7 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
         display_name: "App".into(),
         zone: None,
         tenant: None,
+        identity_providers: None,
     });
     let route = Arc::new(Route {
         name: format!("route-{number}").into(),
@@ -33,6 +34,7 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
         application,
         allow_from: None,
         tenant: None,
+        identity_providers: None,
         upstream: Upstream {
             endpoints: vec![Endpoint {
                 host: Host::parse("127.0.0.1").unwrap(),

@@ -4,6 +4,7 @@
 //! GET and HEAD only. A page in the operator's browser can't read it by DNS rebinding, because a
 //! host must be named by an IP literal or `localhost`.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -52,8 +53,9 @@ pub struct Readiness {
     pub store_healthy: bool,
     /// Nothing more is accepted: whoever balances load goes elsewhere.
     pub stopping: bool,
-    /// For information: without it nobody new signs in, and sessions go on. `None`: not asked yet.
-    pub identity_provider_reachable: Option<bool>,
+    /// By name, for information: without one nobody new signs in there, and sessions go on. `None`:
+    /// not asked yet.
+    pub identity_providers_reachable: BTreeMap<Arc<str>, Option<bool>>,
     /// Whether new requests are turned away to save memory.
     pub memory_short: bool,
 }

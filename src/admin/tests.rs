@@ -19,7 +19,7 @@ fn ready() -> Readiness {
         audit_healthy: true,
         store_healthy: true,
         stopping: false,
-        identity_provider_reachable: Some(false),
+        identity_providers_reachable: [("main".into(), Some(false))].into(),
         memory_short: false,
     }
 }

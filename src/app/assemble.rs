@@ -11,6 +11,7 @@ use crate::domain::clock::Clock;
 use crate::domain::query::Resource;
 use crate::identity::login::LoginStates;
 use crate::identity::oidc::Provider;
+use crate::identity::providers::Providers;
 use crate::metrics::Metrics;
 use crate::pem;
 use crate::pipeline::rate::Limits;
@@ -198,33 +199,46 @@ fn resource(route: &model::Route, former: Option<&Arc<RouteEntry>>) -> Arc<Resou
 }
 
 impl Assembly {
-    /// Builds the client of the identity provider.
+    /// Builds the clients of the identity providers. Those that `former` has in the same form are
+    /// kept, with what they learnt of their provider.
     ///
     /// # Errors
     /// A certificate bundle that can't be used.
-    pub fn provider(
+    pub fn providers(
         &self,
         logins: &Arc<LoginStates>,
         clock: &Clock,
-    ) -> Result<Arc<Provider>, Vec<Finding>> {
-        let source = &self.config.source;
-        let Some(provider) = self.config.identity_providers.first() else {
-            return Err(vec![Finding::error(source, "there is no identity provider")]);
-        };
-        Provider::new(Arc::clone(provider), Arc::clone(logins), clock.clone())
-            .map(Arc::new)
-            .map_err(|error| {
-                vec![Finding::error(source, error.to_string()).at_path("identity_providers[0]")]
-            })
+        former: Option<&Providers>,
+    ) -> Result<Arc<Providers>, Vec<Finding>> {
+        let (mut list, mut findings) = (Vec::new(), Vec::new());
+        for (index, config) in self.config.identity_providers.iter().enumerate() {
+            let known = former.and_then(|former| former.named(&config.name));
+            // A bundle that the configuration only names may have changed.
+            if let Some(known) = known.filter(|known| known.config() == config)
+                && config.ca.is_none()
+            {
+                list.push(Arc::clone(known));
+                continue;
+            }
+            match Provider::new(Arc::clone(config), Arc::clone(logins), clock.clone()) {
+                Ok(provider) => list.push(Arc::new(provider)),
+                Err(error) => findings.push(
+                    Finding::error(&self.config.source, error.to_string())
+                        .at_path(format!("identity_providers[{index}]")),
+                ),
+            }
+        }
+        let providers = Providers::new(list, Arc::clone(logins));
+        if findings.is_empty() { Ok(Arc::new(providers)) } else { Err(findings) }
     }
 
-    pub fn snapshot(&self, generation: u64, provider: Arc<Provider>) -> Snapshot {
+    pub fn snapshot(&self, generation: u64, providers: Arc<Providers>) -> Snapshot {
         Snapshot {
             generation,
             routes: RouteTable::new(self.routes.iter().cloned()),
             policies: Arc::clone(&self.policies),
             devices: Arc::clone(&self.devices),
-            provider,
+            providers,
             limits: Arc::clone(&self.limits),
         }
     }

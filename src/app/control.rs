@@ -1,7 +1,6 @@
 //! The one task that changes a running gate: reload (`reload`), the end of sessions, housekeeping.
 
-use std::collections::VecDeque;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,6 @@ use crate::domain::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
 use crate::identity::login::LoginStates;
-use crate::identity::oidc::Provider;
 use crate::identity::session::Ended;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::receive::random_u128;
@@ -59,7 +57,7 @@ pub struct Control {
     pub heart: Option<Heart>,
     pub(super) path: PathBuf,
     pub store: Arc<dyn Store>,
-    logins: Arc<LoginStates>,
+    pub(super) logins: Arc<LoginStates>,
     workers: usize,
     pub acceptors: Acceptors,
     /// What their session tickets are sealed with, where they share nothing with other gates.
@@ -131,7 +129,7 @@ impl Control {
             audit_healthy: true,
             store_healthy: true,
             stopping: false,
-            identity_provider_reachable: None,
+            identity_providers_reachable: reachable(&gate),
             memory_short: false,
         };
         Self {
@@ -275,23 +273,6 @@ impl Control {
         format!("serving {routes} routes, configuration {generation}")
     }
 
-    /// The provider's client keeps what it learnt, as long as its configuration is the same.
-    pub(super) fn provider(
-        &self,
-        assembly: &Assembly,
-        former: &Arc<Provider>,
-    ) -> Result<Arc<Provider>, Vec<Finding>> {
-        let unchanged = self.config.as_ref().is_some_and(|config| {
-            config.identity_providers == assembly.config.identity_providers
-                && config.identity_providers.iter().all(|provider| provider.ca.is_none())
-        });
-        if unchanged {
-            Ok(Arc::clone(former))
-        } else {
-            assembly.provider(&self.logins, &self.gate.clock)
-        }
-    }
-
     /// Says what is served now, and looks after its upstreams.
     pub(super) fn applied(&mut self) {
         let snapshot = self.gate.snapshot.load_full();
@@ -345,10 +326,10 @@ impl Control {
             acceptor.refresh_tickets();
         }
         let store_healthy = self.store.get(Space::Keys, b"health").await.is_ok();
-        let provider = self.gate.snapshot.load().provider.is_reachable();
+        let reachable = reachable(&self.gate);
         let mut state = self.state.lock();
         state.readiness.store_healthy = store_healthy;
-        state.readiness.identity_provider_reachable = provider;
+        state.readiness.identity_providers_reachable = reachable;
     }
 }
 
@@ -393,6 +374,12 @@ pub fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
     must_stay(old.audit == new.audit, "audit", RESTART);
     must_stay(old.store == new.store, "store", RESTART);
     if findings.is_empty() { Ok(()) } else { Err(findings) }
+}
+
+/// Which identity providers answered when they were last asked.
+fn reachable(gate: &Gate) -> BTreeMap<Arc<str>, Option<bool>> {
+    let snapshot = gate.snapshot.load();
+    snapshot.providers.iter().map(|one| (Arc::clone(one.name()), one.is_reachable())).collect()
 }
 
 async fn next(endings: Option<&mut UnboundedReceiver<Ended>>) -> Option<Ended> {

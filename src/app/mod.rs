@@ -217,8 +217,8 @@ async fn open_files(
             .await?;
     let logins = Arc::new(LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await?);
     let signer = Signer::load_or_create(Arc::clone(&store), clock.clone()).await?;
-    let provider = assembly.provider(&logins, &clock).map_err(StartError::Findings)?;
-    let snapshot = assembly.snapshot(1, provider);
+    let providers = assembly.providers(&logins, &clock, None).map_err(StartError::Findings)?;
+    let snapshot = assembly.snapshot(1, providers);
     let gate = Arc::new(Gate {
         snapshot: arc_swap::ArcSwap::from_pointee(snapshot),
         sessions,

@@ -165,7 +165,8 @@ impl Control {
         if let Some(config) = &self.config {
             same_process(config, &assembly.config)?;
         }
-        let provider = self.provider(&assembly, &former.provider)?;
+        let (logins, clock) = (&self.logins, &self.gate.clock);
+        let providers = assembly.providers(logins, clock, Some(&former.providers))?;
         // One that has not changed was archived when it came.
         if assembly.policies.hash() != former.policies.hash() {
             let archived = serde_json::to_vec(assembly.policies.archive())
@@ -182,7 +183,7 @@ impl Control {
         super::log_warnings(&assembly.warnings);
         // From here on nothing can fail.
         self.generation += 1;
-        self.gate.snapshot.store(Arc::new(assembly.snapshot(self.generation, provider)));
+        self.gate.snapshot.store(Arc::new(assembly.snapshot(self.generation, providers)));
         self.gate.sessions.reconfigure(&assembly.config.session);
         self.gate.live.wake_all();
         for (name, tls) in assembly.tls {

@@ -1,16 +1,18 @@
 //! The validated configuration. Behind these types nothing is checked again.
 
+mod provider;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use url::Url;
-
 use super::secret::Secret;
 use crate::domain::canonical::{Authority, Host};
 use crate::domain::connection::{ClientAddr, SourceRules};
 use crate::domain::network::Networks;
+
+pub use provider::{ClaimNames, IdentityProvider, Issuer, ProviderNames};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -18,7 +20,7 @@ pub struct Config {
     pub source: PathBuf,
     pub listeners: Vec<Listener>,
     pub admin: Admin,
-    /// Exactly one for now; a list, so that more can follow without another shape.
+    /// At least one, in the order in which they are offered.
     pub identity_providers: Vec<Arc<IdentityProvider>>,
     pub session: Session,
     pub devices: Option<Devices>,
@@ -115,63 +117,6 @@ pub struct Admin {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdentityProvider {
-    /// First part of every principal id: `<name>/<subject>`.
-    pub name: Arc<str>,
-    /// What the sign-in page calls it.
-    pub display_name: Arc<str>,
-    pub issuer: Issuer,
-    pub client_id: String,
-    pub client_secret: Option<Secret>,
-    pub scopes: Vec<String>,
-    /// PEM bundle that the provider's TLS certificate is verified with, instead of the system's.
-    pub ca: Option<PathBuf>,
-    pub claims: ClaimNames,
-    /// For each call to the provider. Default 10 s.
-    pub timeout: Duration,
-}
-
-/// An OpenID issuer. Compared letter by letter (OpenID Connect Discovery 1.0, section 4.3), and
-/// `https://a.example` and `https://a.example/` are two issuers that one [`Url`] can't tell apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issuer {
-    text: Arc<str>,
-    url: Url,
-}
-
-impl Issuer {
-    /// # Errors
-    /// When the text is no URL.
-    pub fn parse(text: &str) -> Result<Self, url::ParseError> {
-        Ok(Self { text: text.into(), url: Url::parse(text)? })
-    }
-
-    /// Exactly as written in the configuration: what `issuer` and `iss` are compared with.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    pub fn url(&self) -> &Url {
-        &self.url
-    }
-}
-
-/// Which claims carry what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimNames {
-    /// Default `sub`.
-    pub user: String,
-    /// Default `email`; used only when `email_verified` is true.
-    pub email: String,
-    /// Default `name`.
-    pub name: String,
-    /// Default `groups`: a list of strings, or one string.
-    pub groups: String,
-    /// Default `tenant`.
-    pub tenant: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// Default 30 min.
     pub idle_timeout: Duration,
@@ -199,6 +144,8 @@ pub struct Application {
     pub display_name: Arc<str>,
     pub zone: Option<Arc<str>>,
     pub tenant: Option<Arc<str>>,
+    /// Whose users come in, where its routes don't say. All providers' where it is absent.
+    pub identity_providers: Option<ProviderNames>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,6 +159,9 @@ pub struct Route {
     pub allow_from: Option<Networks>,
     /// Overrides the application's tenant.
     pub tenant: Option<Arc<str>>,
+    /// Whose users come in: the route's own, else the application's. All providers' where both are
+    /// absent.
+    pub identity_providers: Option<ProviderNames>,
     pub upstream: Upstream,
     /// Largest request body, in bytes. Default 10 MiB.
     pub max_body_bytes: u64,
@@ -318,6 +268,13 @@ impl Route {
     /// Whether requests of a client at this address are taken.
     pub fn allows(&self, client: ClientAddr) -> bool {
         self.allow_from.as_ref().is_none_or(|allowed| allowed.contains(client.0))
+    }
+
+    /// Whether the users of this identity provider come in.
+    pub fn takes(&self, provider: &str) -> bool {
+        self.identity_providers
+            .as_ref()
+            .is_none_or(|taken| taken.iter().any(|name| **name == *provider))
     }
 }
 

@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 /// Largest answer of a provider that is read, in bytes.
 pub const MAX_RESPONSE: usize = 256 * 1024;
 
-/// Calls that may wait for the background thread or be under way at once.
+/// Calls that are under way at once, and as many that wait for the background thread; those past
+/// that wait in the order in which they came, for as long as a call may take.
 const MAX_CALLS: usize = 64;
 
 /// Why no answer of a provider can be used.
@@ -86,8 +87,7 @@ impl ProviderHttp {
                     while let Some(call) = waiting.recv().await {
                         while under_way.try_join_next().is_some() {}
                         if under_way.len() >= MAX_CALLS {
-                            let _ = call.answer.send(Err(HttpError::Busy));
-                            continue;
+                            under_way.join_next().await;
                         }
                         let client = client.clone();
                         under_way.spawn(async move {
@@ -111,7 +111,9 @@ impl ProviderHttp {
     /// does not do its work.
     pub async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (answer, answered) = oneshot::channel();
-        self.calls.try_send(Call { request, answer }).map_err(|_| HttpError::Busy)?;
+        let turn = tokio::time::timeout(self.timeout, self.calls.reserve()).await;
+        let Ok(Ok(turn)) = turn else { return Err(HttpError::Busy) };
+        turn.send(Call { request, answer });
         // The exchange has the same deadline inside; this one holds should its thread stall.
         match tokio::time::timeout(self.timeout + Duration::from_secs(1), answered).await {
             Ok(Ok(result)) => result,

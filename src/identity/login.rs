@@ -5,8 +5,8 @@
 //! after the state, so that several tabs can sign in at once. Only what was used up is stored: a
 //! state works once.
 //!
-//! INVARIANT: a callback counts only in the browser, on the host and for the provider that the
-//! login began with, once, within [`LIFETIME`]. The way back never leaves the host.
+//! INVARIANT: a callback counts only in the browser and on the host that the login began with, once,
+//! within [`LIFETIME`]; the provider is the one that is sealed here. The way back never leaves the host.
 
 use std::fmt;
 use std::sync::Arc;
@@ -56,8 +56,8 @@ pub enum StateError {
     Broken,
     #[error("the login began on another host")]
     WrongHost,
-    #[error("the login began with another identity provider")]
-    WrongProvider,
+    #[error("the login began with an identity provider that is no longer configured")]
+    UnknownProvider,
     #[error("the login took longer than ten minutes")]
     Expired,
     #[error("the state was used before")]
@@ -150,7 +150,6 @@ impl LoginStates {
         state: &str,
         cookies: &HeaderMap,
         host: &Authority,
-        provider: &str,
     ) -> Result<LoginState, StateError> {
         let name = cookie_name(state).ok_or(StateError::Missing)?;
         let CookieState::Present(value) = cookie::unique(cookies, &name) else {
@@ -169,9 +168,6 @@ impl LoginStates {
             .map_err(|_| StateError::UnknownBrowser)?;
         if login.host != host.to_string() {
             return Err(StateError::WrongHost);
-        }
-        if login.provider != provider {
-            return Err(StateError::WrongProvider);
         }
         let now = self.clock.now();
         // A cookie that lives longer than a login may comes from a clock that was set back since.
@@ -290,37 +286,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_login_comes_back_only_to_its_browser_host_and_provider() {
+    async fn a_login_comes_back_only_to_its_browser_and_host() {
         let clock = clock();
         let states = states(&clock).await;
         let login = login(&clock);
         let cookies = sent_back(&states.seal(&login, &HeaderMap::new()).unwrap());
-        let open = |state: &str, cookies: &HeaderMap, host: &str, provider: &str| {
-            states.open(state, cookies, &Authority::parse(host).unwrap(), provider)
+        let open = |state: &str, cookies: &HeaderMap, host: &str| {
+            states.open(state, cookies, &Authority::parse(host).unwrap())
         };
-        assert_eq!(open(&login.state, &cookies, "portal.example:8443", "idp"), Ok(login.clone()));
+        assert_eq!(open(&login.state, &cookies, "portal.example:8443"), Ok(login.clone()));
         let none = HeaderMap::new();
         for (result, error) in [
-            (open(&login.state, &none, "portal.example:8443", "idp"), StateError::UnknownBrowser),
-            (open(&login.state, &cookies, "other.example:8443", "idp"), StateError::WrongHost),
-            (open(&login.state, &cookies, "portal.example", "idp"), StateError::WrongHost),
-            (open(&login.state, &cookies, "portal.example:8443", "b"), StateError::WrongProvider),
-            (open("x", &cookies, "portal.example:8443", "idp"), StateError::Missing),
+            (open(&login.state, &none, "portal.example:8443"), StateError::UnknownBrowser),
+            (open(&login.state, &cookies, "other.example:8443"), StateError::WrongHost),
+            (open(&login.state, &cookies, "portal.example"), StateError::WrongHost),
+            (open("x", &cookies, "portal.example:8443"), StateError::Missing),
         ] {
             assert_eq!(result, Err(error));
         }
         // Another state that shares the cookie's name.
         let twin =
             format!("{}{}", login.state.split_at(8).0, random_token().unwrap().split_at(8).1);
-        assert_eq!(
-            open(&twin, &cookies, "portal.example:8443", "idp"),
-            Err(StateError::UnknownBrowser)
-        );
+        assert_eq!(open(&twin, &cookies, "portal.example:8443"), Err(StateError::UnknownBrowser));
         clock.advance(LIFETIME);
-        assert_eq!(
-            open(&login.state, &cookies, "portal.example:8443", "idp"),
-            Err(StateError::Expired)
-        );
+        assert_eq!(open(&login.state, &cookies, "portal.example:8443"), Err(StateError::Expired));
     }
 
     #[tokio::test]
@@ -336,11 +325,11 @@ mod tests {
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let text = format!("{name}={}", String::from_utf8(changed).unwrap());
             let cookies = sent_back(&[HeaderValue::from_str(&text).unwrap()]);
-            assert_eq!(states.open(&one.state, &cookies, &host(), "idp"), Err(StateError::Broken));
+            assert_eq!(states.open(&one.state, &cookies, &host()), Err(StateError::Broken));
         }
         let renamed = format!("{}={value}", cookie_name(&two.state).unwrap());
         let cookies = sent_back(&[HeaderValue::from_str(&renamed).unwrap()]);
-        assert_eq!(states.open(&two.state, &cookies, &host(), "idp"), Err(StateError::Broken));
+        assert_eq!(states.open(&two.state, &cookies, &host()), Err(StateError::Broken));
     }
 
     #[tokio::test]

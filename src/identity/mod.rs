@@ -1,6 +1,6 @@
 //! Who is asking: sign-in with an OpenID provider, sessions, and the identity that upstreams see.
 //!
-//! A login goes [`oidc`] (redirect, callback, token checks) with [`login`] (what the browser keeps
+//! There are any number of [`providers`]. A login goes [`oidc`] (redirect, callback, token checks) with [`login`] (what the browser keeps
 //! meanwhile), then [`session`] (an opaque id in a cookie, [`cookie`]), then on every request
 //! [`assertion`] (a signed statement for the upstream), and ends with [`logout`].
 //! `openidconnect`, `reqwest` and `jsonwebtoken` are known here only.
@@ -17,4 +17,5 @@ pub mod logout;
 pub mod oidc;
 #[cfg(test)]
 mod oidc_tests;
+pub mod providers;
 pub mod session;

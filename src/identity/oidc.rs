@@ -16,12 +16,13 @@ use openidconnect::{
     AuthType, AuthorizationCode, ClientId, ClientSecret, HttpRequest, PkceCodeVerifier,
     RedirectUrl, RequestTokenError, StandardErrorResponse,
 };
-use url::{Url, form_urlencoded};
+use url::Url;
 
 use super::claims::{self, ClaimError, Claims};
 use super::discovery::{Discovery, DiscoveryError, Metadata, plain_loopback};
 use super::http::{HttpError, HttpSetupError, ProviderHttp};
 use super::login::{self, LoginState, LoginStateError, LoginStates, StateError};
+use super::providers::Answer;
 use super::{cookie, id_token, logout};
 use crate::config::model::IdentityProvider;
 use crate::config::secret::Secret;
@@ -57,7 +58,7 @@ impl LoginError {
         }
     }
 
-    fn invalid(reason: impl Into<String>) -> Self {
+    pub(super) fn invalid(reason: impl Into<String>) -> Self {
         Self::Invalid(reason.into())
     }
 }
@@ -116,15 +117,6 @@ pub struct LoginRedirect {
     pub set_cookie: Vec<HeaderValue>,
 }
 
-/// The request to `/.wicketgate/callback`.
-#[derive(Debug)]
-pub struct Callback<'a> {
-    pub host: &'a Authority,
-    /// Without the `?`.
-    pub query: Option<&'a str>,
-    pub headers: &'a HeaderMap,
-}
-
 #[derive(Debug)]
 pub struct Login {
     pub principal: Arc<Principal>,
@@ -135,35 +127,6 @@ pub struct Login {
     pub return_to: String,
     /// Removes the login's own cookie.
     pub set_cookie: Vec<HeaderValue>,
-}
-
-/// The parameters of an authorization response (RFC 6749, sections 4.1.2 and 4.1.2.1; RFC 9207).
-#[derive(Debug, Default)]
-struct Answer {
-    state: Option<String>,
-    code: Option<String>,
-    iss: Option<String>,
-    error: Option<String>,
-}
-
-impl Answer {
-    fn parse(query: &str) -> Result<Self, LoginError> {
-        let mut answer = Self::default();
-        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let slot = match name.as_ref() {
-                "state" => &mut answer.state,
-                "code" => &mut answer.code,
-                "iss" => &mut answer.iss,
-                "error" => &mut answer.error,
-                _ => continue,
-            };
-            // RFC 6749, section 3.1: parameters must not be included more than once.
-            if slot.replace(value.into_owned()).is_some() {
-                return Err(LoginError::invalid("the callback repeats a parameter"));
-            }
-        }
-        Ok(answer)
-    }
 }
 
 /// One identity provider.
@@ -224,12 +187,14 @@ impl Provider {
         Ok(LoginRedirect { location: location.into(), set_cookie })
     }
 
-    /// Ends a login: who it is. What of it was wrong is in the error.
-    pub async fn finish(&self, callback: &Callback<'_>) -> Result<Login, LoginError> {
-        let answer = Answer::parse(callback.query.unwrap_or_default())?;
-        let state = answer.state.as_deref().ok_or(StateError::Missing)?;
+    /// Ends a login that began here: who it is. What of it was wrong is in the error.
+    pub(super) async fn finish(
+        &self,
+        login: LoginState,
+        answer: Answer,
+        host: &Authority,
+    ) -> Result<Login, LoginError> {
         let name = &self.config.name;
-        let login = self.logins.open(state, callback.headers, callback.host, name)?;
         let metadata = self.discovery.metadata().await?;
         check_issuer(&metadata, answer.iss.as_deref())?;
         if let Some(error) = answer.error {
@@ -238,7 +203,7 @@ impl Provider {
         let code = answer.code.ok_or_else(|| LoginError::invalid("the callback has no code"))?;
         // Last before the code is redeemed: what redeems nothing writes nothing.
         self.logins.consume(&login).await?;
-        let tokens = self.redeem(&metadata, &login, code, callback.host).await?;
+        let tokens = self.redeem(&metadata, &login, code, host).await?;
         let verified = self.verify(&metadata, &tokens, &login).await?;
         let userinfo = self.userinfo(&metadata, &tokens, &verified.claims).await?;
         let (principal, authentication) =
@@ -357,6 +322,10 @@ impl Provider {
         let metadata = self.discovery.metadata_now()?;
         let endpoint: &Url = metadata.additional_metadata().end_session_endpoint.as_ref()?;
         Some(logout::end_session_url(endpoint, &self.config.client_id, id_token, host, state))
+    }
+
+    pub fn config(&self) -> &Arc<IdentityProvider> {
+        &self.config
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
 use super::login::LoginStates;
-use super::oidc::{Callback, Login, LoginError, LoginRedirect, LoginStart, Provider};
+use super::oidc::{Login, LoginError, LoginRedirect, LoginStart, Provider};
+use super::providers::{Callback, Providers};
 use crate::config::model::{ClaimNames, IdentityProvider, Issuer};
 use crate::domain::canonical::Authority;
 use crate::domain::clock::{Clock, Timestamp};
@@ -40,7 +41,8 @@ struct Script {
 }
 
 struct World {
-    provider: Provider,
+    provider: Arc<Provider>,
+    providers: Providers,
     script: Arc<Mutex<Script>>,
     key_fetches: Arc<AtomicUsize>,
     clock: Clock,
@@ -171,8 +173,11 @@ impl World {
             },
             timeout: Duration::from_secs(20),
         };
-        let provider = Provider::new(Arc::new(config), Arc::new(logins), clock.clone()).unwrap();
-        Self { provider, script, key_fetches, clock, store }
+        let logins = Arc::new(logins);
+        let provider = Provider::new(Arc::new(config), Arc::clone(&logins), clock.clone()).unwrap();
+        let provider = Arc::new(provider);
+        let providers = Providers::new(vec![Arc::clone(&provider)], logins);
+        Self { provider, providers, script, key_fetches, clock, store }
     }
 
     fn host() -> Authority {
@@ -199,7 +204,7 @@ impl World {
     async fn finish(&self, query: &str, cookies: &HeaderMap) -> Result<Login, LoginError> {
         let host = Self::host();
         let callback = Callback { host: &host, query: Some(query), headers: cookies };
-        self.provider.finish(&callback).await
+        self.providers.finish(&callback).await
     }
 
     async fn login(&self) -> Result<Login, LoginError> {

@@ -4,7 +4,7 @@
 //! [`CONTENT_SECURITY_POLICY`] can forbid everything else. Many sites have no Internet.
 //!
 //! INVARIANT: every value is HTML-escaped by the template engine; no template marks a value safe.
-//! Links that lead elsewhere (`continue_url`, `cancel`, `sign_in`) are made by the gate, never by
+//! Links that lead elsewhere (`choices`, `cancel`, `sign_in`) are made by the gate, never by
 //! a client.
 
 pub mod asset;
@@ -41,17 +41,16 @@ pub fn sign_out_policy(end_session: Option<&str>) -> String {
     }
 }
 
-/// Asks for a click before the browser is sent to the identity provider.
+/// Asks for a click before the browser is sent to the identity provider, and with which one where
+/// there are several.
 #[derive(Clone, Copy, Debug, Template)]
 #[template(path = "sign_in.html")]
 pub struct SignIn<'a> {
     pub host: &'a str,
-    /// The provider's display name.
-    pub provider: &'a str,
     /// Path (and query) that the user asked for, for reading only.
     pub return_to: &'a str,
-    /// Where the button leads: `/.wicketgate/login?...`.
-    pub continue_url: &'a str,
+    /// The providers' display names, and where their buttons lead: `/.wicketgate/login?...`.
+    pub choices: &'a [Link<'a>],
 }
 
 /// A refusal by policy.
@@ -87,7 +86,7 @@ pub struct ErrorPage<'a> {
     pub link: Option<Link<'a>>,
 }
 
-/// The one thing to click on an error page.
+/// Something to click.
 #[derive(Clone, Copy, Debug)]
 pub struct Link<'a> {
     pub href: &'a str,

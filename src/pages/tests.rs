@@ -41,7 +41,13 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
     vec![
         (
             "sign-in",
-            SignIn { host: text, provider: text, return_to: text, continue_url: text }.render(),
+            SignIn { host: text, return_to: text, choices: &[Link { href: text, label: text }] }
+                .render(),
+        ),
+        (
+            "choice",
+            SignIn { host: text, return_to: text, choices: &[Link { href: text, label: text }; 2] }
+                .render(),
         ),
         (
             "denial",

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use crate::config::model::Route;
 use crate::domain::clock::Timestamp;
 use crate::identity::cookie::{self, CookieState};
 use crate::identity::session::Session;
@@ -23,18 +24,23 @@ pub enum Authenticated {
     /// The client sent a session cookie of a session that is over, that never was, or that a
     /// former identity provider vouched for.
     Failed,
+    /// The session is good, but its user signed in with a provider that this route doesn't take.
+    NotTaken,
 }
 
 impl Authenticated {
     pub fn required(self) -> Result<Arc<Session>, Refusal> {
         match self {
             Self::Session(session) => Ok(session),
-            Self::NotAttempted => Err(Refusal::Unauthenticated { stale: false }),
+            // The session goes on where it is taken: its cookie stays until another replaces it.
+            Self::NotAttempted | Self::NotTaken => Err(Refusal::Unauthenticated { stale: false }),
             Self::Failed => Err(Refusal::Unauthenticated { stale: true }),
         }
     }
 }
 
+/// `route` is what is asked for; none where it is one of the gate's own pages.
+///
 /// # Errors
 /// `Malformed` when the cookie comes twice, `SessionsUnavailable` when the store does not answer.
 pub async fn authenticate(
@@ -42,6 +48,7 @@ pub async fn authenticate(
     connection: &ClientConnection,
     headers: &HeaderMap,
     at: Timestamp,
+    route: Option<&Route>,
 ) -> Result<Authenticated, Refusal> {
     // Its shape is looked at where it is read.
     let value = match cookie::unique(headers, cookie::SESSION_COOKIE) {
@@ -54,10 +61,10 @@ pub async fn authenticate(
         }
     };
     if let Some(session) = connection.told().session(&gate.sessions, value, at) {
-        return Ok(known(gate, session));
+        return Ok(known(gate, session, route));
     }
     match gate.sessions.find(value, at).await {
-        Ok(Some(session)) => Ok(known(gate, session)),
+        Ok(Some(session)) => Ok(known(gate, session, route)),
         Ok(None) => Ok(Authenticated::Failed),
         Err(error) => {
             tracing::error!(%error, "the session store does not answer");
@@ -66,12 +73,18 @@ pub async fn authenticate(
     }
 }
 
-fn known(gate: &Gate, session: Arc<Session>) -> Authenticated {
-    if is_trusted(gate, &session) { Authenticated::Session(session) } else { Authenticated::Failed }
+fn known(gate: &Gate, session: Arc<Session>, route: Option<&Route>) -> Authenticated {
+    if !is_trusted(gate, &session) {
+        Authenticated::Failed
+    } else if route.is_none_or(|route| route.takes(&session.provider)) {
+        Authenticated::Session(session)
+    } else {
+        Authenticated::NotTaken
+    }
 }
 
-/// Whether the identity provider that vouched for the session is still the configured one. Asked
-/// of the snapshot in force, so that a provider that was taken out vouches for nobody any more.
+/// Whether the identity provider that vouched for the session is still a configured one. Asked of
+/// the snapshot in force, so that a provider that was taken out vouches for nobody any more.
 pub fn is_trusted(gate: &Gate, session: &Session) -> bool {
-    session.provider == *gate.snapshot.load().provider.name()
+    gate.snapshot.load().providers.named(&session.provider).is_some()
 }

@@ -151,7 +151,8 @@ impl Gate {
         guard::guard(arrival, asked, route)?;
         Timer::stage(&mut timer, route, Stage::Normalise);
         // Who asks: no principal, no question to the policies.
-        let session = authenticate(self, &arrival.connection, &arrival.head.headers, arrival.at)
+        let Arrival { connection, head, at, .. } = &*arrival;
+        let session = authenticate(self, connection, &head.headers, *at, Some(&route.config))
             .await?
             .required()?;
         Timer::stage(&mut timer, route, Stage::Authenticate);

@@ -93,6 +93,8 @@ pub enum CutReason {
     RouteGone,
     #[error("the route no longer takes requests from this address")]
     Source,
+    #[error("the route no longer takes users of this identity provider")]
+    Provider,
 }
 
 /// The hold on one live connection. Dropping it ends the watch.
@@ -245,6 +247,7 @@ impl Watch {
             }
             Err(NoLonger::RouteGone) => CutReason::RouteGone,
             Err(NoLonger::Source) => CutReason::Source,
+            Err(NoLonger::Provider) => CutReason::Provider,
             Err(NoLonger::Denied(denial)) => {
                 record::denial(self.gate(), now, &denial, &self.session, Occasion::Reauthorisation);
                 CutReason::Denied
@@ -259,6 +262,7 @@ impl Watch {
 enum NoLonger {
     RouteGone,
     Source,
+    Provider,
     Denied(Box<Denial>),
 }
 
@@ -285,6 +289,9 @@ impl Watch {
         let now = self.gate().clock.now();
         if !route.config.allows(self.client) {
             return Err(NoLonger::Source);
+        }
+        if !route.config.takes(&self.session.provider) {
+            return Err(NoLonger::Provider);
         }
         let (connection, asked) = (&self.connection, &self.asked);
         let query = gather(&snapshot, connection, self.client, now, asked, &route, &self.session);

@@ -5,6 +5,7 @@
 //! [`Gate::admit`](gate::Gate::admit) is the only way to one.
 
 pub mod authenticate;
+mod choice;
 pub mod client;
 pub mod exchange;
 pub mod gate;

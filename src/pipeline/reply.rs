@@ -15,9 +15,10 @@ use crate::domain::decision::Decision;
 use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
 use crate::identity::cookie;
-use crate::identity::oidc::LoginStart;
+use crate::identity::oidc::{LoginStart, Provider};
 use crate::pages;
 
+use super::choice;
 use super::gate::Gate;
 use super::headers::{DECISION, FETCH_DEST, FETCH_MODE};
 use super::prepare::decision;
@@ -138,21 +139,24 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
 /// Sends a browser to the identity provider, and back to where it was.
 pub async fn sign_in(gate: &Gate, arrival: &Arrival, stale: bool) -> Response<Bytes> {
     let target = arrival.head.uri.path_and_query().map_or("/", |target| target.as_str());
-    begin_login(gate, arrival, target, stale).await
-}
-
-pub async fn begin_login(
-    gate: &Gate,
-    arrival: &Arrival,
-    return_to: &str,
-    stale: bool,
-) -> Response<Bytes> {
     let Some(host) = request_authority(arrival) else {
         let refusal = Refusal::Malformed("the request names no host");
         return short(&Asker::of(&arrival.head), arrival.id, &refusal);
     };
-    let start = LoginStart { host: &host, return_to, headers: &arrival.head.headers };
-    match arrival.snapshot.provider.begin(&start).await {
+    choice::sign_in(gate, arrival, &host, target, stale).await
+}
+
+/// Sends a browser to this identity provider.
+pub async fn begin_login(
+    gate: &Gate,
+    arrival: &Arrival,
+    host: &Authority,
+    provider: &Provider,
+    return_to: &str,
+    stale: bool,
+) -> Response<Bytes> {
+    let start = LoginStart { host, return_to, headers: &arrival.head.headers };
+    match provider.begin(&start).await {
         Ok(redirect) => {
             let mut response = see_other(arrival.id, &redirect.location);
             for field in redirect.set_cookie {

@@ -1,5 +1,7 @@
 //! The gate's own addresses under `/.wicketgate/` on every protected host.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, SET_COOKIE};
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -12,12 +14,13 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use crate::domain::canonical::CanonicalRequest;
 use crate::domain::event::{EndReason, Event};
 use crate::identity::cookie::{self, CookieState};
-use crate::identity::login;
-use crate::identity::oidc::{Callback, LoginError};
+use crate::identity::oidc::{LoginError, Provider};
+use crate::identity::providers::Callback;
 use crate::identity::session::{NewSession, Session, SessionError};
 use crate::pages;
 
 use super::authenticate::{Authenticated, authenticate};
+use super::choice;
 use super::gate::Gate;
 use super::guard;
 use super::receive::Arrival;
@@ -43,7 +46,10 @@ pub async fn answer(
     }
     match path {
         "" | "/" | "/me" => me(gate, arrival, request).await,
-        "/login" => login_page(gate, arrival, request).await,
+        "/login" => {
+            let query = request.query.as_deref().unwrap_or_default();
+            Ok(choice::page(gate, arrival, &request.authority, query).await)
+        }
         "/callback" => callback(gate, arrival, request).await,
         "/logout" if posts => sign_out(gate, arrival, request).await,
         "/logout" => confirm_sign_out(gate, arrival, request).await,
@@ -67,14 +73,17 @@ fn asset(arrival: &Arrival, request: &CanonicalRequest) -> Option<Response<Bytes
     Some(response)
 }
 
+/// Whose session it is, on whichever of the host's routes it is taken.
+async fn who(gate: &Gate, arrival: &Arrival) -> Result<Authenticated, Refusal> {
+    authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at, None).await
+}
+
 async fn me(
     gate: &Gate,
     arrival: &Arrival,
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
-    let session = authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at)
-        .await?
-        .required()?;
+    let session = who(gate, arrival).await?.required()?;
     let certificate = arrival.connection.client_certificate.as_deref();
     let device = arrival.snapshot.devices.identify(certificate, arrival.at);
     let page = pages::Me {
@@ -82,42 +91,12 @@ async fn me(
         principal: &session.principal,
         authentication: &session.authentication,
         device: &device,
-        provider: arrival.snapshot.provider.display_name(),
+        provider: provider_of(arrival, &session).map_or("", |provider| provider.display_name()),
         started: session.created,
         expires: session.expires,
         csrf: &form_token(arrival)?,
     };
-    Ok(with_sign_out_form(arrival, page.render()))
-}
-
-/// A page before the provider's, for those who come on their own. `?start` goes there at once.
-async fn login_page(
-    gate: &Gate,
-    arrival: &Arrival,
-    request: &CanonicalRequest,
-) -> Result<Response<Bytes>, Refusal> {
-    let query = request.query.as_deref().unwrap_or_default();
-    let mut start = false;
-    let mut return_to = "/".to_owned();
-    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
-        match &*name {
-            "start" => start = true,
-            "return_to" => return_to = value.into_owned(),
-            _ => {}
-        }
-    }
-    if start {
-        return Ok(reply::begin_login(gate, arrival, &return_to, false).await);
-    }
-    let return_to = login::return_to(&return_to);
-    let continue_to: String = url::form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
-    let page = pages::SignIn {
-        host: &request.authority.to_string(),
-        provider: arrival.snapshot.provider.display_name(),
-        return_to: &return_to,
-        continue_url: &format!("/.wicketgate/login?start&return_to={continue_to}"),
-    };
-    Ok(reply::html(StatusCode::OK, arrival.id, page.render()))
+    Ok(with_sign_out_form(arrival, &session, page.render()))
 }
 
 /// The provider's answer (RFC 6749, section 4.1.2), and the beginning of a session.
@@ -128,7 +107,7 @@ async fn callback(
 ) -> Result<Response<Bytes>, Refusal> {
     let finished = arrival
         .snapshot
-        .provider
+        .providers
         .finish(&Callback {
             host: &request.authority,
             query: request.query.as_deref(),
@@ -193,7 +172,7 @@ async fn confirm_sign_out(
     arrival: &Arrival,
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
-    match authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at).await? {
+    match who(gate, arrival).await? {
         Authenticated::Session(session) => {
             let page = pages::SignOut {
                 host: &request.authority.to_string(),
@@ -201,9 +180,9 @@ async fn confirm_sign_out(
                 csrf: &form_token(arrival)?,
                 cancel: "/",
             };
-            Ok(with_sign_out_form(arrival, page.render()))
+            Ok(with_sign_out_form(arrival, &session, page.render()))
         }
-        Authenticated::NotAttempted | Authenticated::Failed => Ok(signed_out(arrival, request)),
+        _ => Ok(signed_out(arrival, request)),
     }
 }
 
@@ -215,13 +194,9 @@ async fn sign_out(
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
     guard::same_origin(&arrival.head.headers, &request.authority)?;
-    let session =
-        match authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at).await? {
-            Authenticated::Session(session) => session,
-            Authenticated::NotAttempted | Authenticated::Failed => {
-                return Ok(signed_out(arrival, request));
-            }
-        };
+    let Authenticated::Session(session) = who(gate, arrival).await? else {
+        return Ok(signed_out(arrival, request));
+    };
     let expected = form_token(arrival)?;
     let sent = url::form_urlencoded::parse(request.query.as_deref().unwrap_or_default().as_bytes())
         .find(|(name, _)| name == "csrf")
@@ -239,11 +214,10 @@ async fn sign_out(
         None => gate.sessions.end(&session.id, EndReason::Logout).await.map(drop),
     }
     .map_err(unavailable)?;
-    let onwards = arrival.snapshot.provider.end_session_url(
-        session.id_token.as_ref(),
-        &request.authority,
-        &arrival.id.to_string(),
-    );
+    let onwards = provider_of(arrival, &session).and_then(|provider| {
+        let hint = session.id_token.as_ref();
+        provider.end_session_url(hint, &request.authority, &arrival.id.to_string())
+    });
     let onwards = onwards.unwrap_or_else(|| "/.wicketgate/signed-out".to_owned());
     let mut response = reply::see_other(arrival.id, &onwards);
     response.headers_mut().append(SET_COOKIE, cookie::clear_session());
@@ -261,9 +235,9 @@ async fn came_back(
     arrival: &Arrival,
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
-    match authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at).await? {
+    match who(gate, arrival).await? {
         Authenticated::Session(_) => Ok(reply::see_other(arrival.id, "/.wicketgate/me")),
-        Authenticated::NotAttempted | Authenticated::Failed => Ok(signed_out(arrival, request)),
+        _ => Ok(signed_out(arrival, request)),
     }
 }
 
@@ -283,10 +257,15 @@ fn name(session: &Session) -> &str {
     principal.name.as_deref().or(principal.email.as_deref()).unwrap_or(&principal.id)
 }
 
-fn with_sign_out_form(arrival: &Arrival, page: String) -> Response<Bytes> {
+/// The provider that vouched for the session.
+fn provider_of<'a>(arrival: &'a Arrival, session: &Session) -> Option<&'a Arc<Provider>> {
+    arrival.snapshot.providers.named(&session.provider)
+}
+
+fn with_sign_out_form(arrival: &Arrival, session: &Session, page: String) -> Response<Bytes> {
     let mut response = reply::html(StatusCode::OK, arrival.id, page);
-    let policy =
-        pages::sign_out_policy(arrival.snapshot.provider.end_session_endpoint().as_deref());
+    let end = provider_of(arrival, session).and_then(|provider| provider.end_session_endpoint());
+    let policy = pages::sign_out_policy(end.as_deref());
     if let Ok(policy) = HeaderValue::try_from(policy) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     }

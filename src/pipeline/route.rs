@@ -228,6 +228,7 @@ mod tests {
             display_name: "App".into(),
             zone: None,
             tenant: None,
+            identity_providers: None,
         });
         let endpoint = Endpoint { host: Host::parse("127.0.0.1").unwrap(), port: 8080, weight: 1 };
         let route = Arc::new(Route {
@@ -237,6 +238,7 @@ mod tests {
             application,
             allow_from: None,
             tenant: None,
+            identity_providers: None,
             upstream: Upstream {
                 endpoints: vec![endpoint],
                 selection: Selection::RoundRobin,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::rate::Limits;
 use super::route::RouteTable;
-use crate::identity::oidc::Provider;
+use crate::identity::providers::Providers;
 use crate::policy::Engine;
 use crate::posture::Registry;
 
@@ -18,7 +18,7 @@ pub struct Snapshot {
     pub routes: RouteTable,
     pub policies: Arc<Engine>,
     pub devices: Arc<Registry>,
-    pub provider: Arc<Provider>,
+    pub providers: Arc<Providers>,
     /// Of the whole gate; routes have their own.
     pub limits: Arc<Limits>,
 }

@@ -48,8 +48,13 @@ fn upstream(addresses: &[SocketAddr]) -> Upstream {
 }
 
 fn route(upstream: Upstream) -> Arc<Route> {
-    let application =
-        Application { name: "app".into(), display_name: "App".into(), zone: None, tenant: None };
+    let application = Application {
+        name: "app".into(),
+        display_name: "App".into(),
+        zone: None,
+        tenant: None,
+        identity_providers: None,
+    };
     Arc::new(Route {
         name: "route".into(),
         host: Host::parse("public.example").unwrap(),
@@ -57,6 +62,7 @@ fn route(upstream: Upstream) -> Arc<Route> {
         application: Arc::new(application),
         allow_from: None,
         tenant: None,
+        identity_providers: None,
         upstream,
         max_body_bytes: 1024 * 1024,
         websocket: true,

@@ -27,6 +27,7 @@ mod live;
 mod login;
 mod manager;
 mod package;
+mod providers;
 mod reload;
 mod reserved;
 mod resilience;

@@ -26,12 +26,14 @@ function user(name, groups, tenant) {
   return { name, groups, email, email_verified: true, ...(tenant && { tenant }) };
 }
 
-const { origins, secret, client_id = 'wicketgate' } = JSON.parse(process.argv[2]);
+// Two providers need two hosts: cookies know no ports.
+const settings = JSON.parse(process.argv[2]);
+const { origins, secret, client_id = 'wicketgate', host = '127.0.0.1' } = settings;
 const at = (path) => origins.map((origin) => origin + path);
 
 const server = createServer();
 await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-const issuer = `http://127.0.0.1:${server.address().port}`;
+const issuer = `http://${host}:${server.address().port}`;
 
 const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 const key = { ...privateKey.export({ format: 'jwk' }), alg: 'RS256', use: 'sig', kid: 'test-1' };

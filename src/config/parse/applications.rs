@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::config::model::Application;
+use crate::config::model::{Application, IdentityProvider};
 use crate::config::yaml::Cursor;
 
-use super::keys;
 use super::values::{Unique, name, unique_name, words};
+use super::{keys, providers};
 
-pub(super) fn applications(at: &Cursor<'_>) -> Vec<Arc<Application>> {
+pub(super) fn applications(
+    at: &Cursor<'_>,
+    known: Option<&Vec<Arc<IdentityProvider>>>,
+) -> Vec<Arc<Application>> {
     let mut names = Unique::new();
     let application = |entry: &Cursor<'_>| {
         let map = keys(entry)?;
@@ -16,9 +19,10 @@ pub(super) fn applications(at: &Cursor<'_>) -> Vec<Arc<Application>> {
         let display_name = map.get("display_name").and_then(|at| words(&at));
         let zone = map.get("zone").and_then(|at| name(&at));
         let tenant = map.get("tenant").and_then(|at| words(&at));
+        let identity_providers = providers::taken(&map, known);
         let name = own_name?;
         let display_name = display_name.unwrap_or_else(|| Arc::clone(&name));
-        Some(Arc::new(Application { name, display_name, zone, tenant }))
+        Some(Arc::new(Application { name, display_name, zone, tenant, identity_providers }))
     };
     at.non_empty_list().iter().filter_map(application).collect()
 }

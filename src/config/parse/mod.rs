@@ -10,6 +10,7 @@ mod backend;
 mod bounds;
 mod files;
 mod listeners;
+mod providers;
 mod resilience;
 mod routes;
 mod state;
@@ -47,14 +48,17 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
     let (listeners, addresses) = listeners.unzip();
     let admin = listeners::admin(&top, &addresses.unwrap_or_default());
     let identity_providers =
-        top.required("identity_providers").map(|at| access::identity_providers(&at, &base));
+        top.required("identity_providers").map(|at| providers::identity_providers(&at, &base));
+    // Without providers every name of one would be reported as unknown.
+    let providers = identity_providers.as_ref().filter(|known| !known.is_empty());
     let session = access::session(&top);
     let devices = top.get("devices").and_then(|at| access::devices(&at, &base));
     let policies = top.required("policies").and_then(|at| access::policies(&at, &base));
-    let applications = top.required("applications").map(|at| applications::applications(&at));
+    let applications =
+        top.required("applications").map(|at| applications::applications(&at, providers));
     // Without applications every route would be reported for naming an unknown one.
     let known = applications.as_ref().filter(|known| !known.is_empty());
-    let routes = top.required("routes").map(|at| routes::routes(&at, known, &base));
+    let routes = top.required("routes").map(|at| routes::routes(&at, known, providers, &base));
     let audit = top.required("audit").and_then(|at| state::audit(&at, &base));
     let store = top.required("store").and_then(|at| state::store(&at, &base));
     let rate_limits = bounds::rate_limits(&top);

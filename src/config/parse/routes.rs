@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::config::model::{
-    Application, AuditDurability, ResponseRewrite, Route, UpstreamProtocol,
+    Application, AuditDurability, IdentityProvider, ResponseRewrite, Route, UpstreamProtocol,
 };
 use crate::config::yaml::{Cursor, Map, closest, quote};
 use crate::domain::canonical::{CanonicalPath, Host, path_segments};
 
 use super::files::Base;
 use super::values::{Unique, host, networks, unique_name, words};
-use super::{bounds, keys, upstream};
+use super::{bounds, keys, providers, upstream};
 
 /// The first segment of the paths that the gate answers itself.
 const RESERVED: &str = ".wicketgate";
@@ -19,6 +19,7 @@ const RESERVED: &str = ".wicketgate";
 pub(super) fn routes(
     at: &Cursor<'_>,
     known: Option<&Vec<Arc<Application>>>,
+    known_providers: Option<&Vec<Arc<IdentityProvider>>>,
     base: &Base,
 ) -> Vec<Arc<Route>> {
     let mut names = Unique::new();
@@ -30,6 +31,7 @@ pub(super) fn routes(
         let application = map.required("application").and_then(|at| application(&at, known));
         let allow_from = map.get("allow_from").map(|at| networks(&at));
         let tenant = map.get("tenant").and_then(|at| words(&at));
+        let own_providers = providers::taken(&map, known_providers);
         let upstream = upstream::upstream(&map, base);
         let max_body_bytes = map.or("max_body", 10 << 20, |at| at.bytes(0, 1 << 50));
         let http2 =
@@ -47,11 +49,14 @@ pub(super) fn routes(
         let response = response(&map);
         let bounds = bounds::of_route(&map);
         let (host, path) = place?;
+        let application = application?;
         Some(Arc::new(Route {
             name: name?,
             host,
             path,
-            application: application?,
+            identity_providers: own_providers
+                .or_else(|| application.identity_providers.as_ref().map(Arc::clone)),
+            application,
             allow_from,
             tenant,
             upstream: upstream?,

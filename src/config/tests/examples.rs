@@ -32,6 +32,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(route.audit, AuditDurability::Buffered);
     assert_eq!(route.upstream.host, UpstreamHost::Preserve);
     assert!(route.upstream.tls.is_none() && route.upstream.credential.is_none());
+    assert!(route.identity_providers.is_none() && route.takes("main"));
     assert_eq!(route.bounds, RouteBounds::default());
     assert_eq!((&*config.rate_limits, config.limits.memory), (&[][..], None));
     assert_eq!(config.audit.segment_bytes, 256 << 20);
@@ -63,6 +64,9 @@ fn every_value_arrives_in_the_model() {
     assert_eq!((route.host.as_str(), &*route.path), ("portal.example.com", "/café"));
     assert_eq!(route.tenant.as_deref(), Some("globex"));
     assert!(!route.allows(ClientAddr([192, 0, 2, 1].into())));
+    assert!(route.takes("main") && !route.takes("other"), "its own list, not the application's");
+    let names = config.routes[1].identity_providers.as_deref().unwrap();
+    assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["other", "main"]);
     let upstream = &route.upstream;
     let ends: Vec<_> =
         upstream.endpoints.iter().map(|end| (end.host.as_str(), end.port, end.weight)).collect();

@@ -22,9 +22,18 @@ pub(super) fn write(folder: &Path) {
             "sign-in",
             SignIn {
                 host,
-                provider: "Demo Identity",
                 return_to: "/acme/orders?year=2026",
-                continue_url: "/.wicketgate/login?return_to=/acme/orders",
+                choices: &[Link { href: "/.wicketgate/login?start", label: "Demo Identity" }],
+            }
+            .render(),
+        ),
+        (
+            "choice",
+            SignIn {
+                host,
+                return_to: "/acme/orders?year=2026",
+                choices: &["Acme Corporation", "Globex", "Plant staff"]
+                    .map(|label| Link { href: "/.wicketgate/login?start", label }),
             }
             .render(),
         ),

@@ -54,6 +54,7 @@ pub struct Setup {
     configure: Vec<Edit>,
     launch: Launch,
     port: Option<Port>,
+    others: Vec<&'static str>,
 }
 
 /// How the binary is started.
@@ -94,6 +95,13 @@ impl Setup {
     #[must_use]
     pub fn devices(mut self, write: impl FnOnce(&Authority, &Path) -> String + 'static) -> Self {
         self.devices = Some(Box::new(write));
+        self
+    }
+
+    /// Signs in with another real provider, too, of this name.
+    #[must_use]
+    pub fn provider(mut self, name: &'static str) -> Self {
+        self.others.push(name);
         self
     }
 
@@ -162,6 +170,21 @@ impl Setup {
             "audit": { "directory": root.join("audit") },
             "store": { "path": root.join("store.redb") },
         });
+        let mut others = BTreeMap::new();
+        for name in self.others {
+            // A host of its own: cookies know no ports.
+            let host = format!("{name}-id.localhost");
+            let settings = json!({ "origins": origins, "secret": provider::SECRET, "host": host });
+            let other = Provider::start_with(settings).await;
+            let entry = json!({
+                "name": name,
+                "issuer": other.issuer,
+                "client_id": "wicketgate",
+                "client_secret": "file:client-secret",
+            });
+            config["identity_providers"].as_array_mut().unwrap().push(entry);
+            others.insert(name, other);
+        }
         if let Some(write) = self.devices {
             let text = write(&device_authority, root);
             fs::write(root.join("devices.yaml"), text).unwrap();
@@ -178,8 +201,17 @@ impl Setup {
             std::os::unix::fs::symlink(BINARY, root.join(program)).unwrap();
         }
         let process = spawn(&file, &launch);
-        let mut gate =
-            Gate { process, provider, authority, device_authority, public, config, launch, folder };
+        let mut gate = Gate {
+            process,
+            provider,
+            others,
+            authority,
+            device_authority,
+            public,
+            config,
+            launch,
+            folder,
+        };
         gate.ready().await;
         gate
     }
@@ -189,6 +221,8 @@ pub struct Gate {
     // Dropped in this order: the gate before what it depends on, the folder last.
     pub process: Process,
     pub provider: Provider,
+    /// The other ones, by name.
+    pub others: BTreeMap<&'static str, Provider>,
     pub authority: Authority,
     pub device_authority: Authority,
     public: Port,
@@ -206,6 +240,7 @@ impl Gate {
             configure: Vec::new(),
             launch: Launch::default(),
             port: None,
+            others: Vec::new(),
         }
     }
 
@@ -288,10 +323,22 @@ impl Gate {
         user: &str,
         return_to: &str,
     ) -> String {
-        let start = format!("/.wicketgate/login?start&return_to={return_to}");
+        self.until_callback_at(browser, "test", user, return_to).await
+    }
+
+    /// The same with the provider of this name.
+    pub async fn until_callback_at(
+        &self,
+        browser: &mut Browser,
+        provider: &str,
+        user: &str,
+        return_to: &str,
+    ) -> String {
+        let start = format!("/.wicketgate/login?start&provider={provider}&return_to={return_to}");
         let answer = browser.get(&start).await;
         let form = browser.follow(answer).await.expect(200);
-        assert!(form.url.as_str().starts_with(&self.provider.issuer), "not the provider: {form:?}");
+        let issuer = &self.others.get(provider).unwrap_or(&self.provider).issuer;
+        assert!(form.url.as_str().starts_with(issuer), "not the provider: {form:?}");
         let mut answer = browser.post(form.url.as_str(), &format!("user={user}")).await;
         for _ in 0..8 {
             let next = answer.location();

@@ -16,8 +16,13 @@ pub struct Provider {
 
 impl Provider {
     pub async fn start(origins: &[String]) -> Self {
+        Self::start_with(json!({ "origins": origins, "secret": SECRET })).await
+    }
+
+    /// With settings of its own; see `provider.mjs`.
+    pub async fn start_with(settings: Value) -> Self {
         let folder = node_folder();
-        let settings = json!({ "origins": origins, "secret": SECRET }).to_string();
+        let settings = settings.to_string();
         let mut command = Command::new("node");
         command.arg(folder.join("provider.mjs")).arg(settings).env("NODE_ENV", "production");
         let mut process = Process::spawn("the OpenID provider", &mut command);

@@ -1,0 +1,164 @@
+//! `identity_providers`: who signs users in, and whose users a route takes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::config::model::{ClaimNames, IdentityProvider, Issuer, ProviderNames};
+use crate::config::yaml::{Cursor, Map, closest, quote};
+
+use super::files::Base;
+use super::keys;
+use super::values::{Unique, unique_name, words};
+
+pub(super) fn identity_providers(at: &Cursor<'_>, base: &Base) -> Vec<Arc<IdentityProvider>> {
+    let (mut names, mut clients) = (Unique::new(), Unique::new());
+    let provider = |entry: &Cursor<'_>| {
+        let provider = provider(entry, &mut names, base)?;
+        // Two names for one client would be two users for each person.
+        let client = (provider.issuer.as_str().to_owned(), provider.client_id.clone());
+        if let Some(first) = clients.seen(client, entry.line()) {
+            let hint = "its users would have two ids each; keep one of the two";
+            let cause = format!("the same client of the same issuer stands on line {first}");
+            entry.error_with(cause, hint);
+        }
+        Some(Arc::new(provider))
+    };
+    at.non_empty_list().iter().filter_map(provider).collect()
+}
+
+/// Which of the providers a route or an application takes users from. `known` is `None` when the
+/// providers themselves couldn't be read.
+pub(super) fn taken(
+    map: &Map<'_>,
+    known: Option<&Vec<Arc<IdentityProvider>>>,
+) -> Option<ProviderNames> {
+    let at = map.get("identity_providers")?;
+    let mut seen = Unique::new();
+    let name = |entry: &Cursor<'_>| {
+        let name = entry.text()?;
+        let names = || known.into_iter().flatten().map(|provider| &provider.name);
+        let found = match names().find(|known| ***known == *name) {
+            Some(found) => Arc::clone(found),
+            None if known.is_none() => return None,
+            None => {
+                let hint = match closest(name, names().map(|name| &**name)) {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => "add it to `identity_providers` at the top".to_owned(),
+                };
+                entry.error_with(format!("there is no identity provider {}", quote(name)), hint);
+                return None;
+            }
+        };
+        if seen.seen(Arc::clone(&found), entry.line()).is_some() {
+            entry.error(format!("{} stands here twice", quote(name)));
+        }
+        Some(found)
+    };
+    Some(at.non_empty_list().iter().filter_map(name).collect())
+}
+
+fn provider(
+    entry: &Cursor<'_>,
+    names: &mut Unique<Arc<str>>,
+    base: &Base,
+) -> Option<IdentityProvider> {
+    let map = keys(entry)?;
+    let name = unique_name(&map, names);
+    let display_name = map.get("display_name").and_then(|at| words(&at));
+    let issuer = map.required("issuer").and_then(|at| issuer(&at));
+    let client_id = map.required("client_id").and_then(|at| words(&at));
+    let client_secret = map.get("client_secret").and_then(|at| base.secret(&at));
+    let default = ["openid", "profile", "email"].map(str::to_owned).to_vec();
+    let scopes = map.or("scopes", default, scopes);
+    let ca = map.get("ca").and_then(|at| base.file(&at));
+    let claims = claims(&map);
+    let timeout = map.or("timeout", Duration::from_secs(10), Cursor::duration);
+    let name = name?;
+    Some(IdentityProvider {
+        display_name: display_name.unwrap_or_else(|| Arc::clone(&name)),
+        name,
+        issuer: issuer?,
+        client_id: client_id?.as_ref().to_owned(),
+        client_secret,
+        scopes,
+        ca,
+        claims,
+        timeout,
+    })
+}
+
+fn issuer(at: &Cursor<'_>) -> Option<Issuer> {
+    let text = at.text()?;
+    if text.contains('@') {
+        // Not repeated: it may hold a password.
+        at.error("the issuer must not hold a user name or password");
+        return None;
+    }
+    let issuer =
+        at.parsed(Issuer::parse, "write the issuer as `https://id.example.com/realms/main`")?;
+    let url = issuer.url();
+    if url.query().is_some() || url.fragment().is_some() {
+        // OpenID Connect Discovery 1.0, section 4.3.
+        at.error("the issuer must not have a query or fragment");
+        return None;
+    }
+    match url.scheme() {
+        "https" => {}
+        "http" if is_loopback(url) => at.warn_with(
+            "the identity provider is reached without TLS",
+            "this is accepted for a loopback host only, for trying things out",
+        ),
+        _ => {
+            let hint = "only a provider on a loopback host may be reached without TLS";
+            at.error_with(format!("{} is not an `https` URL", quote(text)), hint);
+            return None;
+        }
+    }
+    Some(issuer)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let Some(host) = url.host_str() else { return false };
+    let address = host.trim_matches(['[', ']']);
+    // RFC 6761, section 6.3: every name below localhost is loopback.
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn scopes(at: &Cursor<'_>) -> Option<Vec<String>> {
+    let mut scopes = Vec::new();
+    for entry in at.non_empty_list() {
+        let Some(scope) = entry.text() else { continue };
+        // RFC 6749, section 3.3.
+        let good = scope.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
+        if good {
+            scopes.push(scope.to_owned());
+        } else {
+            entry.error(format!("{} is not a scope", quote(scope)));
+        }
+    }
+    if !scopes.iter().any(|scope| scope == "openid") {
+        at.error_with("the scope `openid` is missing", "without it the provider sends no ID token");
+    }
+    Some(scopes)
+}
+
+fn claims(provider: &Map<'_>) -> ClaimNames {
+    let map = provider.get("claims").and_then(|at| keys(&at));
+    let claim = |key: &str| {
+        let given = map.as_ref().and_then(|map| map.get(key)).and_then(|at| words(&at));
+        given.map_or_else(|| key.to_owned(), |name| name.as_ref().to_owned())
+    };
+    let user = map.as_ref().and_then(|map| map.get("user")).and_then(|at| words(&at));
+    ClaimNames {
+        user: user.map_or_else(|| "sub".to_owned(), |name| name.as_ref().to_owned()),
+        email: claim("email"),
+        name: claim("name"),
+        groups: claim("groups"),
+        tenant: claim("tenant"),
+    }
+}

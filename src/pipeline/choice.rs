@@ -1,0 +1,109 @@
+//! Which identity providers a person may sign in with, for what was asked for.
+//!
+//! INVARIANT: nobody is sent to a provider whose users the route that leads back doesn't take; so
+//! a login that succeeds is never followed by another one for the same page.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::SET_COOKIE;
+use http::{Response, StatusCode};
+use url::form_urlencoded;
+
+use crate::domain::canonical::{Authority, CanonicalRequest};
+use crate::identity::oidc::Provider;
+use crate::identity::{cookie, login};
+use crate::pages;
+
+use super::gate::Gate;
+use super::receive::Arrival;
+use super::reply;
+use super::route::Destination;
+use super::snapshot::Snapshot;
+
+/// The gate's page to sign in.
+pub const SIGN_IN: &str = "/.wicketgate/login";
+
+/// The providers for a page of this host, in the order in which they are offered: those of its
+/// route. Where no route leads there, those of any route of the host.
+pub fn offered<'a>(
+    snapshot: &'a Snapshot,
+    host: &Authority,
+    target: &str,
+) -> Vec<&'a Arc<Provider>> {
+    let request = CanonicalRequest::parse("GET".into(), host.clone(), target).ok();
+    let found = request.and_then(|request| snapshot.routes.find(&request).ok());
+    if let Some(Destination::Route(route)) = found {
+        return snapshot.providers.of(Some(&route.config));
+    }
+    let entries = snapshot.routes.entries();
+    let entries: Vec<_> = entries.filter(|entry| entry.config.host == host.host).collect();
+    let taken =
+        |provider: &Arc<Provider>| entries.iter().any(|entry| entry.config.takes(provider.name()));
+    snapshot.providers.iter().filter(|provider| taken(provider)).collect()
+}
+
+/// Sends a browser to sign in, and back to `target`: at once where there is one way to do so, else
+/// by way of the page with the choice.
+pub async fn sign_in(
+    gate: &Gate,
+    arrival: &Arrival,
+    host: &Authority,
+    target: &str,
+    stale: bool,
+) -> Response<Bytes> {
+    let offered = offered(&arrival.snapshot, host, target);
+    if let [provider] = offered.as_slice() {
+        return reply::begin_login(gate, arrival, host, provider, target, stale).await;
+    }
+    let mut response = reply::see_other(arrival.id, &page_for(&login::return_to(target)));
+    if stale {
+        response.headers_mut().append(SET_COOKIE, cookie::clear_session());
+    }
+    response
+}
+
+fn page_for(return_to: &str) -> String {
+    let mut query = form_urlencoded::Serializer::new(format!("{SIGN_IN}?"));
+    query.append_pair("return_to", return_to).finish()
+}
+
+/// `/.wicketgate/login`: a page before the provider's, for those who come on their own, and for
+/// those who have a choice. `?start` goes on at once where there is nothing left to choose.
+pub async fn page(
+    gate: &Gate,
+    arrival: &Arrival,
+    host: &Authority,
+    query: &str,
+) -> Response<Bytes> {
+    let (mut start, mut wanted, mut return_to) = (false, None, "/".to_owned());
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "start" => start = true,
+            "provider" => wanted = Some(value.into_owned()),
+            "return_to" => return_to = value.into_owned(),
+            _ => {}
+        }
+    }
+    let return_to = login::return_to(&return_to);
+    let offered = offered(&arrival.snapshot, host, &return_to);
+    let chosen = match (offered.as_slice(), &wanted) {
+        ([one], None) => Some(*one),
+        (several, Some(name)) => several.iter().copied().find(|one| **one.name() == **name),
+        (_, None) => None,
+    };
+    if let Some(provider) = chosen.filter(|_| start) {
+        return reply::begin_login(gate, arrival, host, provider, &return_to, false).await;
+    }
+    let address = |provider: &Provider| {
+        let mut query = form_urlencoded::Serializer::new(format!("{SIGN_IN}?start&"));
+        query.append_pair("provider", provider.name()).append_pair("return_to", &return_to);
+        query.finish()
+    };
+    let addresses: Vec<String> = offered.iter().map(|provider| address(provider)).collect();
+    let choices: Vec<_> = std::iter::zip(&offered, &addresses)
+        .map(|(provider, href)| pages::Link { href, label: provider.display_name() })
+        .collect();
+    let page = pages::SignIn { host: &host.to_string(), return_to: &return_to, choices: &choices };
+    reply::html(StatusCode::OK, arrival.id, page.render())
+}

@@ -50,6 +50,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("prometheus", &["metrics"]),
     ("rcgen", &["demo"]),
     ("redb", &["store"]),
+    ("redis", &["store"]),
     ("reqwest", &["identity", "demo"]),
     ("rustix", &["app", "proxy"]),
     ("rustls", &["tls", "upstream", "demo"]),

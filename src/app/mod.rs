@@ -165,7 +165,7 @@ fn open(
     if let Some(predecessor) = &predecessor {
         predecessor.claim().map_err(StartError::TakeOver)?;
     }
-    let store = MovableStore::open(&assembly.config.store.path)?;
+    let store = MovableStore::of(&assembly.config.store)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut control =
         runtime.block_on(open_files(path, &assembly, store.clone(), metrics, workers, tickets))?;

@@ -12,6 +12,7 @@ pub mod model;
 mod parse;
 pub mod reference;
 pub mod secret;
+mod shared;
 pub mod watch;
 pub mod yaml;
 

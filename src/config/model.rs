@@ -450,8 +450,4 @@ pub struct Audit {
     pub segment_bytes: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Store {
-    /// File of the embedded store.
-    pub path: PathBuf,
-}
+pub use super::shared::{Redis, RedisNode, RedisServers, RedisTls, Store};

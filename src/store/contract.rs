@@ -1,7 +1,7 @@
 //! The one test suite of every backend. `suite!` takes a function that makes an empty store and
 //! whatever has to live as long as it.
 
-use super::{Entry, Space, Store};
+use super::{Entry, Position, Read, Space, Store, Stream};
 use crate::domain::clock::Timestamp;
 
 macro_rules! suite {
@@ -11,6 +11,7 @@ macro_rules! suite {
             what_was_never_put_is_absent,
             a_later_put_takes_the_place_of_an_earlier_one,
             what_is_put_together_is_as_if_put_one_by_one,
+            only_what_is_there_is_replaced,
             spaces_do_not_meet,
             any_bytes_are_keys_and_values,
             what_was_removed_is_absent_and_removed_once,
@@ -74,6 +75,22 @@ pub(crate) async fn what_is_put_together_is_as_if_put_one_by_one(store: Shared) 
     assert_eq!(store.get(Space::Keys, b"a").await, Ok(None));
     assert_eq!(store.purge(Space::Sessions, at(10)).await, Ok(1));
     assert_eq!(store.scan(Space::Sessions, b"").await, Ok(vec![(b"a".to_vec(), b"3".to_vec())]));
+}
+
+pub(crate) async fn only_what_is_there_is_replaced(store: Shared) {
+    let entry = |key: &[u8], value: &[u8], expires| Entry {
+        key: key.to_vec(),
+        value: value.to_vec(),
+        expires: at(expires),
+    };
+    store.put(Space::Sessions, b"a", b"1", at(5)).await.unwrap();
+    store.put(Space::Sessions, b"b", b"1", at(5)).await.unwrap();
+    store.remove(Space::Sessions, b"b").await.unwrap();
+    let entries = vec![entry(b"a", b"2", 20), entry(b"b", b"2", 20), entry(b"c", b"2", 20)];
+    store.replace_all(Space::Sessions, entries).await.unwrap();
+    assert_eq!(store.scan(Space::Sessions, b"").await, Ok(vec![(b"a".to_vec(), b"2".to_vec())]));
+    assert_eq!(store.purge(Space::Sessions, at(10)).await, Ok(0), "the expiry is the new one");
+    assert_eq!(store.purge(Space::Sessions, at(20)).await, Ok(1));
 }
 
 pub(crate) async fn spaces_do_not_meet(store: Shared) {
@@ -195,4 +212,143 @@ pub(crate) async fn of_many_who_remove_one_wins(store: Shared) {
     }
     let winners = tasks.join_all().await.into_iter().filter(|won| *won).count();
     assert_eq!(winners, 1);
+}
+
+/// The one test suite of every stream. The function makes a store that has an empty one.
+macro_rules! stream_suite {
+    ($make:expr) => {
+        crate::store::contract::stream_suite!(@each $make;
+            what_is_added_is_read_in_order_and_once,
+            who_pauses_reads_on_where_he_was,
+            of_many_who_add_all_are_heard_in_one_order,
+            more_than_is_read_at_once_is_read_in_parts,
+            what_was_trimmed_is_a_gap_for_those_behind_and_for_nobody_else,
+            a_position_of_another_history_is_a_gap,
+            who_waits_is_woken,
+        );
+    };
+    (@each $make:expr; $($name:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $name() {
+                let (store, _kept) = ($make)();
+                let stream = crate::store::Store::shared(&store).unwrap().stream;
+                crate::store::contract::$name(stream).await;
+            }
+        )+
+    };
+}
+pub(crate) use stream_suite;
+
+type Events = std::sync::Arc<dyn Stream>;
+
+fn events(names: &[&str]) -> Vec<Vec<u8>> {
+    names.iter().map(|name| name.as_bytes().to_vec()).collect()
+}
+
+/// All that follows; the position moves on.
+async fn heard(stream: &Events, position: &mut Position) -> Vec<Vec<u8>> {
+    let mut heard = Vec::new();
+    loop {
+        match stream.read(position).await.unwrap() {
+            Read::Gap => panic!("a gap"),
+            Read::Events { mut events, position: next, more } => {
+                heard.append(&mut events);
+                *position = next;
+                if !more {
+                    return heard;
+                }
+            }
+        }
+    }
+}
+
+pub(crate) async fn what_is_added_is_read_in_order_and_once(stream: Events) {
+    let mut position = stream.end().await.unwrap();
+    assert_eq!(heard(&stream, &mut position).await, events(&[]));
+    stream.append(events(&["a"])).await.unwrap();
+    stream.append(events(&["b", "", "c\0\r\n"])).await.unwrap();
+    stream.append(vec![]).await.unwrap();
+    assert_eq!(heard(&stream, &mut position).await, events(&["a", "b", "", "c\0\r\n"]));
+    assert_eq!(heard(&stream, &mut position).await, events(&[]));
+    assert_eq!(stream.end().await.unwrap(), position);
+}
+
+pub(crate) async fn who_pauses_reads_on_where_he_was(stream: Events) {
+    stream.append(events(&["before"])).await.unwrap();
+    let mut early = stream.end().await.unwrap();
+    stream.append(events(&["a"])).await.unwrap();
+    let mut late = stream.end().await.unwrap();
+    stream.append(events(&["b"])).await.unwrap();
+    assert_eq!(heard(&stream, &mut late).await, events(&["b"]));
+    assert_eq!(heard(&stream, &mut early).await, events(&["a", "b"]));
+    assert_eq!(early, late);
+}
+
+pub(crate) async fn of_many_who_add_all_are_heard_in_one_order(stream: Events) {
+    let start = stream.end().await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for name in 0..16_u8 {
+        let stream = std::sync::Arc::clone(&stream);
+        tasks.spawn(async move {
+            for number in 0..8_u8 {
+                stream.append(vec![vec![name, number]]).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    let first = heard(&stream, &mut start.clone()).await;
+    assert_eq!(first.len(), 16 * 8);
+    assert_eq!(heard(&stream, &mut start.clone()).await, first);
+    for name in 0..16 {
+        let own = first.iter().filter(|event| event.first() == Some(&name));
+        assert!(own.is_sorted(), "what one adds stays in order");
+    }
+}
+
+pub(crate) async fn more_than_is_read_at_once_is_read_in_parts(stream: Events) {
+    let mut position = stream.end().await.unwrap();
+    let many: Vec<Vec<u8>> = (0..2500_u32).map(|number| number.to_be_bytes().to_vec()).collect();
+    stream.append(many.clone()).await.unwrap();
+    assert_eq!(heard(&stream, &mut position).await, many);
+}
+
+pub(crate) async fn what_was_trimmed_is_a_gap_for_those_behind_and_for_nobody_else(
+    stream: Events,
+) {
+    let start = stream.end().await.unwrap();
+    stream.append(events(&["a", "b"])).await.unwrap();
+    let mut position = stream.end().await.unwrap();
+    stream.trim(std::time::Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(heard(&stream, &mut start.clone()).await.len(), 2, "it isn't that old");
+    stream.trim(std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(stream.read(&start).await, Ok(Read::Gap));
+    assert_eq!(heard(&stream, &mut position).await, events(&[]));
+    stream.append(events(&["c"])).await.unwrap();
+    assert_eq!(heard(&stream, &mut position).await, events(&["c"]));
+    assert_eq!(stream.read(&start).await, Ok(Read::Gap));
+}
+
+pub(crate) async fn a_position_of_another_history_is_a_gap(stream: Events) {
+    stream.append(events(&["a"])).await.unwrap();
+    let Position { id, .. } = stream.end().await.unwrap();
+    let other = Position { id, link: b"another".to_vec() };
+    assert_eq!(stream.read(&other).await, Ok(Read::Gap));
+    stream.append(events(&["b"])).await.unwrap();
+    assert_eq!(stream.read(&other).await, Ok(Read::Gap));
+}
+
+pub(crate) async fn who_waits_is_woken(stream: Events) {
+    let mut position = stream.end().await.unwrap();
+    let day = std::time::Duration::from_secs(86_400);
+    let adding = std::sync::Arc::clone(&stream);
+    let at = position.clone();
+    let waiting = tokio::spawn(async move { adding.wait(&at, day).await });
+    stream.append(events(&["a"])).await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!(heard(&stream, &mut position).await, events(&["a"]));
+    // What is there already is not waited for.
+    let start = Position { id: position.id.clone(), link: vec![] };
+    stream.append(events(&["b"])).await.unwrap();
+    stream.wait(&start, day).await;
 }

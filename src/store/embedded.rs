@@ -310,6 +310,19 @@ impl Store for EmbeddedStore {
         .await
     }
 
+    async fn replace_all(&self, space: Space, entries: Vec<Entry>) -> Result<(), StoreError> {
+        self.write(move |transaction| {
+            let mut tables = Tables::open(transaction)?;
+            for Entry { key, value, expires } in &entries {
+                if tables.expires(number(space), key)?.is_some() {
+                    tables.put(number(space), key, value, expires.as_millis())?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn put_if_absent(
         &self,
         space: Space,

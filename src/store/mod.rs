@@ -4,12 +4,17 @@
 //! small trait, so that a shared store can take the embedded one's place; `contract` is the one
 //! test suite that every backend passes.
 //!
+//! A store that several gates share has a [`Stream`] besides, over which each hears what the others
+//! ended.
+//!
 //! INVARIANT: a write that was answered with `Ok` is on the disk. A revocation that a crash
-//! undoes would bring a session back to life.
+//! undoes would bring a session back to life. At servers it is as durable as they are set up.
 
 mod embedded;
 mod memory;
 mod movable;
+mod redis;
+mod stream;
 mod wire;
 
 #[cfg(test)]
@@ -24,6 +29,8 @@ use serde::{Deserialize, Serialize};
 pub use embedded::EmbeddedStore;
 pub use memory::MemoryStore;
 pub use movable::{Change, MovableStore, Moving, Request};
+pub use self::redis::RedisStore;
+pub use stream::{Position, Read, Shared, Stream};
 pub use wire::{read_frame, write_frame};
 
 use crate::domain::clock::Timestamp;
@@ -53,6 +60,20 @@ pub trait Store: Send + Sync + Debug {
         Ok(())
     }
 
+    /// Keeps each of these in place of an earlier value; one whose key has no value (any more) is
+    /// left out, so that a late write never brings back what was removed. After an error some may
+    /// be kept.
+    ///
+    /// Backends do it in one step with the look; this is for those with one caller at a time.
+    async fn replace_all(&self, space: Space, entries: Vec<Entry>) -> Result<(), StoreError> {
+        for Entry { key, value, expires } in entries {
+            if self.get(space, &key).await?.is_some() {
+                self.put(space, &key, &value, expires).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps the value unless there is one that has not expired by `now`; true when it was kept.
     /// Of several callers with one key, exactly one gets true.
     async fn put_if_absent(
@@ -77,6 +98,11 @@ pub trait Store: Send + Sync + Debug {
     /// Forgets what of a space has expired by `now`, on the clock that its times were taken from;
     /// how many values that were.
     async fn purge(&self, space: Space, now: Timestamp) -> Result<usize, StoreError>;
+
+    /// What there is besides, where several gates share the store.
+    fn shared(&self) -> Option<Shared> {
+        None
+    }
 }
 
 /// One of several values to keep.

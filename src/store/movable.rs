@@ -4,6 +4,8 @@
 //! The file belongs to one process at a time. So it is closed here, opened there, and every
 //! operation from then on is a call to the process that has it. Operations that come in between
 //! wait. What a caller is told is as true as before: a write answered with `Ok` is on the disk.
+//!
+//! A store at servers needs none of that: both processes use it as any two gates do.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -16,7 +18,9 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::wire::{self, Bytes, Call, Reply, What};
-use super::{EmbeddedStore, Entry, Space, Store, StoreError};
+use super::stream::Shared;
+use super::{EmbeddedStore, Entry, RedisStore, Space, Store, StoreError};
+use crate::config;
 use crate::domain::clock::Timestamp;
 
 /// For one operation of the process that has the file.
@@ -27,12 +31,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct MovableStore {
     path: PathBuf,
     place: Arc<RwLock<Place>>,
+    shared: Option<RedisStore>,
 }
 
 #[derive(Debug)]
 enum Place {
     Here(EmbeddedStore),
     There(Arc<Remote>),
+    /// At servers, for as long as the process.
+    Shared(RedisStore),
     Nowhere,
 }
 
@@ -41,16 +48,33 @@ enum Place {
 pub struct Moving {
     path: PathBuf,
     place: OwnedRwLockWriteGuard<Place>,
+    /// It doesn't move after all.
+    shared: Option<RedisStore>,
 }
 
 impl MovableStore {
+    /// The store that the configuration names.
+    ///
+    /// # Errors
+    /// As [`EmbeddedStore::open`] and [`RedisStore::open`].
+    pub fn of(config: &config::model::Store) -> Result<Self, StoreError> {
+        match config {
+            config::model::Store::Embedded { path } => Self::open(path),
+            config::model::Store::Redis(config) => {
+                let store = RedisStore::open(config)?;
+                let place = Arc::new(RwLock::new(Place::Shared(store.clone())));
+                Ok(Self { path: PathBuf::new(), place, shared: Some(store) })
+            }
+        }
+    }
+
     /// As [`EmbeddedStore::open`].
     ///
     /// # Errors
     /// As there.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let place = Place::Here(EmbeddedStore::open(path)?);
-        Ok(Self { path: path.to_owned(), place: Arc::new(RwLock::new(place)) })
+        Ok(Self { path: path.to_owned(), place: Arc::new(RwLock::new(place)), shared: None })
     }
 
     /// Waits for what runs, and closes the file. `None`: it isn't here.
@@ -60,7 +84,11 @@ impl MovableStore {
             Place::Here(store) => {
                 // Whoever gave up waiting for an operation has not ended it.
                 let _ = tokio::task::spawn_blocking(move || store.close()).await;
-                Some(Moving { path: self.path.clone(), place })
+                Some(Moving { path: self.path.clone(), place, shared: None })
+            }
+            Place::Shared(store) => {
+                *place = Place::Shared(store.clone());
+                Some(Moving { path: PathBuf::new(), place, shared: Some(store) })
             }
             elsewhere => {
                 *place = elsewhere;
@@ -72,6 +100,7 @@ impl MovableStore {
     async fn call(&self, space: Space, key: &[u8], what: What) -> Result<Reply, StoreError> {
         match &*self.place.read().await {
             Place::Here(store) => perform(store, Call { space, key: key.to_vec(), what }).await,
+            Place::Shared(store) => perform(store, Call { space, key: key.to_vec(), what }).await,
             Place::There(remote) => {
                 let (remote, call) = (Arc::clone(remote), Call { space, key: key.to_vec(), what });
                 // Ends even when nobody waits any more: a reply must not be taken for another's.
@@ -89,6 +118,9 @@ impl MovableStore {
 impl Moving {
     /// The other process has it, and takes calls on `stream`.
     pub fn there(mut self, stream: UnixStream) {
+        if self.shared.is_some() {
+            return;
+        }
         *self.place = Place::There(Arc::new(Remote { stream: Mutex::new(Some(stream)) }));
     }
 
@@ -97,6 +129,9 @@ impl Moving {
     /// # Errors
     /// It can't be opened again; every operation then fails.
     pub async fn back(mut self) -> Result<(), StoreError> {
+        if self.shared.is_some() {
+            return Ok(());
+        }
         let path = self.path.clone();
         let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path)).await;
         *self.place = Place::Here(opened.map_err(|error| StoreError::Failed(error.to_string()))??);
@@ -243,12 +278,29 @@ impl Store for MovableStore {
     }
 
     async fn put_all(&self, space: Space, entries: Vec<Entry>) -> Result<(), StoreError> {
-        if let Place::Here(store) = &*self.place.read().await {
-            return store.put_all(space, entries).await;
+        match &*self.place.read().await {
+            Place::Here(store) => return store.put_all(space, entries).await,
+            Place::Shared(store) => return store.put_all(space, entries).await,
+            Place::There(_) | Place::Nowhere => {}
         }
         // The process that has it wants to hear of each.
         for Entry { key, value, expires } in entries {
             self.put(space, &key, &value, expires).await?;
+        }
+        Ok(())
+    }
+
+    async fn replace_all(&self, space: Space, entries: Vec<Entry>) -> Result<(), StoreError> {
+        match &*self.place.read().await {
+            Place::Here(store) => return store.replace_all(space, entries).await,
+            Place::Shared(store) => return store.replace_all(space, entries).await,
+            Place::There(_) | Place::Nowhere => {}
+        }
+        // The process that has it wants to hear of each, and refuses what is over.
+        for Entry { key, value, expires } in entries {
+            if self.get(space, &key).await?.is_some() {
+                self.put(space, &key, &value, expires).await?;
+            }
         }
         Ok(())
     }
@@ -294,6 +346,10 @@ impl Store for MovableStore {
             Reply::Count(count) => Ok(count),
             _ => confused(),
         }
+    }
+
+    fn shared(&self) -> Option<Shared> {
+        self.shared.as_ref().and_then(Store::shared)
     }
 }
 

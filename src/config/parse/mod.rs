@@ -14,6 +14,7 @@ mod providers;
 mod resilience;
 mod routes;
 mod state;
+mod store;
 mod upstream;
 mod values;
 
@@ -60,7 +61,7 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
     let known = applications.as_ref().filter(|known| !known.is_empty());
     let routes = top.required("routes").map(|at| routes::routes(&at, known, providers, &base));
     let audit = top.required("audit").and_then(|at| state::audit(&at, &base));
-    let store = top.required("store").and_then(|at| state::store(&at, &base));
+    let store = top.required("store").and_then(|at| store::store(&at, &base));
     let rate_limits = bounds::rate_limits(&top);
     let limits = bounds::limits(&top);
     Some(Config {

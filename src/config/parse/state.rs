@@ -1,6 +1,6 @@
-//! `audit` and `store`: what the gate writes.
+//! `audit`: what the gate writes.
 
-use crate::config::model::{Audit, Store};
+use crate::config::model::Audit;
 use crate::config::yaml::Cursor;
 
 use super::files::Base;
@@ -19,16 +19,4 @@ pub(super) fn audit(at: &Cursor<'_>, base: &Base) -> Option<Audit> {
     let segment = |at: &Cursor<'_>| at.bytes(1 << 20, 1 << 40);
     let segment_bytes = map.or("segment_size", 256 << 20, segment);
     Some(Audit { directory: directory?, queue, segment_bytes })
-}
-
-pub(super) fn store(at: &Cursor<'_>, base: &Base) -> Option<Store> {
-    let at = keys(at)?.required("path")?;
-    let path = base.path(&at)?;
-    if path.exists() && !path.is_file() {
-        at.error_with(
-            format!("`{}` is not a file", path.display()),
-            "name the file itself, as `/var/lib/wicketgate/store.redb`",
-        );
-    }
-    Some(Store { path })
 }

@@ -1,6 +1,7 @@
 mod examples;
 mod findings;
 mod robust;
+mod shared;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

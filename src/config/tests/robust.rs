@@ -9,9 +9,38 @@ fn depth(line: &str) -> usize {
     line.len() - line.trim_start_matches([' ', '-']).len()
 }
 
-/// The line of the full example that sets `path`, found by indentation.
-fn line_of(path: &str) -> Option<usize> {
-    let lines: Vec<&str> = FULL.lines().collect();
+/// The full example, and what can't stand in it beside the rest.
+fn samples() -> Vec<String> {
+    let of_redis = [
+        "
+    sentinel:
+      master: gates
+      nodes: [rediss://a]
+      username: asker
+      password: file:private
+    username: gate
+    password: file:private
+    database: 4
+    ca: file
+    client_certificate:
+      certificate: file
+      key: private
+    key_prefix: a
+    timeout: 1s
+    allow_plaintext: true
+  lease: 1s",
+        "\n    url: rediss://a",
+        "\n    cluster: [rediss://a]",
+    ];
+    let embedded = "store:\n  path: store.redb";
+    assert!(FULL.contains(embedded));
+    let shared = of_redis.map(|keys| FULL.replace(embedded, &format!("store:\n  redis:{keys}")));
+    [FULL.to_owned()].into_iter().chain(shared).collect()
+}
+
+/// The line of a sample that sets `path`, found by indentation.
+fn line_of(sample: &str, path: &str) -> Option<usize> {
+    let lines: Vec<&str> = sample.lines().collect();
     let mut found = None;
     for part in path.split('.') {
         let from = found.map_or(0, |parent| parent + 1);
@@ -27,10 +56,14 @@ fn line_of(path: &str) -> Option<usize> {
 
 #[test]
 fn every_documented_key_is_read() {
+    let samples = samples();
     for key in KEYS {
-        let at = line_of(key.path).unwrap_or_else(|| panic!("{} is not in full.yaml", key.path));
+        let (sample, at) = samples
+            .iter()
+            .find_map(|sample| Some((sample, line_of(sample, key.path)?)))
+            .unwrap_or_else(|| panic!("{} is not in full.yaml", key.path));
         // Everything below the key is replaced by a list that holds a map: no key takes that.
-        let mut lines: Vec<String> = FULL.lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = sample.lines().map(str::to_owned).collect();
         let own = depth(&lines[at]);
         while lines.get(at + 1).is_some_and(|line| depth(line) > own) {
             lines.remove(at + 1);

@@ -65,5 +65,5 @@ def number(value):
 def magnitude(size):
     for unit, short in ((1_000_000, "M"), (1_000, "k")):
         if size >= unit:
-            return f"{size // unit}{short}"
+            return f"{size / unit:.3g}{short}"
     return str(size)

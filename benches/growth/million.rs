@@ -95,7 +95,7 @@ fn login(number: usize) -> NewSession {
 
 fn config() -> model::Session {
     let hours = |hours: u64| Duration::from_secs(3600 * hours);
-    model::Session { idle_timeout: hours(8), absolute_lifetime: hours(12) }
+    model::Session { idle_timeout: hours(8), absolute_lifetime: hours(12), keep_forms: 0 }
 }
 
 async fn fill(folder: &Path, count: usize) {

@@ -60,6 +60,7 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
         path_parameters: false,
         audit: AuditDurability::Buffered,
         refuse_cross_site: true,
+        cross_site_origins: Vec::new(),
         response: ResponseRewrite { location: true, cookie_domain: true },
         bounds: RouteBounds::default(),
     });

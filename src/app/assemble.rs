@@ -239,6 +239,7 @@ impl Assembly {
             policies: Arc::clone(&self.policies),
             devices: Arc::clone(&self.devices),
             providers,
+            keep_forms: self.config.session.keep_forms,
             limits: Arc::clone(&self.limits),
         }
     }

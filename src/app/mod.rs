@@ -20,7 +20,9 @@ use crate::config::finding::{Finding, has_errors};
 use crate::domain::clock::Clock;
 use crate::domain::event::Event;
 use crate::identity::assertion::{Signer, SignerError};
+use crate::identity::kept::KeptForms;
 use crate::identity::login::{LoginStateError, LoginStates};
+use crate::identity::recent::RecentLogins;
 use crate::identity::session::{SessionError, Sessions};
 use crate::metrics::Metrics;
 use crate::pipeline::gate::Gate;
@@ -216,6 +218,7 @@ async fn open_files(
         Sessions::open(Arc::clone(&store), &config.session, clock.clone(), Arc::clone(&metrics))
             .await?;
     let logins = Arc::new(LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await?);
+    let recent = RecentLogins::load_or_create(store.as_ref(), clock.clone()).await?;
     let signer = Signer::load_or_create(Arc::clone(&store), clock.clone()).await?;
     let providers = assembly.providers(&logins, &clock, None).map_err(StartError::Findings)?;
     let snapshot = assembly.snapshot(1, providers);
@@ -227,6 +230,8 @@ async fn open_files(
         metrics,
         live: Live::default(),
         pressure: Pressure::default(),
+        recent,
+        kept: KeptForms::new(Arc::clone(&store), clock.clone()),
         clock,
     });
     Ok(Control::new(path, gate, store, logins, workers, tickets))

@@ -122,6 +122,8 @@ pub struct Session {
     pub idle_timeout: Duration,
     /// Default 10 h.
     pub absolute_lifetime: Duration,
+    /// Largest form that is kept over a sign-in, in bytes. Default 64 KiB; none where it is zero.
+    pub keep_forms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +174,8 @@ pub struct Route {
     pub audit: AuditDurability,
     /// Whether cross-site state-changing requests and WebSockets are refused. Default true.
     pub refuse_cross_site: bool,
+    /// Whose pages may send them all the same, by their origins under https.
+    pub cross_site_origins: Vec<Authority>,
     /// Whether the upstream's `Location` and cookie domains are mapped to the public host.
     pub response: ResponseRewrite,
     pub bounds: RouteBounds,

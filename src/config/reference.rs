@@ -71,10 +71,14 @@ pub const KEYS: &[Key] = &[
     key("identity_providers[].claims.name", "text", "`name`", "For people."),
     key("identity_providers[].claims.groups", "text", "`groups`", "A list of texts, or one text."),
     key("identity_providers[].claims.tenant", "text", "`tenant`", "The customer organisation."),
+    key("identity_providers[].step_up", "list", NONE, "What the provider can be asked for when a policy denies and would allow a stronger sign-in, in order of preference; at most 8. A more recent sign-in can always be asked for."),
+    key("identity_providers[].step_up[].acr", "text", "", "The authentication context class to ask for (`acr_values`). A sign-in that comes back without it is refused."),
+    key("identity_providers[].step_up[].amr", "list of texts", "none beyond the session's", "The methods that a sign-in of this kind proves, as policies read them. A sign-in that comes back without one of them is refused."),
     key("identity_providers[].timeout", "duration", "`10s`", "For each call to the provider."),
     key("session", "map", "as below", "How long a sign-in lasts."),
     key("session.idle_timeout", "duration", "`30m`", "Without a request, a part of an upload or a WebSocket message. Not longer than `absolute_lifetime`."),
     key("session.absolute_lifetime", "duration", "`10h`", "From sign-in, whatever happens."),
+    key("session.keep_forms", "size", "`64KiB`", "Largest form that is kept, sealed, for ten minutes, when it meets no session; after sign-in a page asks whether to send it. `0B` for none. Up to `1MiB`."),
     key("devices", "map", "none: no device is known", "The known devices."),
     key("devices.registry", "file", "", "YAML file with the devices and their posture; see `devices.yaml`."),
     key("policies", "map", "", "The Cedar policies that decide every request."),
@@ -144,6 +148,7 @@ pub const KEYS: &[Key] = &[
     key("routes[].path_parameters", "boolean", "`false`", "Whether paths may carry `;parameters`. Servers disagree on what they mean; policies never see them."),
     key("routes[].audit", "`buffered` or `durable`", "`buffered`", "`durable` forwards a request only once its record is on the disk; `buffered` once the record is queued for the writer, a few milliseconds before it is in the file."),
     key("routes[].cross_site", "`refuse` or `allow`", "`refuse`", "State-changing requests and WebSockets that another site's page starts."),
+    key("routes[].cross_site_origins", "list of origins", NONE, "Other sites whose pages may start them all the same, as `https://partner.example`; their CORS preflights are answered by the gate. The session cookie goes with requests of the same site only (`SameSite=Lax`), so this is for sibling hosts and for clients with tokens. Not with `cross_site: allow`."),
     key("routes[].response", "map", "as below", "What is changed in the upstream's answers."),
     key("routes[].response.rewrite_location", "boolean", "`true`", "`Location` and `Content-Location` that name an upstream become the public host."),
     key("routes[].response.cookie_domain", "`drop` or `keep`", "`drop`", "The `Domain` of the upstream's cookies. Dropped, they stay with this host."),
@@ -234,7 +239,7 @@ mod tests {
 
     #[test]
     fn children_are_only_the_next_level() {
-        assert_eq!(children("session"), ["idle_timeout", "absolute_lifetime"]);
+        assert_eq!(children("session"), ["idle_timeout", "absolute_lifetime", "keep_forms"]);
         assert_eq!(children("routes[].health_check.http"), ["path"]);
         assert_eq!(children("routes[].upstreams[]"), ["url", "weight"]);
         assert!(children("").contains(&"routes"));

@@ -13,3 +13,4 @@ pub mod id;
 pub mod network;
 pub mod principal;
 pub mod query;
+pub mod step_up;

@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use super::cookie::{self, CookieState};
 use crate::domain::canonical::{Authority, CanonicalPath};
 use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::step_up::StepUp;
 use crate::store::{Space, Store, StoreError};
 
 /// How long a user has to come back from the provider.
@@ -89,6 +90,9 @@ pub struct LoginState {
     pub host: String,
     pub provider: String,
     pub expires: Timestamp,
+    /// What the sign-in has to bring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_up: Option<StepUp>,
 }
 
 impl fmt::Debug for LoginState {
@@ -231,10 +235,10 @@ fn safe_return_to(wish: &str) -> Option<String> {
     };
     let path = CanonicalPath::parse(path).ok()?;
     let first = path.segments().next();
-    // The gate's own pages, save the one about the user, would loop or sign out again. Other
+    // The gate's own pages, save the one about the user and the one about a kept form, would loop or sign out again. Other
     // spellings may reach the same pages of a lenient reader.
     if first.is_some_and(|first| first.trim().eq_ignore_ascii_case(".wicketgate"))
-        && path.decoded().as_ref() != "/.wicketgate/me"
+        && !matches!(path.decoded().as_ref(), "/.wicketgate/me" | "/.wicketgate/resume")
     {
         return None;
     }
@@ -273,6 +277,7 @@ mod tests {
             host: host().to_string(),
             provider: "idp".into(),
             expires: clock.now().plus(LIFETIME),
+            step_up: None,
         }
     }
 
@@ -419,7 +424,7 @@ mod tests {
             let base = url::Url::parse("https://portal.example/x").unwrap();
             let target = base.join(&return_to(&wish)).unwrap();
             prop_assert_eq!(target.origin(), base.origin());
-            prop_assert!(target.path() == "/.wicketgate/me"
+            prop_assert!(matches!(target.path(), "/.wicketgate/me" | "/.wicketgate/resume")
                 || !target.path().to_ascii_lowercase().starts_with("/.wicketgate"));
         }
     }

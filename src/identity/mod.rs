@@ -11,6 +11,7 @@ pub mod cookie;
 pub mod discovery;
 pub mod http;
 mod id_token;
+pub mod kept;
 mod keys;
 pub mod login;
 pub mod logout;
@@ -18,4 +19,5 @@ pub mod oidc;
 #[cfg(test)]
 mod oidc_tests;
 pub mod providers;
+pub mod recent;
 pub mod session;

@@ -27,8 +27,9 @@ use super::{cookie, id_token, logout};
 use crate::config::model::IdentityProvider;
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::principal::{Authentication, Principal};
+use crate::domain::step_up::{SignInLevel, StepUp, StepUpError};
 use crate::store::StoreError;
 
 /// Why nobody is signed in. Texts are for the audit log and hold no token, code or state.
@@ -43,6 +44,9 @@ pub enum LoginError {
     /// 403: the provider, or the user there, said no.
     #[error("the identity provider refused the login: `{0}`")]
     Rejected(String),
+    /// 403: the sign-in is good, but not what was asked for.
+    #[error("{0}")]
+    NotSteppedUp(#[from] StepUpError),
     /// 400: what came back can't be trusted.
     #[error("{0}")]
     Invalid(String),
@@ -53,7 +57,7 @@ impl LoginError {
     pub fn status(&self) -> u16 {
         match self {
             Self::ProviderUnavailable(_) | Self::StoreUnavailable(_) => 503,
-            Self::Rejected(_) => 403,
+            Self::Rejected(_) | Self::NotSteppedUp(_) => 403,
             Self::Invalid(_) => 400,
         }
     }
@@ -108,6 +112,8 @@ pub struct LoginStart<'a> {
     pub host: &'a Authority,
     /// Where the user wanted to go; checked here ([`login::return_to`]).
     pub return_to: &'a str,
+    /// What the sign-in has to bring, where the session that there is does not do.
+    pub step_up: Option<&'a StepUp>,
     pub headers: &'a HeaderMap,
 }
 
@@ -125,6 +131,8 @@ pub struct Login {
     pub sid: Option<Arc<str>>,
     pub id_token: Option<Secret>,
     pub return_to: String,
+    /// When the browser was sent to the provider.
+    pub begun: Timestamp,
     /// Removes the login's own cookie.
     pub set_cookie: Vec<HeaderValue>,
 }
@@ -168,6 +176,7 @@ impl Provider {
             host: start.host.to_string(),
             provider: self.config.name.to_string(),
             expires: self.clock.now().plus(login::LIFETIME),
+            step_up: start.step_up.cloned(),
         };
         let set_cookie = self.logins.seal(&state, start.headers)?;
         let challenge = digest::digest(&digest::SHA256, state.verifier.as_bytes());
@@ -184,6 +193,9 @@ impl Provider {
             .append_pair("nonce", &state.nonce)
             .append_pair("code_challenge", &BASE64_URL_SAFE_NO_PAD.encode(challenge))
             .append_pair("code_challenge_method", "S256");
+        if let Some(step_up) = start.step_up {
+            ask(&mut location, step_up);
+        }
         Ok(LoginRedirect { location: location.into(), set_cookie })
     }
 
@@ -208,6 +220,9 @@ impl Provider {
         let userinfo = self.userinfo(&metadata, &tokens, &verified.claims).await?;
         let (principal, authentication) =
             claims::principal(name, &self.config.claims, &verified.claims, userinfo.as_ref())?;
+        if let Some(asked) = &login.step_up {
+            asked.check(&authentication, self.clock.now())?;
+        }
         Ok(Login {
             principal: Arc::new(principal),
             authentication,
@@ -215,6 +230,7 @@ impl Provider {
             sid: claims::text(&[&verified.claims], "sid")?,
             id_token: Some(Secret::new(verified.raw)),
             return_to: login::return_to(&login.return_to),
+            begun: login.expires.minus(login::LIFETIME),
             set_cookie: login::cookie_name(&login.state)
                 .and_then(|name| cookie::clear(&name))
                 .into_iter()
@@ -324,6 +340,11 @@ impl Provider {
         Some(logout::end_session_url(endpoint, &self.config.client_id, id_token, host, state))
     }
 
+    /// What it can be asked for when a policy wants more.
+    pub fn step_up_levels(&self) -> &[SignInLevel] {
+        &self.config.step_up
+    }
+
     pub fn config(&self) -> &Arc<IdentityProvider> {
         &self.config
     }
@@ -372,6 +393,21 @@ fn auth_type(metadata: &Metadata) -> AuthType {
             AuthType::RequestBody
         }
         _ => AuthType::BasicAuth,
+    }
+}
+
+/// Asks for a stronger or more recent sign-in (OpenID Connect Core 1.0, section 3.1.2.1).
+fn ask(location: &mut Url, step_up: &StepUp) {
+    let mut parameters = location.query_pairs_mut();
+    if let Some(acr) = &step_up.acr {
+        parameters.append_pair("acr_values", acr);
+    }
+    if let Some(seconds) = step_up.max_age {
+        parameters.append_pair("max_age", &seconds.to_string());
+        if step_up.acr.is_none() {
+            // Else a provider that takes no notice of `max_age` would answer at once, in vain.
+            parameters.append_pair("prompt", "login");
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::providers::{Callback, Providers};
 use crate::config::model::{ClaimNames, IdentityProvider, Issuer};
 use crate::domain::canonical::Authority;
 use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::step_up::StepUp;
 use crate::store::{MemoryStore, Space, Store};
 
 const NOW: i64 = 1_800_000_000;
@@ -171,6 +172,7 @@ impl World {
                 groups: "groups".into(),
                 tenant: "tenant".into(),
             },
+            step_up: Vec::new(),
             timeout: Duration::from_secs(20),
         };
         let logins = Arc::new(logins);
@@ -185,9 +187,16 @@ impl World {
     }
 
     async fn begin(&self) -> Result<(String, HeaderMap), LoginError> {
+        self.begin_step_up(None).await.map(|(query, cookies, _)| (query, cookies))
+    }
+
+    async fn begin_step_up(
+        &self,
+        step_up: Option<&StepUp>,
+    ) -> Result<(String, HeaderMap, Url), LoginError> {
         let host = Self::host();
         let headers = HeaderMap::new();
-        let start = LoginStart { host: &host, return_to: "/orders", headers: &headers };
+        let start = LoginStart { host: &host, return_to: "/orders", step_up, headers: &headers };
         let LoginRedirect { location, set_cookie } = self.provider.begin(&start).await?;
         let of = |name: &str| {
             let url = Url::parse(&location).unwrap();
@@ -198,7 +207,7 @@ impl World {
         let mut cookies = HeaderMap::new();
         let pair = set_cookie[0].to_str().unwrap().split(';').next().unwrap().to_owned();
         cookies.append(COOKIE, HeaderValue::from_str(&pair).unwrap());
-        Ok((of("state"), cookies))
+        Ok((of("state"), cookies, Url::parse(&location).unwrap()))
     }
 
     async fn finish(&self, query: &str, cookies: &HeaderMap) -> Result<Login, LoginError> {
@@ -381,4 +390,39 @@ async fn userinfo_of_another_subject_is_refused() {
     world.refused("another subject").await;
     world.script.lock().userinfo = Some(json!({"sub": "ada", "tenant": "globex"}));
     assert_eq!(world.login().await.unwrap().principal.tenant.as_deref(), Some("globex"));
+}
+
+#[tokio::test]
+async fn a_sign_in_that_is_not_what_was_asked_for_makes_no_session() {
+    let world = World::new().await;
+    let asked = StepUp { acr: Some("phr".into()), max_age: Some(60), ..StepUp::default() };
+    let mut seen = Vec::new();
+    for (acr, auth_time) in [
+        (json!("phr"), json!(NOW - 60)),
+        (json!("mfa"), json!(NOW)),
+        (json!(null), json!(NOW)),
+        (json!("phr"), json!(NOW - 61)),
+        (json!("phr"), json!(null)),
+    ] {
+        let (state, cookies, location) = world.begin_step_up(Some(&asked)).await.unwrap();
+        let query = location.query().unwrap();
+        assert!(
+            query.contains("&acr_values=phr&max_age=60") && !query.contains("prompt"),
+            "{query}"
+        );
+        world.claims(move |claims| {
+            claims["acr"] = acr.clone();
+            claims["auth_time"] = auth_time.clone();
+        });
+        let login = world.finish(&format!("code=c&state={state}"), &cookies).await;
+        seen.push(match login {
+            Ok(_) => "taken",
+            Err(LoginError::NotSteppedUp(_)) => "refused",
+            Err(_) => "failed",
+        });
+    }
+    assert_eq!(seen, ["taken", "refused", "refused", "refused", "refused"]);
+    let fresh = StepUp { max_age: Some(60), ..StepUp::default() };
+    let (_, _, location) = world.begin_step_up(Some(&fresh)).await.unwrap();
+    assert!(location.query().unwrap().ends_with("&max_age=60&prompt=login"));
 }

@@ -70,6 +70,8 @@ pub struct Denial<'a> {
     pub policies: &'a [&'a str],
     /// What may help in this case; what always helps is added.
     pub advice: &'a [&'a str],
+    /// Where to sign in again, where a stronger or more recent sign-in would be allowed.
+    pub sign_in: Option<&'a str>,
     pub decision_id: &'a str,
     pub at: Timestamp,
 }
@@ -117,6 +119,29 @@ pub struct SignedOut<'a> {
     pub sign_in: &'a str,
 }
 
+/// Asks whether to send a form that was kept while its sender signed in. No values: people type
+/// passwords into forms.
+#[derive(Clone, Copy, Debug, Template)]
+#[template(path = "kept_form.html")]
+pub struct KeptForm<'a> {
+    pub host: &'a str,
+    /// Path and query that it goes to.
+    pub target: &'a str,
+    /// Names of its fields.
+    pub fields: &'a [String],
+    pub bytes: usize,
+    /// What names the form in the page's own address.
+    pub form: &'a str,
+    /// Ties the buttons to this session and form.
+    pub csrf: &'a str,
+}
+
+/// The policy of [`KeptForm`]: the application's answer to the form may lead to another site, and
+/// Chromium holds `form-action` against that, too. The page has no forms but the gate's own.
+pub fn kept_form_policy() -> String {
+    CONTENT_SECURITY_POLICY.replace("form-action 'self'", "form-action 'self' https:")
+}
+
 /// What the gate knows of the signed-in user. No tokens (CVE-2024-39315).
 #[derive(Clone, Copy, Debug, Template)]
 #[template(path = "me.html")]
@@ -151,7 +176,7 @@ macro_rules! renders {
         }
     )*};
 }
-renders!(SignIn, Denial, ErrorPage, SignOut, SignedOut, Me);
+renders!(KeptForm, SignIn, Denial, ErrorPage, SignOut, SignedOut, Me);
 
 #[cfg(test)]
 mod tests;

@@ -50,6 +50,18 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
                 .render(),
         ),
         (
+            "kept-form",
+            KeptForm {
+                host: text,
+                target: text,
+                fields: &[text.to_owned()],
+                bytes: 7,
+                form: text,
+                csrf: text,
+            }
+            .render(),
+        ),
+        (
             "denial",
             Denial {
                 method: text,
@@ -60,6 +72,7 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
                 why: text,
                 policies: &[text, text],
                 advice: &[text],
+                sign_in: Some(text),
                 decision_id: text,
                 at,
             }
@@ -152,6 +165,7 @@ fn a_denial_says_what_why_and_which_decision() {
         why: "No policy allows this.",
         policies: &["tenant-isolation"],
         advice: &[],
+        sign_in: None,
         decision_id: ID,
         at: Timestamp::from_millis(1_795_298_770_123),
     }

@@ -11,8 +11,9 @@ use http::{Response, StatusCode};
 use url::form_urlencoded;
 
 use crate::domain::canonical::{Authority, CanonicalRequest};
+use crate::identity::login;
 use crate::identity::oidc::Provider;
-use crate::identity::{cookie, login};
+use crate::identity::recent::RecentLogins;
 use crate::pages;
 
 use super::gate::Gate;
@@ -20,6 +21,7 @@ use super::receive::Arrival;
 use super::reply;
 use super::route::Destination;
 use super::snapshot::Snapshot;
+use super::step_up::Wish;
 
 /// The gate's page to sign in.
 pub const SIGN_IN: &str = "/.wicketgate/login";
@@ -50,17 +52,24 @@ pub async fn sign_in(
     arrival: &Arrival,
     host: &Authority,
     target: &str,
-    stale: bool,
 ) -> Response<Bytes> {
     let offered = offered(&arrival.snapshot, host, target);
     if let [provider] = offered.as_slice() {
-        return reply::begin_login(gate, arrival, host, provider, target, stale).await;
+        return reply::begin_login(gate, arrival, host, provider, target, None).await;
     }
-    let mut response = reply::see_other(arrival.id, &page_for(&login::return_to(target)));
-    if stale {
-        response.headers_mut().append(SET_COOKIE, cookie::clear_session());
+    reply::see_other(arrival.id, &page_for(&login::return_to(target)))
+}
+
+/// Where a person signs in for `target` by a click, and goes to `return_to` then.
+pub fn address(snapshot: &Snapshot, host: &Authority, target: &str, return_to: &str) -> String {
+    match offered(snapshot, host, target).as_slice() {
+        [provider] => {
+            let mut query = form_urlencoded::Serializer::new(format!("{SIGN_IN}?start&"));
+            query.append_pair("provider", provider.name()).append_pair("return_to", return_to);
+            query.finish()
+        }
+        _ => page_for(return_to),
     }
-    response
 }
 
 fn page_for(return_to: &str) -> String {
@@ -77,12 +86,13 @@ pub async fn page(
     query: &str,
 ) -> Response<Bytes> {
     let (mut start, mut wanted, mut return_to) = (false, None, "/".to_owned());
+    let mut wish = Wish::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name {
             "start" => start = true,
             "provider" => wanted = Some(value.into_owned()),
             "return_to" => return_to = value.into_owned(),
-            _ => {}
+            name => wish.note(name, &value),
         }
     }
     let return_to = login::return_to(&return_to);
@@ -93,7 +103,15 @@ pub async fn page(
         (_, None) => None,
     };
     if let Some(provider) = chosen.filter(|_| start) {
-        return reply::begin_login(gate, arrival, host, provider, &return_to, false).await;
+        let asked = wish.of(provider.step_up_levels());
+        let asked = asked.as_ref();
+        let mut response =
+            reply::begin_login(gate, arrival, host, provider, &return_to, asked).await;
+        // Begun by a click: no circle.
+        if let Some(cleared) = RecentLogins::clear(&arrival.head.headers) {
+            response.headers_mut().append(SET_COOKIE, cleared);
+        }
+        return response;
     }
     let address = |provider: &Provider| {
         let mut query = form_urlencoded::Serializer::new(format!("{SIGN_IN}?start&"));

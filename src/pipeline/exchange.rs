@@ -12,6 +12,7 @@ use crate::metrics::RequestOutcome;
 use crate::policy::Permit;
 use crate::upstream::{Caller, Pool, UpstreamError};
 
+use super::asker::Asker;
 use super::client::ClientConnection;
 use super::gate::outcome;
 use super::live::{Holding, Watch};
@@ -19,7 +20,7 @@ use super::normalise::Normalised;
 use super::rate::Quota;
 use super::receive::Arrival;
 use super::refusal::Refusal;
-use super::reply::{self, Asker};
+use super::reply;
 use super::respond;
 use super::route::RouteEntry;
 use super::slots::Held;
@@ -32,6 +33,8 @@ pub struct Authorized {
     pub(super) permit: Permit,
     pub(super) session: Arc<Session>,
     pub(super) websocket: bool,
+    /// What takes the place of the request's body: a form that was kept.
+    pub(super) body: Option<Bytes>,
     /// Until whoever outlives the exchange takes them.
     pub(super) held: Option<Held>,
 }
@@ -76,6 +79,11 @@ impl Exchange<Authorized> {
     /// The head to forward. It is there once.
     pub fn take_head(&mut self) -> Option<http::request::Parts> {
         self.head.take()
+    }
+
+    /// The kept form that is forwarded in the place of the request's body.
+    pub fn take_body(&mut self) -> Option<Bytes> {
+        self.state.body.take()
     }
 
     pub fn pool(&self) -> &Pool {

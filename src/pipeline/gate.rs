@@ -10,24 +10,29 @@ use crate::audit::AuditLog;
 use crate::domain::clock::Clock;
 use crate::domain::event::Occasion;
 use crate::identity::assertion::Signer;
+use crate::identity::kept::KeptForms;
+use crate::identity::recent::{ENOUGH, RecentLogins};
 use crate::identity::session::{Session, Sessions};
 use crate::metrics::{Metrics, RequestOutcome, Stage};
-use crate::policy::Permit;
+use crate::policy::{Denial, Permit};
 
+use super::asker::{Asker, navigates};
 use super::authenticate::authenticate;
 use super::client::ClientConnection;
 use super::exchange::{Authorized, Exchange};
 use super::gather::gather;
 use super::guard;
+use super::kept;
 use super::live::Live;
 use super::normalise::{Normalised, Upgrade, normalise};
+use super::preflight;
 use super::prepare::prepare;
 use super::pressure::Pressure;
 use super::rate;
 use super::receive::{Arrival, receive};
 use super::record;
 use super::refusal::Refusal;
-use super::reply::{self, Asker};
+use super::reply;
 use super::reserved;
 use super::respond;
 use super::route::{Destination, RouteEntry};
@@ -42,6 +47,8 @@ pub struct Gate {
     pub audit: AuditLog,
     pub metrics: Arc<Metrics>,
     pub live: Live,
+    pub recent: RecentLogins,
+    pub kept: KeptForms,
     pub clock: Clock,
     pub pressure: Pressure,
 }
@@ -51,6 +58,8 @@ pub struct Gate {
 pub enum Outcome {
     /// Permitted, recorded and prepared: the one value from which an upstream is reached.
     Forward(Box<Exchange<Authorized>>),
+    /// Refused, with a form that is worth keeping: its body is to be read for [`Gate::keep`].
+    Keep(Box<kept::Pending>),
     /// The gate's own answer.
     Reply(http::Response<Bytes>),
 }
@@ -94,7 +103,13 @@ impl Gate {
                 Exchange::authorized(arrival, asked, route, asker, state),
             )),
             Err(Ended::Answered(response)) => Outcome::Reply(response),
-            Err(Ended::Refused(refusal)) => Outcome::Reply(self.refuse(&arrival, &refusal).await),
+            Err(Ended::Refused(refusal)) => {
+                let refusal = self.no_circle(&arrival, refusal);
+                match self.keepable(&arrival, &refusal) {
+                    Some(about) => Outcome::Keep(kept::pending(arrival, refusal, about)),
+                    None => Outcome::Reply(self.refuse(&arrival, &refusal).await),
+                }
+            }
         }
     }
 
@@ -113,6 +128,11 @@ impl Gate {
                 return Err(answer.map_or_else(Ended::from, Ended::Answered));
             }
         };
+        // Asked without credentials, and gives access to nothing.
+        if let Some(answer) = preflight::answer(arrival, &route) {
+            rate::by_address_on(arrival, &route)?;
+            return Err(Ended::Answered(answer));
+        }
         let asker = Asker::of(&arrival.head);
         match self.on_route(arrival, &asked, &route).await {
             Ok(state) => Ok(Passed { asked, route, asker, state }),
@@ -157,9 +177,9 @@ impl Gate {
             .required()?;
         Timer::stage(&mut timer, route, Stage::Authenticate);
         match self.of_session(arrival, asked, route, &session, timer).await {
-            Ok((permit, held)) => {
+            Ok((permit, held, body)) => {
                 let websocket = asked.upgrade == Upgrade::WebSocket;
-                Ok(Authorized { permit, session, websocket, held: Some(held) })
+                Ok(Authorized { permit, session, websocket, body, held: Some(held) })
             }
             Err(refusal) => {
                 arrival.principal = Some(Arc::clone(&session.principal.id));
@@ -175,7 +195,7 @@ impl Gate {
         route: &RouteEntry,
         session: &Session,
         mut timer: Option<Timer>,
-    ) -> Result<(Permit, Held), Refusal> {
+    ) -> Result<(Permit, Held, Option<Bytes>), Refusal> {
         let at = arrival.at;
         // A caller's own share, before the policies are asked on his behalf.
         rate::by_caller(arrival, route, session)?;
@@ -187,7 +207,7 @@ impl Gate {
             if !denial.decision().errors.is_empty() {
                 self.metrics.decision_errors.inc();
             }
-            Refusal::Denied(Box::new(denial))
+            denied(snapshot, session, denial)
         })?;
         Timer::stage(&mut timer, route, Stage::Authorise);
         // What all share, only for those who are entitled to a part of it.
@@ -197,10 +217,17 @@ impl Gate {
         // Access that can't be recorded is denied.
         record::permit(self, at, &permit, session, route.config.audit).await?;
         Timer::stage(&mut timer, route, Stage::Record);
+        // A form that was kept is taken out once its way is clear.
+        let body = match kept::ticket(arrival, asked) {
+            None => None,
+            Some(ticket) => {
+                Some(Box::pin(kept::resume(self, arrival, asked, session, &ticket)).await?)
+            }
+        };
         // The head is rewritten last: what the gate adds, nothing strips.
         prepare(self, arrival, asked, route, session)?;
         Timer::stage(&mut timer, route, Stage::Prepare);
-        Ok((permit, held))
+        Ok((permit, held, body))
     }
 
     /// Refuses what the listener itself found wrong, before any stage: with an id, on record.
@@ -218,10 +245,46 @@ impl Gate {
         }
     }
 
+    /// A browser that has signed in twice just now, and is still not signed in, is told so: it would
+    /// be sent round in circles. So is one that is asked for yet another sign-in.
+    fn no_circle(&self, arrival: &Arrival, refusal: Refusal) -> Refusal {
+        let again = matches!(refusal, Refusal::Unauthenticated { .. } | Refusal::StepUp { .. });
+        if !again || !navigates(&arrival.head) {
+            return refusal;
+        }
+        let headers = &arrival.head.headers;
+        let signed_in =
+            reply::request_authority(arrival).map_or(0, |host| self.recent.count(headers, &host));
+        match refusal {
+            Refusal::Unauthenticated { .. } if signed_in >= ENOUGH => Refusal::NoSessionKept,
+            // Each of the kinds that there are may be asked for once.
+            Refusal::StepUp { denial, .. } if signed_in >= ENOUGH * 2 => Refusal::Denied(denial),
+            other => other,
+        }
+    }
+
     /// Answers for a refusal: recorded, counted, in the form that the client understands.
-    async fn refuse(&self, arrival: &Arrival, refusal: &Refusal) -> http::Response<Bytes> {
+    pub(super) async fn refuse(
+        &self,
+        arrival: &Arrival,
+        refusal: &Refusal,
+    ) -> http::Response<Bytes> {
+        self.note_refused(arrival, refusal);
+        let mut response = reply::refused(self, arrival, refusal).await;
+        arrival.quota.tell(response.headers_mut());
+        if matches!(refusal, Refusal::Overloaded) {
+            // The connection's memory is what is wanted back.
+            respond::end_connection(arrival.head.version, response.headers_mut());
+        }
+        response
+    }
+
+    /// Records and counts a refusal.
+    pub(super) fn note_refused(&self, arrival: &Arrival, refusal: &Refusal) {
         // A denial and a failed login have a record of their own.
-        if !matches!(refusal, Refusal::Denied(_) | Refusal::Login(_)) {
+        let on_record =
+            matches!(refusal, Refusal::Denied(_) | Refusal::StepUp { .. } | Refusal::Login(_));
+        if !on_record {
             record::refusal(self, arrival, refusal);
         }
         let outcome = outcome(refusal);
@@ -230,13 +293,6 @@ impl Gate {
             None => self.metrics.unrouted().observe(outcome, arrival.begun.elapsed()),
         }
         self.count_bound(arrival, refusal);
-        let mut response = reply::refused(self, arrival, refusal).await;
-        arrival.quota.tell(response.headers_mut());
-        if matches!(refusal, Refusal::Overloaded) {
-            // The connection's memory is what is wanted back.
-            respond::end_connection(arrival.head.version, response.headers_mut());
-        }
-        response
     }
 }
 
@@ -249,6 +305,22 @@ impl Gate {
             Refusal::Overloaded => self.metrics.shed(route, "memory"),
             _ => {}
         }
+    }
+}
+
+/// A denial, and whether another sign-in at the session's provider would lift it.
+fn denied(snapshot: &Snapshot, session: &Session, denial: Denial) -> Refusal {
+    let provider = snapshot.providers.named(&session.provider);
+    let levels = provider.map_or(&[][..], |provider| provider.step_up_levels());
+    let asked = snapshot.policies.step_up(denial.query(), levels);
+    let denial = Box::new(denial);
+    match asked {
+        Some(asked) => Refusal::StepUp {
+            denial,
+            provider: Arc::clone(&session.provider),
+            asked: Box::new(asked),
+        },
+        None => Refusal::Denied(denial),
     }
 }
 
@@ -272,8 +344,8 @@ impl Timer {
 
 pub(super) fn outcome(refusal: &Refusal) -> RequestOutcome {
     match refusal {
-        Refusal::Denied(_) => RequestOutcome::Denied,
-        Refusal::Unauthenticated { .. } => RequestOutcome::Unauthenticated,
+        Refusal::Denied(_) | Refusal::StepUp { .. } => RequestOutcome::Denied,
+        Refusal::Unauthenticated { .. } | Refusal::NoSessionKept => RequestOutcome::Unauthenticated,
         Refusal::Login(error) if error.status() >= 500 => RequestOutcome::Error,
         Refusal::SessionsUnavailable
         | Refusal::AuditUnavailable

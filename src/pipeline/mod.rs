@@ -4,6 +4,7 @@
 //! reach an upstream; it owns the policy engine's [`Permit`](crate::policy::Permit), and
 //! [`Gate::admit`](gate::Gate::admit) is the only way to one.
 
+pub mod asker;
 pub mod authenticate;
 mod choice;
 pub mod client;
@@ -12,8 +13,10 @@ pub mod gate;
 pub mod gather;
 pub mod guard;
 pub mod headers;
+pub mod kept;
 pub mod live;
 pub mod normalise;
+pub mod preflight;
 pub mod prepare;
 pub mod pressure;
 pub mod rate;
@@ -27,3 +30,5 @@ pub mod route;
 pub mod slots;
 pub mod snapshot;
 pub mod source;
+pub mod step_up;
+pub mod tabs;

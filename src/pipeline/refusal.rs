@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::config::model::LimitPer;
 use crate::domain::canonical::{HostError, TargetError};
+use crate::domain::step_up::StepUp;
 use crate::identity::oidc::LoginError;
 use crate::policy::Denial;
 use crate::upstream::UpstreamError;
@@ -53,8 +54,21 @@ pub enum Refusal {
         /// The client sent a session cookie that is no longer good.
         stale: bool,
     },
+    #[error("you have signed in, and the session did not come back with the request")]
+    NoSessionKept,
+    #[error("the form is not kept any more: it was sent or discarded, or ten minutes have passed")]
+    FormGone,
+    #[error("the form was filled in by another user")]
+    FormOfAnother,
     #[error("the policies do not allow this")]
     Denied(Box<Denial>),
+    #[error("the policies do not allow this without a stronger sign-in")]
+    StepUp {
+        denial: Box<Denial>,
+        /// Whose session it is.
+        provider: Arc<str>,
+        asked: Box<StepUp>,
+    },
     #[error("sign-in failed: {0}")]
     Login(#[from] LoginError),
     #[error("sessions can't be checked at the moment")]
@@ -119,7 +133,11 @@ impl Refusal {
                 StatusCode::FORBIDDEN
             }
             Self::NotUpgraded => StatusCode::BAD_GATEWAY,
-            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::FormGone => StatusCode::GONE,
+            Self::FormOfAnother => StatusCode::FORBIDDEN,
+            Self::Unauthenticated { .. } | Self::NoSessionKept | Self::StepUp { .. } => {
+                StatusCode::UNAUTHORIZED
+            }
             Self::Login(error) => {
                 StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
@@ -191,7 +209,11 @@ impl Refusal {
             Self::Source => "source-not-allowed",
             Self::CrossSite => "cross-site",
             Self::Unauthenticated { .. } => "unauthenticated",
+            Self::NoSessionKept => "no-session-kept",
+            Self::FormGone => "form-gone",
+            Self::FormOfAnother => "form-of-another",
             Self::Denied(_) => "denied",
+            Self::StepUp { .. } => "step-up-required",
             Self::Login(_) => "login-failed",
             Self::SessionsUnavailable => "sessions-unavailable",
             Self::AuditUnavailable => "audit-unavailable",
@@ -219,6 +241,10 @@ impl Refusal {
                 "Access denied"
             }
             Self::Unauthenticated { .. } => "Sign-in required",
+            Self::NoSessionKept => "Signed in, but not for long",
+            Self::FormGone => "This form is gone",
+            Self::FormOfAnother => "Not your form",
+            Self::StepUp { .. } => "A stronger sign-in is required",
             Self::Login(_) => "Sign-in failed",
             Self::SessionsUnavailable
             | Self::AuditUnavailable
@@ -258,7 +284,18 @@ impl Refusal {
                 "If you followed a link or submitted a form on another site, open the application \
                  itself and try there."
             }
-            Self::Unauthenticated { .. } | Self::Cut(_) => "Sign in and try again.",
+            Self::Unauthenticated { .. } | Self::StepUp { .. } | Self::Cut(_) => {
+                "Sign in and try again."
+            }
+            Self::FormGone => {
+                "If it was sent, its effect is in the application. Else go back to its page and fill it in \
+                 again."
+            }
+            Self::FormOfAnother => "Sign in as the user who filled it in.",
+            Self::NoSessionKept => {
+                "Allow this site to keep cookies, and see that the clock of this device is right. If \
+                 it happens again, give the id to your administrator."
+            }
             Self::Denied(_) => {
                 "If you should have access, give the decision id to your administrator: it says \
                  exactly what was decided and why."

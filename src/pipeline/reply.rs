@@ -5,77 +5,50 @@
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
-    RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, RETRY_AFTER,
+    SET_COOKIE, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::domain::canonical::Authority;
 use crate::domain::decision::Decision;
 use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
-use crate::identity::cookie;
+use crate::domain::step_up::StepUp;
 use crate::identity::oidc::{LoginStart, Provider};
 use crate::pages;
 
+use super::asker::{Asker, navigates};
 use super::choice;
 use super::gate::Gate;
-use super::headers::{DECISION, FETCH_DEST, FETCH_MODE};
+use super::headers::DECISION;
 use super::prepare::decision;
 use super::receive::Arrival;
 use super::record;
 use super::refusal::Refusal;
 use super::respond::HSTS;
-
-/// How the client wants to be answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asker {
-    /// It shows HTML to a person.
-    pub page: bool,
-    /// It can be sent elsewhere and come back: a top-level navigation with GET.
-    pub navigation: bool,
-}
-
-impl Asker {
-    /// Decides by Fetch Metadata where the browser sends it, else by `Accept`.
-    pub fn of(head: &http::request::Parts) -> Self {
-        let headers = &head.headers;
-        let safe = head.method == Method::GET || head.method == Method::HEAD;
-        let accepts_html = || {
-            headers.get_all(ACCEPT).iter().any(|accept| {
-                accept.as_bytes().windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html"))
-            })
-        };
-        let page = match headers.get(&FETCH_MODE) {
-            Some(mode) => mode == "navigate",
-            None => accepts_html() && !headers.contains_key("x-requested-with"),
-        };
-        let framed =
-            || headers.get(&FETCH_DEST).is_some_and(|destination| destination != "document");
-        Self { page, navigation: page && safe && !framed() }
-    }
-}
+use super::step_up;
 
 /// The answer to a refused request.
 pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Response<Bytes> {
     let asker = Asker::of(&arrival.head);
     match refusal {
-        Refusal::Unauthenticated { stale } if asker.navigation => {
-            sign_in(gate, arrival, *stale).await
+        Refusal::Unauthenticated { .. } if navigates(&arrival.head) => sign_in(gate, arrival).await,
+        Refusal::StepUp { denial, provider, asked } => {
+            step_up::answer(gate, arrival, denial, provider, asked).await
         }
-        Refusal::Unauthenticated { stale } => {
+        // A cookie of a session that is over stays: clearing it could hit the one that a login in
+        // another tab has set meanwhile.
+        Refusal::Unauthenticated { .. } => {
             let mut response = short(&asker, arrival.id, refusal);
             response.headers_mut().insert(
                 WWW_AUTHENTICATE,
                 HeaderValue::from_static("Wicketgate login=\"/.wicketgate/login\""),
             );
-            if *stale {
-                response.headers_mut().append(SET_COOKIE, cookie::clear_session());
-            }
             response
         }
         Refusal::Denied(denial) if asker.page => {
-            html(StatusCode::FORBIDDEN, arrival.id, denial_page(arrival, denial.decision()))
+            html(StatusCode::FORBIDDEN, arrival.id, denial_page(arrival, denial.decision(), None))
         }
         Refusal::Denied(denial) => {
             let query = denial.query();
@@ -104,8 +77,7 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
             title: refusal.title(),
             text: &format!("{}. {}", capitalised(&refusal.public_detail()), refusal.advice()),
             decision_id: Some(&id.to_string()),
-            link: matches!(refusal, Refusal::Login(_))
-                .then_some(pages::Link { href: "/", label: "Start again" }),
+            link: link(refusal),
         };
         html(status, id, page.render())
     } else {
@@ -136,34 +108,62 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
     response
 }
 
+/// The one thing to do about a refusal.
+fn link(refusal: &Refusal) -> Option<pages::Link<'static>> {
+    match refusal {
+        Refusal::Login(_) => Some(pages::Link { href: "/", label: "Start again" }),
+        Refusal::Unauthenticated { .. } | Refusal::NoSessionKept => {
+            Some(pages::Link { href: choice::SIGN_IN, label: "Sign in" })
+        }
+        _ => None,
+    }
+}
+
+/// Path and query that were asked for.
+pub fn own_target(arrival: &Arrival) -> &str {
+    arrival.head.uri.path_and_query().map_or("/", |target| target.as_str())
+}
+
 /// Sends a browser to the identity provider, and back to where it was.
-pub async fn sign_in(gate: &Gate, arrival: &Arrival, stale: bool) -> Response<Bytes> {
-    let target = arrival.head.uri.path_and_query().map_or("/", |target| target.as_str());
+pub async fn sign_in(gate: &Gate, arrival: &Arrival) -> Response<Bytes> {
     let Some(host) = request_authority(arrival) else {
         let refusal = Refusal::Malformed("the request names no host");
         return short(&Asker::of(&arrival.head), arrival.id, &refusal);
     };
-    choice::sign_in(gate, arrival, &host, target, stale).await
+    choice::sign_in(gate, arrival, &host, own_target(arrival)).await
 }
 
-/// Sends a browser to this identity provider.
+/// A form was kept. Its sender goes on by a click: the policy of the page that sent it is held
+/// against redirects, and may not let them lead to the provider.
+pub fn kept(arrival: &Arrival, sign_in: &str) -> Response<Bytes> {
+    let page = pages::ErrorPage {
+        status: 401,
+        host: None,
+        title: "Sign in to send your form",
+        text: "Your sign-in is over, or is not enough for this. Nothing has been sent so far, and \
+               nothing is lost: the form is kept for ten minutes. Once you have signed in, you are \
+               asked whether to send it.",
+        decision_id: Some(&arrival.id.to_string()),
+        link: Some(pages::Link { href: sign_in, label: "Sign in and go on" }),
+    };
+    html(StatusCode::UNAUTHORIZED, arrival.id, page.render())
+}
+
+/// Sends a browser to this identity provider, with what the sign-in has to bring.
 pub async fn begin_login(
     gate: &Gate,
     arrival: &Arrival,
     host: &Authority,
     provider: &Provider,
     return_to: &str,
-    stale: bool,
+    step_up: Option<&StepUp>,
 ) -> Response<Bytes> {
-    let start = LoginStart { host, return_to, headers: &arrival.head.headers };
+    let start = LoginStart { host, return_to, step_up, headers: &arrival.head.headers };
     match provider.begin(&start).await {
         Ok(redirect) => {
             let mut response = see_other(arrival.id, &redirect.location);
             for field in redirect.set_cookie {
                 response.headers_mut().append(SET_COOKIE, field);
-            }
-            if stale {
-                response.headers_mut().append(SET_COOKIE, cookie::clear_session());
             }
             response
         }
@@ -189,7 +189,8 @@ pub fn request_authority(arrival: &Arrival) -> Option<Authority> {
     Authority::parse(text).ok()
 }
 
-fn denial_page(arrival: &Arrival, decision: &Decision) -> String {
+/// `sign_in` is where the user can sign in again, if that would help.
+pub fn denial_page(arrival: &Arrival, decision: &Decision, sign_in: Option<&str>) -> String {
     let policies: Vec<&str> = decision.determining.iter().map(|policy| &*policy.id).collect();
     let route = arrival.route.as_ref();
     let authority = request_authority(arrival).map(|authority| authority.to_string());
@@ -202,6 +203,7 @@ fn denial_page(arrival: &Arrival, decision: &Decision) -> String {
         why: why(decision),
         policies: &policies,
         advice: &[],
+        sign_in,
         decision_id: &arrival.id.to_string(),
         at: arrival.at,
     }
@@ -263,41 +265,4 @@ pub fn answer(
 fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn asker(method: &str, fields: &[(&str, &str)]) -> Asker {
-        let mut request = http::Request::builder().method(method).uri("/");
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
-        Asker::of(&request.body(()).unwrap().into_parts().0)
-    }
-
-    #[test]
-    fn a_browser_that_navigates_can_be_sent_to_sign_in() {
-        let navigate = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
-        assert_eq!(asker("GET", &navigate), Asker { page: true, navigation: true });
-        assert_eq!(asker("POST", &navigate), Asker { page: true, navigation: false });
-        let old = [("accept", "text/html,*/*;q=0.8")];
-        assert_eq!(asker("GET", &old), Asker { page: true, navigation: true });
-    }
-
-    #[test]
-    fn scripts_frames_and_api_clients_are_never_redirected() {
-        for fields in [
-            &[("sec-fetch-mode", "cors"), ("accept", "text/html")][..],
-            &[("sec-fetch-mode", "websocket")],
-            &[("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")],
-            &[("accept", "*/*")],
-            &[],
-        ] {
-            assert_eq!(asker("GET", fields), Asker { page: false, navigation: false });
-        }
-        let framed = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
-        assert_eq!(asker("GET", &framed), Asker { page: true, navigation: false });
-    }
 }

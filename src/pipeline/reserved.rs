@@ -23,10 +23,12 @@ use super::authenticate::{Authenticated, authenticate};
 use super::choice;
 use super::gate::Gate;
 use super::guard;
+use super::kept;
 use super::receive::Arrival;
 use super::record;
 use super::refusal::Refusal;
 use super::reply;
+use super::tabs;
 
 /// Answers a request for one of the gate's own addresses; `path` is what follows the prefix.
 ///
@@ -38,10 +40,11 @@ pub async fn answer(
     request: &CanonicalRequest,
     path: &str,
 ) -> Result<Response<Bytes>, Refusal> {
-    let posts = path == "/logout" && arrival.head.method == Method::POST;
+    let has_forms = matches!(path, "/logout" | "/resume");
+    let posts = has_forms && arrival.head.method == Method::POST;
     let reads = arrival.head.method == Method::GET || arrival.head.method == Method::HEAD;
     if !posts && !reads {
-        let allow = if path == "/logout" { "GET, HEAD, POST" } else { "GET, HEAD" };
+        let allow = if has_forms { "GET, HEAD, POST" } else { "GET, HEAD" };
         return Err(Refusal::Method { allow });
     }
     match path {
@@ -53,6 +56,7 @@ pub async fn answer(
         "/callback" => callback(gate, arrival, request).await,
         "/logout" if posts => sign_out(gate, arrival, request).await,
         "/logout" => confirm_sign_out(gate, arrival, request).await,
+        "/resume" => kept::page::answer(gate, arrival, request).await,
         "/signed-out" => came_back(gate, arrival, request).await,
         "/jwks.json" => Ok(reply::answer(
             StatusCode::OK,
@@ -123,6 +127,14 @@ async fn callback(
         CookieState::Present(value) => Some(value),
         CookieState::Absent | CookieState::Malformed | CookieState::Ambiguous => None,
     };
+    if tabs::session_of_another(gate, previous, &login, arrival.at).await?.is_some() {
+        gate.metrics.logins("success");
+        let mut response = reply::see_other(arrival.id, &login.return_to);
+        for field in login.set_cookie {
+            response.headers_mut().append(SET_COOKIE, field);
+        }
+        return Ok(response);
+    }
     let new = NewSession {
         principal: login.principal,
         authentication: login.authentication,
@@ -145,7 +157,8 @@ async fn callback(
     gate.metrics.logins("success");
     let mut response = reply::see_other(arrival.id, &login.return_to);
     let session_cookie = cookie::set_session(secret.expose());
-    for field in login.set_cookie.into_iter().chain(session_cookie) {
+    let noted = gate.recent.one_more(&arrival.head.headers, &request.authority);
+    for field in login.set_cookie.into_iter().chain(session_cookie).chain(noted) {
         response.headers_mut().append(SET_COOKIE, field);
     }
     Ok(response)

@@ -260,6 +260,7 @@ mod tests {
             path_parameters,
             audit: AuditDurability::Buffered,
             refuse_cross_site: true,
+            cross_site_origins: Vec::new(),
             response: ResponseRewrite { location: true, cookie_domain: true },
             bounds: RouteBounds::default(),
         });

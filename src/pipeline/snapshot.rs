@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub policies: Arc<Engine>,
     pub devices: Arc<Registry>,
     pub providers: Arc<Providers>,
+    /// Largest form that is kept for who has to sign in first, in bytes; none where it is zero.
+    pub keep_forms: u64,
     /// Of the whole gate; routes have their own.
     pub limits: Arc<Limits>,
 }

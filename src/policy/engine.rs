@@ -232,6 +232,20 @@ impl Engine {
         decision
     }
 
+    /// Whether the policies that can apply to a query read one of these fields.
+    pub(super) fn reads(&self, query: &AccessQuery, fields: &[Field]) -> bool {
+        self.pair(query)
+            .is_ok_and(|pair| fields.iter().any(|field| pair.slice.footprint.contains(*field)))
+    }
+
+    /// What would be decided, without a trace.
+    pub(super) fn would_allow(&self, query: &AccessQuery) -> bool {
+        let Ok(pair) = self.pair(query) else { return false };
+        let projection = Projection::new(pair.slice.footprint, query);
+        self.evaluate(&pair.question, &pair.slice.set, &projection)
+            .is_ok_and(|decision| decision.verdict == Verdict::Permit)
+    }
+
     fn pair(&self, query: &AccessQuery) -> Result<Arc<Pair>, TranslationError> {
         let key = PairKey::of(query);
         if let Some(pair) = self.pairs.mine().and_then(|pairs| pairs.get(&key)) {

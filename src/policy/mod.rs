@@ -24,6 +24,7 @@ mod limits;
 mod load;
 mod pairs;
 pub mod permit;
+pub mod step_up;
 pub mod suite;
 mod table;
 

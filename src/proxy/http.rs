@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::SEC_WEBSOCKET_EXTENSIONS;
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -29,6 +29,7 @@ use crate::config::model::UpstreamProtocol;
 use crate::pipeline::client::ClientConnection;
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::gate::Outcome;
+use crate::pipeline::kept::Pending;
 use crate::pipeline::live::Watch;
 use crate::pipeline::refusal::Refusal;
 use crate::pipeline::respond::end_connection;
@@ -106,6 +107,10 @@ async fn respond(
     let upgrade = head.extensions.remove::<OnUpgrade>();
     let mut exchange = match context.connection.gate.admit(&context.connection, head).await {
         Outcome::Forward(exchange) => exchange,
+        Outcome::Keep(pending) => {
+            let response = Box::pin(keep(context, pending, body)).await;
+            return Ok(own(response, is_head, in_flight));
+        }
         Outcome::Reply(response) => return Ok(own(response, is_head, in_flight)),
     };
     let Some(head) = exchange.take_head() else {
@@ -138,6 +143,45 @@ async fn respond(
             Err(error) => own(failed(&exchange, error), false, in_flight),
         });
     }
+    match exchange.take_body() {
+        None => Ok(forward(context, exchange, head, body, version, in_flight).await),
+        Some(kept) => {
+            let kept = Full::new(kept);
+            Ok(Box::pin(forward(context, exchange, head, kept, version, in_flight)).await)
+        }
+    }
+}
+
+/// How long a form that may be kept is waited for.
+const FORM_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Reads a form that is to be kept, bounded in every way, and has the gate keep it.
+async fn keep(context: &Context, pending: Box<Pending>, body: Incoming) -> Response<Bytes> {
+    let gate = &context.connection.gate;
+    let limited = Limited::new(body, pending.limit(), context.idle_timeout, Fate::default());
+    let read = async {
+        let _place = gate.kept.reader()?;
+        let whole = tokio::time::timeout(FORM_PATIENCE, limited.paced(context.pace).collect());
+        Some(whole.await.ok()?.ok()?.to_bytes())
+    };
+    let body = read.await;
+    gate.keep(pending, body).await
+}
+
+/// Sends a permitted request on, and answers with what comes back.
+async fn forward<B>(
+    context: &Arc<Context>,
+    exchange: Box<Exchange<Authorized>>,
+    head: http::request::Parts,
+    body: B,
+    version: Version,
+    in_flight: InFlight,
+) -> Response<ResponseBody>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let is_head = head.method == Method::HEAD;
     let fate = Fate::default();
     let idle = context.idle_timeout.min(exchange.route().config.upstream.idle_timeout);
     let empty = body.is_end_stream();
@@ -159,7 +203,7 @@ async fn respond(
         }
         (_, Some(Fault::Cut(reason))) => exchange.refused(&Refusal::Cut(reason)),
         (Ok(response), _) => {
-            return Ok(streamed(context, exchange, response, elapsed, in_flight).await);
+            return streamed(context, exchange, response, elapsed, in_flight).await;
         }
         (Err(_), Some(Fault::TooLarge)) => {
             exchange.refused(&Refusal::TooLarge { limit: exchange.max_body_bytes() })
@@ -174,7 +218,7 @@ async fn respond(
         }
         (Err(error), None) => failed(&exchange, error),
     };
-    Ok(own(response, is_head, in_flight))
+    own(response, is_head, in_flight)
 }
 
 fn failed(

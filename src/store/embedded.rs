@@ -204,6 +204,7 @@ const fn number(space: Space) -> u8 {
         Space::Keys => 2,
         Space::Logins => 3,
         Space::SessionsOfLogins => 4,
+        Space::KeptForms => 5,
     }
 }
 

@@ -124,10 +124,13 @@ pub enum Space {
     Keys,
     /// Logins in progress: state, nonce and verifier until the provider calls back.
     Logins,
+    /// Forms whose senders have to sign in first, under a hash of their secret.
+    KeptForms,
 }
 
 impl Space {
-    pub const ALL: [Self; 4] = [Self::Sessions, Self::SessionsOfLogins, Self::Keys, Self::Logins];
+    pub const ALL: [Self; 5] =
+        [Self::Sessions, Self::SessionsOfLogins, Self::Keys, Self::Logins, Self::KeptForms];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -69,6 +69,7 @@ fn route(upstream: Upstream) -> Arc<Route> {
         path_parameters: false,
         audit: AuditDurability::Buffered,
         refuse_cross_site: true,
+        cross_site_origins: Vec::new(),
         response: ResponseRewrite { location: true, cookie_domain: true },
         bounds: RouteBounds::default(),
     })

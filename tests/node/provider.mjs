@@ -4,12 +4,13 @@
 //
 // Prints one JSON line `{"issuer": "http://127.0.0.1:PORT"}` when it listens, and stops when its
 // standard input is closed, so that it never outlives the test that started it. Signing in is one
-// form post: `user=vera` to the interaction's own address.
+// form post: `user=vera` to the interaction's own address. `acr` says what kind of sign-in it then
+// was (else the one that was asked for), `ts` when it was, in seconds since 1970 (else now).
 
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
 
-import Provider from 'oidc-provider';
+import Provider, { interactionPolicy } from 'oidc-provider';
 
 const USERS = {
   ada: user('Ada Acme', ['customers'], 'acme'),
@@ -37,6 +38,17 @@ const issuer = `http://${host}:${server.address().port}`;
 
 const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 const key = { ...privateKey.export({ format: 'jwk' }), alg: 'RS256', use: 'sig', kid: 'test-1' };
+
+// Who is signed in as something else than what is asked for signs in again, once.
+const { Check, base } = interactionPolicy;
+const policy = base();
+const acrNotMet = new Check('acr_not_met', 'another kind of sign-in is asked for', (ctx) => {
+  const { params, session, result } = ctx.oidc;
+  const asked = params.acr_values?.split(' ') ?? [];
+  const met = asked.length === 0 || asked.includes(session?.acr) || result?.login;
+  return met ? Check.NO_NEED_TO_PROMPT : Check.REQUEST_PROMPT;
+});
+policy.get('login').checks.add(acrNotMet);
 
 const provider = new Provider(issuer, {
   clients: [
@@ -72,7 +84,8 @@ const provider = new Provider(issuer, {
       },
     },
   },
-  interactions: { url: (_ctx, interaction) => `/interaction/${interaction.uid}` },
+  acrValues: ['pwd', 'mfa'],
+  interactions: { policy, url: (_ctx, interaction) => `/interaction/${interaction.uid}` },
   async findAccount(_ctx, id) {
     const known = USERS[id];
     return known && { accountId: id, claims: () => ({ sub: id, amr: ['pwd', 'otp'], ...known }) };
@@ -103,7 +116,7 @@ server.on('request', (request, response) => {
 
 async function interact(request, response) {
   // Throws unless the browser carries this interaction's cookie.
-  const { uid } = await provider.interactionDetails(request, response);
+  const { uid, params } = await provider.interactionDetails(request, response);
   if (request.method === 'GET') {
     const buttons = Object.keys(USERS).map((id) => `<button name="user" value="${id}">${id}</button>`);
     response.writeHead(200, { 'content-type': 'text/html' });
@@ -112,9 +125,13 @@ async function interact(request, response) {
   }
   let body = '';
   for await (const chunk of request) body += chunk;
-  const accountId = new URLSearchParams(body).get('user');
+  const form = new URLSearchParams(body);
+  const accountId = form.get('user');
   if (!Object.hasOwn(USERS, accountId)) throw new Error(`no such user in interaction ${uid}`);
-  const result = { login: { accountId, amr: ['pwd', 'otp'] } };
+  const acr = form.get('acr') ?? params.acr_values?.split(' ')[0];
+  const login = { accountId, amr: ['pwd', 'otp'], ...(acr && { acr }) };
+  if (form.has('ts')) login.ts = Number(form.get('ts'));
+  const result = { login };
   await provider.interactionFinished(request, response, result, { mergeWithLastSubmission: false });
 }
 

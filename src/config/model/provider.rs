@@ -7,6 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::secret::Secret;
+use crate::domain::step_up::SignInLevel;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityProvider {
@@ -21,6 +22,8 @@ pub struct IdentityProvider {
     /// PEM bundle that the provider's TLS certificate is verified with, instead of the system's.
     pub ca: Option<PathBuf>,
     pub claims: ClaimNames,
+    /// What it can be asked for when a policy wants more, in order of preference.
+    pub step_up: Vec<SignInLevel>,
     /// For each call to the provider. Default 10 s.
     pub timeout: Duration,
 }

@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::config::model::{ClaimNames, IdentityProvider, Issuer, ProviderNames};
 use crate::config::yaml::{Cursor, Map, closest, quote};
+use crate::domain::step_up::{MAX_LEVELS, SignInLevel, is_acr};
 
 use super::files::Base;
 use super::keys;
@@ -75,6 +76,7 @@ fn provider(
     let scopes = map.or("scopes", default, scopes);
     let ca = map.get("ca").and_then(|at| base.file(&at));
     let claims = claims(&map);
+    let step_up = step_up(&map);
     let timeout = map.or("timeout", Duration::from_secs(10), Cursor::duration);
     let name = name?;
     Some(IdentityProvider {
@@ -86,8 +88,38 @@ fn provider(
         scopes,
         ca,
         claims,
+        step_up,
         timeout,
     })
+}
+
+/// The kinds of sign-in that a provider can be asked for.
+fn step_up(provider: &Map<'_>) -> Vec<SignInLevel> {
+    let Some(at) = provider.get("step_up") else { return Vec::new() };
+    let mut seen = Unique::new();
+    let entries = at.non_empty_list();
+    if let Some(surplus) = entries.get(MAX_LEVELS) {
+        surplus.error(format!("more than {MAX_LEVELS} kinds of sign-in can't be tried"));
+    }
+    let level = |entry: &Cursor<'_>| {
+        let map = keys(entry)?;
+        let acr_at = map.required("acr");
+        let amr = map.get("amr").map(|at| at.non_empty_list()).unwrap_or_default();
+        let amr = amr.iter().filter_map(words).collect();
+        let acr_at = acr_at?;
+        let acr = words(&acr_at)?;
+        if !is_acr(&acr) {
+            let hint = "write one value, as the provider lists it in `acr_values_supported`";
+            let cause = format!("{} is not an authentication context class", quote(&acr));
+            acr_at.error_with(cause, hint);
+            return None;
+        }
+        if let Some(first) = seen.seen(Arc::clone(&acr), acr_at.line()) {
+            acr_at.error(format!("{} is listed on line {first} already", quote(&acr)));
+        }
+        Some(SignInLevel { acr, amr })
+    };
+    entries.iter().filter_map(level).collect()
 }
 
 fn issuer(at: &Cursor<'_>) -> Option<Issuer> {

@@ -6,7 +6,7 @@ use crate::config::model::{
     Application, AuditDurability, IdentityProvider, ResponseRewrite, Route, UpstreamProtocol,
 };
 use crate::config::yaml::{Cursor, Map, closest, quote};
-use crate::domain::canonical::{CanonicalPath, Host, path_segments};
+use crate::domain::canonical::{Authority, CanonicalPath, Host, path_segments};
 
 use super::files::Base;
 use super::values::{Unique, host, networks, unique_name, words};
@@ -46,6 +46,7 @@ pub(super) fn routes(
         });
         let refuse_cross_site =
             map.or("cross_site", true, |at| at.choice(&[("refuse", true), ("allow", false)]));
+        let cross_site_origins = cross_site_origins(&map, refuse_cross_site);
         let response = response(&map);
         let bounds = bounds::of_route(&map);
         let (host, path) = place?;
@@ -65,6 +66,7 @@ pub(super) fn routes(
             path_parameters,
             audit,
             refuse_cross_site,
+            cross_site_origins,
             response,
             bounds,
         }))
@@ -141,6 +143,25 @@ fn websocket(map: &Map<'_>, http2: bool) -> bool {
         at.error_with("WebSockets can't be carried to upstreams that speak `http2`", hint);
     }
     wanted
+}
+
+/// Origins as browsers write them: `https://partner.example`.
+fn cross_site_origins(route: &Map<'_>, refuses: bool) -> Vec<Authority> {
+    let Some(at) = route.get("cross_site_origins") else { return Vec::new() };
+    if !refuses {
+        let hint = "leave `cross_site` out, so that these origins are let in and no others";
+        at.error_with("`cross_site: allow` lets every origin in already", hint);
+    }
+    let origin = |entry: &Cursor<'_>| {
+        let text = entry.text()?;
+        let origin = text.strip_prefix("https://").and_then(|rest| Authority::parse(rest).ok());
+        if origin.is_none() {
+            let hint = "write scheme and host, and the port where it is not 443: `https://partner.example.com`";
+            entry.error_with(format!("{} is not an `https` origin", quote(text)), hint);
+        }
+        origin
+    };
+    at.non_empty_list().iter().filter_map(origin).collect()
 }
 
 fn response(route: &Map<'_>) -> ResponseRewrite {

@@ -27,6 +27,8 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((claims.user.as_str(), claims.tenant.as_str()), ("sub", "tenant"));
     let route = &config.routes[0];
     assert_eq!((&*route.path, route.max_body_bytes), ("/", 10 << 20));
+    assert!(route.cross_site_origins.is_empty() && provider.step_up.is_empty());
+    assert_eq!(config.session.keep_forms, 64 << 10);
     assert!(route.websocket && route.refuse_cross_site && !route.path_parameters);
     assert!(route.response.location && route.response.cookie_domain);
     assert_eq!(route.audit, AuditDurability::Buffered);
@@ -59,6 +61,9 @@ fn every_value_arrives_in_the_model() {
     let provider = &config.identity_providers[0];
     assert_eq!(provider.client_secret.as_ref().unwrap().expose(), "hunter2");
     assert_eq!(provider.claims.user, "oid");
+    let kinds: Vec<_> = provider.step_up.iter().map(|kind| (&*kind.acr, kind.amr.len())).collect();
+    assert_eq!(kinds, [("urn:x:mfa", 2), ("phr", 0)]);
+    assert_eq!(config.session.keep_forms, 9 << 10);
     assert_eq!(provider.issuer.as_str(), "https://id.example.com/x");
     let route = &config.routes[0];
     assert_eq!((route.host.as_str(), &*route.path), ("portal.example.com", "/café"));
@@ -98,6 +103,8 @@ fn every_value_arrives_in_the_model() {
     assert_eq!((upstream.max_idle, route.max_body_bytes), (14, 15));
     assert!(!route.refuse_cross_site && !route.response.location && !route.response.cookie_domain);
     let grpc = &config.routes[1];
+    let origins: Vec<_> = grpc.cross_site_origins.iter().map(ToString::to_string).collect();
+    assert_eq!(origins, ["partner.example", "other.example:8443"]);
     assert_eq!(grpc.upstream.protocol, UpstreamProtocol::Http2);
     assert_eq!(grpc.upstream.outliers, None);
     assert_eq!(grpc.upstream.selection, Selection::Sticky);

@@ -14,6 +14,7 @@
 mod by_login;
 mod cache;
 mod clock;
+mod former;
 mod known;
 mod peer;
 mod state;
@@ -112,6 +113,8 @@ pub struct Sessions {
     /// Without a bound, so that no end goes unrecorded; what is in it was in the cache, which has one.
     ended: mpsc::UnboundedSender<Ended>,
     endings: parking_lot::Mutex<Option<mpsc::UnboundedReceiver<Ended>>>,
+    /// Whose sessions those were that are over.
+    former: former::Former,
     /// What ended since another process of this gate shares the store: see `peer`.
     over: peer::Over,
     work: mpsc::Sender<SessionId>,
@@ -139,6 +142,7 @@ impl Sessions {
             turns: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             ended,
             endings: parking_lot::Mutex::new(Some(endings)),
+            former: former::Former::default(),
             over: peer::Over::default(),
             work,
             queued: tokio::sync::Mutex::new(queued),
@@ -319,6 +323,7 @@ impl Sessions {
     fn announce(&self, session: &Arc<Session>, reason: EndReason) {
         if session.mark_ended() {
             self.over.remember(session.id);
+            self.former.remember(session);
             self.metrics.sessions_ended(reason);
             let principal = Arc::clone(&session.principal);
             // An error says that nobody listens any more: the gate stops.
@@ -382,6 +387,7 @@ impl Sessions {
         // Used logins are dated by the system's clock. Sessions may be ahead of it, and a state that
         // is purged too early could be used again.
         self.store.purge(Space::Logins, self.clock.wall()).await?;
+        self.store.purge(Space::KeptForms, self.clock.wall()).await?;
         Ok(())
     }
 

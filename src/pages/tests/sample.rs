@@ -48,6 +48,7 @@ pub(super) fn write(folder: &Path) {
                 why: "No policy allows this. What you asked for belongs to the customer globex, and you are signed in for acme.",
                 policies: &["tenant-isolation"],
                 advice: &["Use the pages of your own organisation."],
+                sign_in: None,
                 decision_id: ID,
                 at,
             }

@@ -238,6 +238,12 @@ impl Browser {
         self.cookies.retain(|cookie| cookie.host != host);
     }
 
+    /// Loses one cookie of the gate's own host.
+    pub fn lose(&mut self, name: &str) {
+        let host = self.base.host_str().unwrap().to_owned();
+        self.cookies.retain(|cookie| (cookie.host.as_str(), cookie.name.as_str()) != (&host, name));
+    }
+
     /// The `cookie` header's value for an address.
     pub fn cookies_for(&self, url: &Url) -> String {
         let host = url.host_str().unwrap_or_default();

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
-use super::wire::{self, Bytes, Call, Reply, What};
 use super::stream::Shared;
+use super::wire::{self, Bytes, Call, Reply, What};
 use super::{EmbeddedStore, Entry, RedisStore, Space, Store, StoreError};
 use crate::config;
 use crate::domain::clock::Timestamp;

@@ -87,6 +87,7 @@ const fn name(space: Space) -> &'static str {
         Space::Keys => "keys",
         Space::Logins => "logins",
         Space::SessionsOfLogins => "sessions-of-logins",
+        Space::KeptForms => "kept-forms",
     }
 }
 

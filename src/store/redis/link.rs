@@ -41,7 +41,10 @@ pub(super) enum Again {
 enum State {
     /// Being made; so far nothing speaks against it.
     Connecting,
-    Up { number: u64, connection: Connection },
+    Up {
+        number: u64,
+        connection: Connection,
+    },
     Down(Arc<str>),
 }
 

@@ -43,11 +43,7 @@ impl fmt::Debug for RedisStream {
 type Raw = (String, Vec<Vec<u8>>);
 
 impl RedisStream {
-    pub(super) fn open(
-        config: &Redis,
-        (stream, about): (String, String),
-        thread: &Handle,
-    ) -> Self {
+    pub(super) fn open(config: &Redis, (stream, about): (String, String), thread: &Handle) -> Self {
         let timeout = config.timeout;
         Self {
             link: Link::open(config, timeout, thread),

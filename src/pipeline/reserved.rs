@@ -16,6 +16,7 @@ use crate::domain::event::{EndReason, Event};
 use crate::identity::cookie::{self, CookieState};
 use crate::identity::oidc::{LoginError, Provider};
 use crate::identity::providers::Callback;
+use crate::identity::recent::RecentLogins;
 use crate::identity::session::{NewSession, Session, SessionError};
 use crate::pages;
 
@@ -234,6 +235,10 @@ async fn sign_out(
     let onwards = onwards.unwrap_or_else(|| "/.wicketgate/signed-out".to_owned());
     let mut response = reply::see_other(arrival.id, &onwards);
     response.headers_mut().append(SET_COOKIE, cookie::clear_session());
+    // Who signs out is not who fails to stay signed in.
+    if let Some(field) = RecentLogins::clear(&arrival.head.headers) {
+        response.headers_mut().append(SET_COOKIE, field);
+    }
     Ok(response)
 }
 

@@ -42,6 +42,7 @@ fn is_same(session: &Session, login: &Login) -> bool {
         && session.provider == login.provider
         && session.sid == login.sid
         && session.principal == login.principal
-        && has.auth_time.is_some()
+        // The provider says something by which one sign-in is told from another.
+        && (has.auth_time.is_some() || session.sid.is_some())
         && (&has.acr, &has.amr, has.auth_time) == (&brings.acr, &brings.amr, brings.auth_time)
 }

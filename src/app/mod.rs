@@ -4,6 +4,7 @@ mod assemble;
 mod control;
 mod descriptors;
 pub mod explain;
+mod following;
 mod handover;
 mod lifecycle;
 pub mod logging;

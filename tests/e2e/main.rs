@@ -31,6 +31,7 @@ mod providers;
 mod reload;
 mod reserved;
 mod resilience;
+mod shared;
 mod stop;
 mod tickets;
 mod tls;

@@ -1,3 +1,5 @@
+mod kinds;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -63,15 +65,15 @@ impl Drop for Server {
     }
 }
 
-/// Starts it and waits until it says that it takes connections.
 fn run(socket: &Path) -> Child {
-    let start = |program: &str| {
-        Command::new(program)
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-            .arg(socket)
-            .stdout(Stdio::piped())
-            .spawn()
-    };
+    let socket = socket.to_str().unwrap();
+    spawn(&["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", socket])
+}
+
+/// Starts a server and waits until it says that it takes connections.
+fn spawn(arguments: &[&str]) -> Child {
+    let start =
+        |program: &str| Command::new(program).args(arguments).stdout(Stdio::piped()).spawn();
     let mut process = start("valkey-server")
         .or_else(|_| start("redis-server"))
         .expect("valkey-server or redis-server is installed (./test does that)");

@@ -10,7 +10,9 @@ use super::secret::Secret;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
     /// A file of this gate alone.
-    Embedded { path: PathBuf },
+    Embedded {
+        path: PathBuf,
+    },
     Redis(Box<Redis>),
 }
 

@@ -313,9 +313,7 @@ pub(crate) async fn more_than_is_read_at_once_is_read_in_parts(stream: Events) {
     assert_eq!(heard(&stream, &mut position).await, many);
 }
 
-pub(crate) async fn what_was_trimmed_is_a_gap_for_those_behind_and_for_nobody_else(
-    stream: Events,
-) {
+pub(crate) async fn what_was_trimmed_is_a_gap_for_those_behind_and_for_nobody_else(stream: Events) {
     let start = stream.end().await.unwrap();
     stream.append(events(&["a", "b"])).await.unwrap();
     let mut position = stream.end().await.unwrap();

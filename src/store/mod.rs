@@ -26,10 +26,10 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use self::redis::RedisStore;
 pub use embedded::EmbeddedStore;
 pub use memory::MemoryStore;
 pub use movable::{Change, MovableStore, Moving, Request};
-pub use self::redis::RedisStore;
 pub use stream::{Position, Read, Shared, Stream};
 pub use wire::{read_frame, write_frame};
 

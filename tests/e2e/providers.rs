@@ -60,9 +60,8 @@ async fn an_answer_of_one_provider_never_ends_a_login_that_began_with_the_other(
     assert_eq!(&parameter(&first, "iss"), first_issuer, "the provider names itself");
     assert_eq!(&parameter(&second, "iss"), second_issuer);
     let (code, state) = (parameter(&first, "code"), parameter(&second, "state"));
-    let encoded = |text: &str| -> String {
-        url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
-    };
+    let encoded =
+        |text: &str| -> String { url::form_urlencoded::byte_serialize(text.as_bytes()).collect() };
     for (said, reason) in [
         // The code of the first in the login of the second, said to be from either or nobody.
         (format!("&iss={}", encoded(first_issuer)), "another issuer"),

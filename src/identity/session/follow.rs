@@ -198,17 +198,22 @@ impl Sessions {
         let mut position = self.follow.from.lock().take();
         let this = Arc::downgrade(&self);
         drop(self);
-        let (mut trimmed, mut lost) = (Instant::now(), false);
+        let (mut trimmed, mut failed, mut lost) = (Instant::now(), false, false);
         while let Some(sessions) = this.upgrade() {
             match sessions.catch_up(&mut position).await {
                 Ok(began) => {
                     sessions.follow.confirm(began + lease);
                     if std::mem::take(&mut lost) {
-                        tracing::info!("what other gates ended is known again: sessions are served");
+                        tracing::info!(
+                            "what other gates ended is known again: sessions are served"
+                        );
+                    }
+                    if std::mem::take(&mut failed) {
                         sessions.end_what_is_left().await;
                     }
                 }
                 Err(error) => {
+                    failed = true;
                     let over = !sessions.is_confirmed(Instant::now());
                     if over && !std::mem::replace(&mut lost, true) {
                         tracing::error!(%error, "what other gates ended can't be known: no session is served");
@@ -251,7 +256,9 @@ impl Sessions {
                     if events.iter().all(|event| self.hear(event)) {
                         *position = Some(next);
                     } else {
-                        tracing::warn!("a revocation can't be read: every session is looked up anew");
+                        tracing::warn!(
+                            "a revocation can't be read: every session is looked up anew"
+                        );
                         self.metrics.revocation_gaps.inc();
                         *position = None;
                     }

@@ -41,7 +41,10 @@ pub(super) enum Again {
 enum State {
     /// Being made; so far nothing speaks against it.
     Connecting,
-    Up { number: u64, connection: Connection },
+    Up {
+        number: u64,
+        connection: Connection,
+    },
     Down(Arc<str>),
 }
 
@@ -144,6 +147,27 @@ impl Link {
                 State::Connecting => {}
             }
             state.changed().await.map_err(|error| said(&error))?;
+        }
+    }
+
+    /// Waits until there is a connection, through failed attempts, too. Blocks; for the start.
+    ///
+    /// # Errors
+    /// Why there is none after `patience`.
+    pub(super) fn ready(&self, patience: Duration, thread: &Handle) -> Result<(), StoreError> {
+        let mut state = self.state.subscribe();
+        let (done, is_done) = std::sync::mpsc::channel();
+        thread.spawn(async move {
+            let up = state.wait_for(|state| matches!(state, State::Up { .. }));
+            let up = tokio::time::timeout(patience, up).await.is_ok();
+            let _ = done.send(up);
+        });
+        if is_done.recv() == Ok(true) {
+            return Ok(());
+        }
+        match &*self.state.borrow() {
+            State::Down(cause) => failed(cause.to_string()),
+            _ => failed(format!("it can't be reached: no answer within {patience:?}")),
         }
     }
 

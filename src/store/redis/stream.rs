@@ -43,11 +43,7 @@ impl fmt::Debug for RedisStream {
 type Raw = (String, Vec<Vec<u8>>);
 
 impl RedisStream {
-    pub(super) fn open(
-        config: &Redis,
-        (stream, about): (String, String),
-        thread: &Handle,
-    ) -> Self {
+    pub(super) fn open(config: &Redis, (stream, about): (String, String), thread: &Handle) -> Self {
         let timeout = config.timeout;
         Self {
             link: Link::open(config, timeout, thread),
@@ -62,6 +58,12 @@ impl RedisStream {
         command.arg(text).arg(2).arg(&self.stream).arg(&self.about);
         command
     }
+}
+
+fn fresh_link() -> Result<[u8; 16], StoreError> {
+    let mut link = [0; 16];
+    rand::fill(&mut link).map_err(|_| StoreError::Failed("no randomness".to_owned()))?;
+    Ok(link)
 }
 
 fn field<'a>(fields: &'a [Vec<u8>], name: &str) -> Option<&'a [u8]> {
@@ -93,10 +95,7 @@ impl Stream for RedisStream {
         for events in events.chunks(AT_ONCE) {
             let mut command = self.script(script::APPEND);
             for event in events {
-                let mut link = [0; 16];
-                rand::fill(&mut link)
-                    .map_err(|_| StoreError::Failed("no randomness".to_owned()))?;
-                command.arg(&link).arg(event);
+                command.arg(&fresh_link()?).arg(event);
             }
             // Twice would be heard twice.
             self.link.call::<()>(&command, Again::Harmless).await?;
@@ -105,7 +104,9 @@ impl Stream for RedisStream {
     }
 
     async fn end(&self) -> Result<Position, StoreError> {
-        let (link, id) = self.link.call(&self.script(script::END), Again::Harmless).await?;
+        let mut command = self.script(script::END);
+        command.arg(&fresh_link()?);
+        let (link, id) = self.link.call(&command, Again::Harmless).await?;
         Ok(Position { id, link })
     }
 

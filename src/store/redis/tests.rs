@@ -3,7 +3,6 @@ mod kinds;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -236,6 +235,9 @@ async fn a_server_that_takes_no_writes_does_not_count_as_one_that_was_read() {
 async fn a_server_that_was_emptied_is_a_gap() {
     let (store, _server) = fresh();
     let stream = store.shared().unwrap().stream;
+    let nothing_yet = stream.end().await.unwrap();
+    run_command::<()>(&store, &["FLUSHALL"]).await;
+    assert_eq!(stream.read(&nothing_yet).await, Ok(crate::store::Read::Gap));
     stream.append(vec![b"a".to_vec()]).await.unwrap();
     let position = stream.end().await.unwrap();
     run_command::<()>(&store, &["FLUSHALL"]).await;

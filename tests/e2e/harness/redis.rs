@@ -83,9 +83,8 @@ fn spawn(address: SocketAddr, folder: &Path, arguments: &[String]) -> Process {
 
 async fn is_ready(process: &mut Process) -> bool {
     super::eventually("the shared store", async || {
-        let said = |words: &str| {
-            process.output().iter().any(|line| line.to_lowercase().contains(words))
-        };
+        let said =
+            |words: &str| process.output().iter().any(|line| line.to_lowercase().contains(words));
         if said("ready to accept connections") {
             return Some(true);
         }

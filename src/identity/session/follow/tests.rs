@@ -158,9 +158,15 @@ impl Gate {
 
     async fn knows(&self, value: &str) -> bool {
         let now = self.clock.now();
-        match self.sessions.find_cached(value, now) {
-            Cached::Hit(_) => true,
-            Cached::Miss => self.sessions.find(value, now).await.unwrap().is_some(),
+        loop {
+            if let Cached::Hit(_) = self.sessions.find_cached(value, now) {
+                return true;
+            }
+            // Its lease may have been over for a moment.
+            match self.sessions.find(value, now).await {
+                Ok(found) => return found.is_some(),
+                Err(_) => tokio::task::yield_now().await,
+            }
         }
     }
 

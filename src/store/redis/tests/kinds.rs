@@ -5,7 +5,7 @@
 use std::fs;
 use std::net::TcpListener;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::*;
 use crate::config::model::{CertificateFiles, RedisTls};
@@ -30,6 +30,7 @@ const COMMANDS: &[&str] = &[
     "+hget",
     "+hset",
     "+hincrby",
+    "+hsetnx",
     "+xadd",
     "+xrange",
     "+xrevrange",
@@ -136,14 +137,17 @@ struct Certificates {
 impl Certificates {
     fn write(servers: &Servers, host: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let authority = servers.path("ca.pem");
         fs::write(&authority, issuer.pem()).unwrap();
         let issue = |name: &str, host: &str| {
             let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-            let files = (servers.path(&format!("{name}.pem")), servers.path(&format!("{name}.key")));
+            let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+            params.distinguished_name.push(DnType::CommonName, name);
+            let files =
+                (servers.path(&format!("{name}.pem")), servers.path(&format!("{name}.key")));
             fs::write(&files.0, params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
             fs::write(&files.1, key.serialize_pem()).unwrap();
             files
@@ -205,7 +209,8 @@ async fn a_server_that_cannot_prove_who_it_is_gets_nothing() {
     let error = RedisStore::open(&config).unwrap().get(Space::Keys, b"a").await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
     let (_servers, _files, config) = over_tls("127.0.0.1");
-    let stranger = RedisTls { ca: Some(files.authority.clone().into()), ..config.tls.clone().unwrap() };
+    let stranger =
+        RedisTls { ca: Some(files.authority.clone().into()), ..config.tls.clone().unwrap() };
     let config = Redis { tls: Some(stranger), ..config };
     let error = RedisStore::open(&config).unwrap().get(Space::Keys, b"a").await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
@@ -243,11 +248,8 @@ async fn sentinels_name_the_master_and_the_next_one_after_a_fail_over() {
     );
     fs::write(&file, text).unwrap();
     let arguments = [file.as_str(), "--sentinel"];
-    let sentinel_process = Command::new("redis-server")
-        .args(arguments)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let sentinel_process =
+        Command::new("redis-server").args(arguments).stdout(Stdio::null()).spawn().unwrap();
     servers.processes.push(sentinel_process);
     let config = config(RedisServers::Sentinel {
         master: "gates".to_owned(),
@@ -301,8 +303,7 @@ async fn a_cluster_of_three_masters_holds_everything_and_goes_on_after_one_was_a
     let nodes = ports.map(|port| format!("127.0.0.1:{port}"));
     let [one, two, three] = &nodes;
     client(&["--cluster", "create", one, two, three, "--cluster-yes"]);
-    let store =
-        RedisStore::open(&config(RedisServers::Cluster(ports.map(tcp).to_vec()))).unwrap();
+    let store = RedisStore::open(&config(RedisServers::Cluster(ports.map(tcp).to_vec()))).unwrap();
     while store.put(Space::Keys, b"a", b"1", LATER).await.is_err() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

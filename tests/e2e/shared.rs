@@ -134,6 +134,7 @@ async fn a_store_that_was_killed_gives_503_and_closes_what_is_open_until_it_is_b
 
     world.store.process.kill();
     assert_eq!(closed(&mut socket).await, "it can't be known whether the session has ended");
+    assert_eq!(world.echo.next().await, Heard::Ended);
     turns(&mut here, 200, 503).await;
     turns(&mut there, 200, 503).await;
     refused(&world, &mut here).await;

@@ -3,7 +3,8 @@
 //! `benches/growth/run` calls it with a folder and a number. It leaves `store.redb` there, which a
 //! gate can be started with, and `cookies`, a value a line; on standard output it says in JSON
 //! what it measured. The sessions are made by the code that a login calls; only their way into the
-//! file is shorter: thousands in one transaction.
+//! file is shorter: thousands in one transaction. With the address of a Valkey or Redis as a third
+//! word they go there (`benches/shared/run`).
 #![allow(clippy::unwrap_used, reason = "a benchmark stops at what it does not expect")]
 #![allow(clippy::print_stdout, reason = "whoever calls it reads its output")]
 
@@ -16,22 +17,25 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use wicketgate::config::model;
 use wicketgate::domain::clock::{Clock, Timestamp};
+use wicketgate::domain::event::EndReason;
 use wicketgate::domain::principal::{Authentication, Principal, PrincipalKind};
 use wicketgate::identity::session::{Cached, NewSession, Sessions};
 use wicketgate::metrics::Metrics;
-use wicketgate::store::{EmbeddedStore, Entry, Space, Store, StoreError};
+use wicketgate::store::{EmbeddedStore, Entry, RedisStore, Space, Store, StoreError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Sessions in one transaction.
 const BATCH: usize = 20_000;
+/// Sessions of one login, which are ended together.
+const OF_ONE: usize = 1000;
 /// Look-ups that are timed.
 const LOOKS: usize = 20_000;
 
 /// Takes what is put, and knows nothing.
 #[derive(Debug, Default)]
-struct Collect(Mutex<Vec<Entry>>);
+struct Collect(Mutex<Vec<(Space, Entry)>>);
 
 #[async_trait]
 impl Store for Collect {
@@ -46,8 +50,9 @@ impl Store for Collect {
         value: &[u8],
         expires: Timestamp,
     ) -> Result<(), StoreError> {
-        if space == Space::Sessions {
-            self.0.lock().push(Entry { key: key.to_vec(), value: value.to_vec(), expires });
+        if space != Space::Keys {
+            let entry = Entry { key: key.to_vec(), value: value.to_vec(), expires };
+            self.0.lock().push((space, entry));
         }
         Ok(())
     }
@@ -88,7 +93,8 @@ fn login(number: usize) -> NewSession {
         }),
         authentication: Authentication::default(),
         provider: "test".into(),
-        sid: None,
+        // One login in all, of somebody with very many sessions.
+        sid: (number < OF_ONE).then(|| "one".into()),
         id_token: None,
     }
 }
@@ -98,8 +104,28 @@ fn config() -> model::Session {
     model::Session { idle_timeout: hours(8), absolute_lifetime: hours(12), keep_forms: 0 }
 }
 
-async fn fill(folder: &Path, count: usize) {
-    let store = EmbeddedStore::open(&folder.join("store.redb")).unwrap();
+/// The file in the folder, or what listens at this address.
+fn open(folder: &Path, address: Option<&str>) -> Arc<dyn Store> {
+    let Some(address) = address else {
+        return Arc::new(EmbeddedStore::open(&folder.join("store.redb")).unwrap());
+    };
+    let (host, port) = address.rsplit_once(':').unwrap();
+    let node = model::RedisNode::Tcp { host: host.to_owned(), port: port.parse().unwrap() };
+    let config = model::Redis {
+        servers: model::RedisServers::Single(node),
+        tls: None,
+        username: None,
+        password: None,
+        database: 0,
+        key_prefix: "wicketgate".to_owned(),
+        timeout: Duration::from_secs(10),
+        lease: Duration::from_secs(60),
+    };
+    Arc::new(RedisStore::open(&config).unwrap())
+}
+
+async fn fill(folder: &Path, address: Option<&str>, count: usize) {
+    let store = open(folder, address);
     let collect = Arc::new(Collect::default());
     let (config, metrics) = (config(), Metrics::new());
     let sessions =
@@ -109,8 +135,11 @@ async fn fill(folder: &Path, count: usize) {
         let (cookie, _) = sessions.create(login(number), None).await.unwrap();
         writeln!(cookies, "{}", cookie.expose()).unwrap();
         if (number + 1) % BATCH == 0 || number + 1 == count {
-            let made = std::mem::take(&mut *collect.0.lock());
-            store.put_all(Space::Sessions, made).await.unwrap();
+            let mut made = std::mem::take(&mut *collect.0.lock());
+            for space in Space::ALL {
+                let of = made.extract_if(.., |(of, _)| *of == space).map(|(_, entry)| entry);
+                store.put_all(space, of.collect()).await.unwrap();
+            }
         }
     }
     std::fs::write(folder.join("cookies"), cookies).unwrap();
@@ -122,11 +151,11 @@ fn resident() -> u64 {
     text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-async fn measure(folder: &Path) {
+async fn measure(folder: &Path, address: Option<&str>) {
     let cookies = std::fs::read_to_string(folder.join("cookies")).unwrap();
     let cookies: Vec<&str> = cookies.lines().collect();
     let began = Instant::now();
-    let store = Arc::new(EmbeddedStore::open(&folder.join("store.redb")).unwrap());
+    let store = open(folder, address);
     let open = began.elapsed();
     let clock = Clock::System;
     let (config, metrics) = (config(), Metrics::new());
@@ -150,30 +179,39 @@ async fn measure(folder: &Path) {
     let began = Instant::now();
     sessions.sweep().await.unwrap();
     let sweep = began.elapsed();
+    let began = Instant::now();
+    let revoked = sessions.end_login("test", "one", EndReason::Revoked).await.unwrap();
+    let revoke = began.elapsed();
     let each = |total: Duration| total.as_secs_f64() * 1e6 / looked.len() as f64;
     println!(
         "{{\"sessions\": {}, \"open_ms\": {:.1}, \"from_store_us\": {:.2}, \"cached_us\": {:.3}, \
-         \"bytes_in_memory\": {}, \"sweep_ms\": {:.2}, \"file_bytes\": {}}}",
+         \"bytes_in_memory\": {}, \"sweep_ms\": {:.2}, \"revoked\": {revoked}, \
+         \"revoke_ms\": {:.1}, \"file_bytes\": {}}}",
         cookies.len(),
         open.as_secs_f64() * 1e3,
         each(from_store),
         each(cached),
         kept / looked.len() as u64,
         sweep.as_secs_f64() * 1e3,
-        std::fs::metadata(folder.join("store.redb")).unwrap().len(),
+        revoke.as_secs_f64() * 1e3,
+        std::fs::metadata(folder.join("store.redb")).map_or(0, |file| file.len()),
     );
 }
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let [folder, count] = words.as_slice() else {
-        println!("million: run by benches/growth/run, with a folder and a number of sessions");
-        return;
+    let (folder, count, address) = match words.as_slice() {
+        [folder, count] => (folder, count, None),
+        [folder, count, address] => (folder, count, Some(address.as_str())),
+        _ => {
+            println!("million: run by benches/growth/run, with a folder and a number of sessions");
+            return;
+        }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = Path::new(folder);
     runtime.block_on(async {
-        fill(folder, count.parse().unwrap()).await;
-        measure(folder).await;
+        fill(folder, address, count.parse().unwrap()).await;
+        measure(folder, address).await;
     });
 }

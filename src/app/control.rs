@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +29,7 @@ use crate::store::{Space, Store};
 use crate::tls::{Acceptor, OwnSecret};
 
 use super::assemble::Assembly;
+use super::following;
 use super::handover::{Message, Predecessor, Successor};
 use super::manager;
 use super::memory::Budget;
@@ -165,6 +166,7 @@ impl Control {
     pub fn begin(&mut self) {
         let sessions = Arc::clone(&self.gate.sessions);
         self.upkeep.spawn(async move { sessions.maintain().await });
+        following::begin(&self.gate.sessions);
         self.applied();
         self.upkeep.spawn(self.memory.clone().watch(Arc::clone(&self.gate)));
         manager::ready(&self.status());
@@ -325,7 +327,12 @@ impl Control {
         for (_, acceptor) in &self.acceptors {
             acceptor.refresh_tickets();
         }
-        let store_healthy = self.store.get(Space::Keys, b"health").await.is_ok();
+        // One at servers is heard all the time, and isn't waited for here.
+        let store_healthy = if self.gate.sessions.is_shared() {
+            self.gate.sessions.is_confirmed(Instant::now())
+        } else {
+            self.store.get(Space::Keys, b"health").await.is_ok()
+        };
         let reachable = reachable(&self.gate);
         let mut state = self.state.lock();
         state.readiness.store_healthy = store_healthy;

@@ -4,6 +4,7 @@ mod assemble;
 mod control;
 mod descriptors;
 pub mod explain;
+mod following;
 mod handover;
 mod lifecycle;
 pub mod logging;
@@ -71,16 +72,23 @@ pub struct CheckReport {
     pub policies: Option<usize>,
 }
 
-/// Builds everything that the configuration names, and starts nothing.
-pub fn check(path: &Path) -> CheckReport {
+/// Builds everything that the configuration names, and starts nothing. With `connect` it also asks
+/// the store, where that is at servers.
+pub fn check(path: &Path, connect: bool) -> CheckReport {
     let metrics = Metrics::new();
     match assemble(path, &metrics, 1, None) {
-        Ok(assembly) => CheckReport {
-            listeners: assembly.config.listeners.len(),
-            routes: assembly.config.routes.len(),
-            policies: Some(assembly.policies.policies().count()),
-            findings: assembly.warnings,
-        },
+        Ok(assembly) => {
+            let mut findings = assembly.warnings;
+            if connect {
+                findings.extend(following::try_store(&assembly.config));
+            }
+            CheckReport {
+                listeners: assembly.config.listeners.len(),
+                routes: assembly.config.routes.len(),
+                policies: Some(assembly.policies.policies().count()),
+                findings,
+            }
+        }
         Err(findings) => CheckReport { findings, listeners: 0, routes: 0, policies: None },
     }
 }

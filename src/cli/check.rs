@@ -10,10 +10,13 @@ use crate::config::finding::has_errors;
 pub struct Options {
     #[command(flatten)]
     config: super::ConfigFile,
+    /// Also connect to the store, where it is at servers
+    #[arg(long)]
+    connect: bool,
 }
 
 pub fn run(options: &Options) -> ExitCode {
-    let report = app::check(&options.config.path);
+    let report = app::check(&options.config.path, options.connect);
     findings(&report.findings);
     if has_errors(&report.findings) {
         return super::FINDINGS;

@@ -82,6 +82,12 @@ pub struct Metrics {
     pub sessions_started: IntCounter,
     /// Sessions that this process keeps in memory.
     pub sessions_active: IntGauge,
+    /// 1 while all is known that could end a session, else 0: the alarm.
+    pub sessions_confirmed: IntGauge,
+    /// Ends of sessions that other gates told of.
+    pub revocations_heard: IntCounter,
+    /// Times that ends may have been missed, and everything was looked up anew.
+    pub revocation_gaps: IntCounter,
     /// Decisions denied because a policy could not be evaluated.
     pub decision_errors: IntCounter,
     /// Audit records accepted and not yet written.
@@ -223,6 +229,18 @@ impl Metrics {
                 "wicketgate_sessions_ended_total",
                 "Sessions ended, by reason.",
                 &["reason"],
+            ),
+            sessions_confirmed: add.gauge(
+                "wicketgate_sessions_confirmed",
+                "1 while all is known that could end a session, else 0.",
+            ),
+            revocations_heard: add.counter(
+                "wicketgate_revocations_heard_total",
+                "Ends of sessions that were read from the shared store's stream.",
+            ),
+            revocation_gaps: add.counter(
+                "wicketgate_revocation_gaps_total",
+                "Times that ends may have been missed, and every session was looked up anew.",
             ),
             sessions_active: add
                 .gauge("wicketgate_sessions_active", "Sessions that this process keeps in memory."),

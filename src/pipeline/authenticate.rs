@@ -4,6 +4,7 @@
 //! answer is never "no session", and nothing falls through to an anonymous principal.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::HeaderMap;
 
@@ -39,15 +40,18 @@ impl Authenticated {
     }
 }
 
-/// `route` is what is asked for; none where it is one of the gate's own pages.
+/// `at` and `begun` are when the request came, by the two clocks. `route` is what is asked for; none
+/// where it is one of the gate's own pages.
 ///
 /// # Errors
-/// `Malformed` when the cookie comes twice, `SessionsUnavailable` when the store does not answer.
+/// `Malformed` when the cookie comes twice, `SessionsUnavailable` when the store does not answer, or
+/// when it can't be known what other gates ended.
 pub async fn authenticate(
     gate: &Gate,
     connection: &ClientConnection,
     headers: &HeaderMap,
     at: Timestamp,
+    begun: Instant,
     route: Option<&Route>,
 ) -> Result<Authenticated, Refusal> {
     // Its shape is looked at where it is read.
@@ -61,6 +65,9 @@ pub async fn authenticate(
         }
     };
     if let Some(session) = connection.told().session(&gate.sessions, value, at) {
+        if !gate.sessions.is_confirmed(begun) {
+            return Err(Refusal::SessionsUnavailable);
+        }
         return Ok(known(gate, session, route));
     }
     match gate.sessions.find(value, at).await {

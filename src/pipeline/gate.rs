@@ -171,8 +171,9 @@ impl Gate {
         guard::guard(arrival, asked, route)?;
         Timer::stage(&mut timer, route, Stage::Normalise);
         // Who asks: no principal, no question to the policies.
-        let Arrival { connection, head, at, .. } = &*arrival;
-        let session = authenticate(self, connection, &head.headers, *at, Some(&route.config))
+        let Arrival { connection, head, at, begun, .. } = &*arrival;
+        let route_config = Some(&*route.config);
+        let session = authenticate(self, connection, &head.headers, *at, *begun, route_config)
             .await?
             .required()?;
         Timer::stage(&mut timer, route, Stage::Authenticate);

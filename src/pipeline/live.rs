@@ -87,6 +87,8 @@ impl Live {
 pub enum CutReason {
     #[error("the session has ended")]
     SessionEnded,
+    #[error("it can't be known whether the session has ended")]
+    Unconfirmed,
     #[error("the policies no longer allow it")]
     Denied,
     #[error("the route is gone")]
@@ -180,7 +182,8 @@ impl Watch {
             }
             tokio::select! {
                 () = self.signal.wake.notified() => {}
-                () = tokio::time::sleep(INTERVAL) => {}
+                // And when what is known of sessions would no longer be enough.
+                () = tokio::time::sleep(INTERVAL.min(self.gate().sessions.confirmed_for())) => {}
             }
         }
     }
@@ -232,6 +235,10 @@ impl Watch {
         {
             self.record_cut(CutReason::SessionEnded);
             return Some(CutReason::SessionEnded);
+        }
+        if !self.gate().sessions.is_confirmed(Instant::now()) {
+            self.record_cut(CutReason::Unconfirmed);
+            return Some(CutReason::Unconfirmed);
         }
         let reason = match self.decide(self.opening_action()) {
             Ok(()) => {

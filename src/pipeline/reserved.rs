@@ -80,7 +80,8 @@ fn asset(arrival: &Arrival, request: &CanonicalRequest) -> Option<Response<Bytes
 
 /// Whose session it is, on whichever of the host's routes it is taken.
 async fn who(gate: &Gate, arrival: &Arrival) -> Result<Authenticated, Refusal> {
-    authenticate(gate, &arrival.connection, &arrival.head.headers, arrival.at, None).await
+    let Arrival { connection, head, at, begun, .. } = arrival;
+    authenticate(gate, connection, &head.headers, *at, *begun, None).await
 }
 
 async fn me(

@@ -53,7 +53,7 @@ pub struct Moving {
 }
 
 impl MovableStore {
-    /// The store that the configuration names.
+    /// The store that the configuration names. Blocks; for the start.
     ///
     /// # Errors
     /// As [`EmbeddedStore::open`] and [`RedisStore::open`].
@@ -62,6 +62,7 @@ impl MovableStore {
             config::model::Store::Embedded { path } => Self::open(path),
             config::model::Store::Redis(config) => {
                 let store = RedisStore::open(config)?;
+                store.ready()?;
                 let place = Arc::new(RwLock::new(Place::Shared(store.clone())));
                 Ok(Self { path: PathBuf::new(), place, shared: Some(store) })
             }

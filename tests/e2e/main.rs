@@ -35,6 +35,7 @@ mod providers;
 mod reload;
 mod reserved;
 mod resilience;
+mod shared;
 mod step_up;
 mod stop;
 mod tickets;

@@ -111,6 +111,16 @@ impl Cache {
         }
     }
 
+    /// Drops all that nobody holds, but for those that have ended and are in the store still.
+    pub(super) fn drop_unheld(&self) {
+        for stripe in &self.stripes {
+            let mut stripe = stripe.write();
+            let before = stripe.len();
+            stripe.retain(|_, session| Arc::strong_count(session) > 1 || session.has_ended());
+            self.length.fetch_sub(before - stripe.len(), Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn matching(&self, wanted: &dyn Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let mut found = Vec::new();
         for stripe in &self.stripes {

@@ -14,6 +14,7 @@
 mod by_login;
 mod cache;
 mod clock;
+mod follow;
 mod former;
 mod known;
 mod peer;
@@ -36,6 +37,7 @@ pub use self::state::Session;
 
 use self::cache::{Cache, STRIPES};
 use self::clock::SessionClock;
+use self::follow::Follow;
 use self::state::Record;
 use super::login::random_token;
 use crate::config;
@@ -117,6 +119,8 @@ pub struct Sessions {
     former: former::Former,
     /// What ended since another process of this gate shares the store: see `peer`.
     over: peer::Over,
+    /// What other gates ended, where they share the store.
+    follow: Follow,
     work: mpsc::Sender<SessionId>,
     queued: tokio::sync::Mutex<mpsc::Receiver<SessionId>>,
 }
@@ -130,6 +134,8 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, SessionError> {
         let clock = SessionClock::load(store.as_ref(), clock).await?;
+        let follow = Follow::begin(store.as_ref()).await?;
+        metrics.sessions_confirmed.set(1);
         let (work, queued) = mpsc::channel(MAX_QUEUED);
         let (ended, endings) = mpsc::unbounded_channel();
         let sessions = Self {
@@ -144,6 +150,7 @@ impl Sessions {
             endings: parking_lot::Mutex::new(Some(endings)),
             former: former::Former::default(),
             over: peer::Over::default(),
+            follow,
             work,
             queued: tokio::sync::Mutex::new(queued),
         };
@@ -208,6 +215,7 @@ impl Sessions {
                 session
             }
             None => {
+                let looks = self.follow.looks();
                 let Some(bytes) = self.store.get(Space::Sessions, &id.0).await? else {
                     return Ok(None);
                 };
@@ -218,6 +226,7 @@ impl Sessions {
                 // Into the cache even when it is over: it is ended from there.
                 self.cache.insert(Arc::clone(&session));
                 self.heed_peer(&session);
+                self.heed_others(&session, looks)?;
                 session
             }
         };
@@ -369,9 +378,9 @@ impl Sessions {
         let now = self.clock.tick(self.store.as_ref()).await?;
         for session in self.cache.matching(&|session| session.end_due(now, self.idle()).is_some()) {
             // What the store has against it is told below.
-            let _ = self.ask_peer(&session, now).await;
+            let asked = self.ask_peer(&session, now).await.is_ok();
             if let Some(reason) = session.end_due(now, self.idle())
-                && self.is_for_all(reason)
+                && (self.is_for_all(reason) || asked && self.is_idle_everywhere(&session, now))
             {
                 self.announce(&session, reason);
             }
@@ -425,7 +434,7 @@ impl Sessions {
         let entries: Option<Vec<Entry>> = alive.map(|session| self.entry(session)).collect();
         let entries = entries.ok_or(SessionError::Internal)?;
         if !entries.is_empty() {
-            self.store.put_all(Space::Sessions, entries).await?;
+            self.store.replace_all(Space::Sessions, entries).await?;
         }
         Ok(())
     }
@@ -436,8 +445,14 @@ impl Sessions {
     }
 
     /// From the store first: what is still in there must not be read again. In the session's turn.
+    /// Other gates are told before that, because they may have it in memory.
     async fn remove(&self, id: &SessionId, session: Option<&Session>) -> Result<(), SessionError> {
-        self.store.remove(Space::Sessions, &id.0).await?;
+        if session.is_some() {
+            self.tell_others(id).await?;
+        }
+        if self.store.remove(Space::Sessions, &id.0).await? {
+            self.tell_others(id).await?;
+        }
         if let Some(session) = session {
             by_login::remove(self.store.as_ref(), session).await?;
         }

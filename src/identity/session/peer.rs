@@ -7,7 +7,8 @@
 //! ([`Sessions::ended_elsewhere`]). Both remember it: a look at the store may have begun before.
 //!
 //! Neither sees what a session does in the other but by what the store has. So as long as there are
-//! two, one that is idle here is refused here and not ended; who is the last sweeps it.
+//! two, one that is idle here is refused here and not ended; who is the last sweeps it. Among gates
+//! that share a store nobody is the last: there the store's word counts, with what it may lag.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::state::Record;
-use super::{Ended, Session, SessionError, Sessions};
+use super::{Ended, Session, SessionError, Sessions, WRITE_BACK};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
@@ -103,7 +104,16 @@ impl Sessions {
     /// Whether the end of a session that is due here is for both processes. Idle it may be in one
     /// only.
     pub(super) fn is_for_all(&self, reason: EndReason) -> bool {
-        reason != EndReason::IdleTimeout || !self.over.has_peer()
+        reason != EndReason::IdleTimeout || !self.is_used_elsewhere()
+    }
+
+    /// Whether a session that is idle here, and by the store's word, is so at every gate.
+    pub(super) fn is_idle_everywhere(&self, session: &Session, now: Timestamp) -> bool {
+        self.is_shared() && now.since(session.last_seen()) >= self.idle() + WRITE_BACK * 2
+    }
+
+    fn is_used_elsewhere(&self) -> bool {
+        self.over.has_peer() || self.is_shared()
     }
 
     /// Learns of a session that seems idle when the other process has seen it.
@@ -114,7 +124,7 @@ impl Sessions {
     ) -> Result<(), SessionError> {
         let idle = session.end_due(now, self.idle()) == Some(EndReason::IdleTimeout);
         if idle
-            && self.over.has_peer()
+            && self.is_used_elsewhere()
             && let Some(bytes) = self.store.get(Space::Sessions, &session.id.0).await?
             && let Some(stored) = Record::decode(&bytes)
         {
@@ -132,7 +142,7 @@ impl Sessions {
     }
 
     /// Cuts its connections. The other process has counted the end, and records it.
-    fn announce_for_peer(&self, session: &Arc<Session>, reason: EndReason) {
+    pub(super) fn announce_for_peer(&self, session: &Arc<Session>, reason: EndReason) {
         if session.mark_ended() {
             let principal = Arc::clone(&session.principal);
             let _ = self.ended.send(Ended { id: session.id, principal, reason, elsewhere: true });

@@ -59,8 +59,9 @@ pub async fn answer(
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
     let headers = &arrival.head.headers;
-    let session =
-        authenticate(gate, &arrival.connection, headers, arrival.at, None).await?.required()?;
+    let session = authenticate(gate, &arrival.connection, headers, arrival.at, arrival.begun, None)
+        .await?
+        .required()?;
     let asked = Asked::of(request.query.as_deref());
     let ticket = Ticket::kept(headers, &asked.form).ok_or(Refusal::FormGone)?;
     let form = gate.kept.look(&ticket).await.map_err(refusal)?;

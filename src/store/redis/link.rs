@@ -150,6 +150,27 @@ impl Link {
         }
     }
 
+    /// Waits until there is a connection, through failed attempts, too. Blocks; for the start.
+    ///
+    /// # Errors
+    /// Why there is none after `patience`.
+    pub(super) fn ready(&self, patience: Duration, thread: &Handle) -> Result<(), StoreError> {
+        let mut state = self.state.subscribe();
+        let (done, is_done) = std::sync::mpsc::channel();
+        thread.spawn(async move {
+            let up = state.wait_for(|state| matches!(state, State::Up { .. }));
+            let up = tokio::time::timeout(patience, up).await.is_ok();
+            let _ = done.send(up);
+        });
+        if is_done.recv() == Ok(true) {
+            return Ok(());
+        }
+        match &*self.state.borrow() {
+            State::Down(cause) => failed(cause.to_string()),
+            _ => failed(format!("it can't be reached: no answer within {patience:?}")),
+        }
+    }
+
     fn broke(&self, number: u64) {
         self.state.send_if_modified(|state| {
             let this = state.is(number);

@@ -19,11 +19,12 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::Cmd;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 use self::layout::{Layout, SHARDS, Shard, beginning_with, kept_for, number, score};
@@ -33,6 +34,9 @@ use super::stream::Shared;
 use super::{Entry, Space, Store, StoreError};
 use crate::config::model::Redis;
 use crate::domain::clock::Timestamp;
+
+/// Until there has to be a connection at the start.
+const START: Duration = Duration::from_secs(5);
 
 /// Values in one script: others wait while it runs.
 const AT_ONCE: usize = 200;
@@ -47,7 +51,9 @@ struct Inner {
     link: Link,
     layout: Layout,
     shared: Shared,
-    /// Ends the thread that the connections live on.
+    /// What the connections live on.
+    handle: Handle,
+    /// Ends that thread.
     _thread: Thread,
 }
 
@@ -84,7 +90,17 @@ impl RedisStore {
         let layout = Layout::new(&config.key_prefix);
         let stream = RedisStream::open(config, layout.stream(), &handle);
         let shared = Shared { stream: Arc::new(stream), lease: config.lease };
-        Ok(Self { inner: Arc::new(Inner { link, layout, shared, _thread: Thread(ends) }) })
+        let inner = Inner { link, layout, shared, handle, _thread: Thread(ends) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Waits until there is a connection, for some seconds: sentinels and nodes are asked one after
+    /// another, and the first may not be there. Blocks; for the start.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn ready(&self) -> Result<(), StoreError> {
+        self.inner.link.ready(START, &self.inner.handle)
     }
 
     /// Keeps entries, in one script for each shard; how many were kept.

@@ -77,10 +77,13 @@ local last = redis.call('HGET', KEYS[2], 'last') or ''
 return {last, redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])}
 ";
 
-/// Keys: as above. Answers the link and the name of the last event.
+/// Keys: as above. Arguments: a link for the beginning, where there has been no event: a server that
+/// was emptied then differs from one to which nothing was told yet. Answers the link and the name of
+/// the last event.
 pub(super) const END: &str = r"
 redis.call('HINCRBY', KEYS[2], 'reads', 1)
-local last = redis.call('HGET', KEYS[2], 'last') or ''
+redis.call('HSETNX', KEYS[2], 'last', ARGV[1])
+local last = redis.call('HGET', KEYS[2], 'last')
 local tail = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 return {last, tail[1] and tail[1][1] or '0-0'}
 ";

@@ -60,6 +60,12 @@ impl RedisStream {
     }
 }
 
+fn fresh_link() -> Result<[u8; 16], StoreError> {
+    let mut link = [0; 16];
+    rand::fill(&mut link).map_err(|_| StoreError::Failed("no randomness".to_owned()))?;
+    Ok(link)
+}
+
 fn field<'a>(fields: &'a [Vec<u8>], name: &str) -> Option<&'a [u8]> {
     let mut pairs = fields.chunks_exact(2);
     pairs.find_map(|pair| match pair {
@@ -89,10 +95,7 @@ impl Stream for RedisStream {
         for events in events.chunks(AT_ONCE) {
             let mut command = self.script(script::APPEND);
             for event in events {
-                let mut link = [0; 16];
-                rand::fill(&mut link)
-                    .map_err(|_| StoreError::Failed("no randomness".to_owned()))?;
-                command.arg(&link).arg(event);
+                command.arg(&fresh_link()?).arg(event);
             }
             // Twice would be heard twice.
             self.link.call::<()>(&command, Again::Harmless).await?;
@@ -101,7 +104,9 @@ impl Stream for RedisStream {
     }
 
     async fn end(&self) -> Result<Position, StoreError> {
-        let (link, id) = self.link.call(&self.script(script::END), Again::Harmless).await?;
+        let mut command = self.script(script::END);
+        command.arg(&fresh_link()?);
+        let (link, id) = self.link.call(&command, Again::Harmless).await?;
         Ok(Position { id, link })
     }
 

@@ -1,7 +1,8 @@
+mod kinds;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -63,15 +64,15 @@ impl Drop for Server {
     }
 }
 
-/// Starts it and waits until it says that it takes connections.
 fn run(socket: &Path) -> Child {
-    let start = |program: &str| {
-        Command::new(program)
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
-            .arg(socket)
-            .stdout(Stdio::piped())
-            .spawn()
-    };
+    let socket = socket.to_str().unwrap();
+    spawn(&["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", socket])
+}
+
+/// Starts a server and waits until it says that it takes connections.
+fn spawn(arguments: &[&str]) -> Child {
+    let start =
+        |program: &str| Command::new(program).args(arguments).stdout(Stdio::piped()).spawn();
     let mut process = start("valkey-server")
         .or_else(|_| start("redis-server"))
         .expect("valkey-server or redis-server is installed (./test does that)");
@@ -234,6 +235,9 @@ async fn a_server_that_takes_no_writes_does_not_count_as_one_that_was_read() {
 async fn a_server_that_was_emptied_is_a_gap() {
     let (store, _server) = fresh();
     let stream = store.shared().unwrap().stream;
+    let nothing_yet = stream.end().await.unwrap();
+    run_command::<()>(&store, &["FLUSHALL"]).await;
+    assert_eq!(stream.read(&nothing_yet).await, Ok(crate::store::Read::Gap));
     stream.append(vec![b"a".to_vec()]).await.unwrap();
     let position = stream.end().await.unwrap();
     run_command::<()>(&store, &["FLUSHALL"]).await;

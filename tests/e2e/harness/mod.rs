@@ -12,6 +12,7 @@ pub mod process;
 pub mod provider;
 pub mod raw;
 pub mod recorder;
+pub mod redis;
 pub mod servers;
 pub mod unchecked;
 pub mod wait;

@@ -19,7 +19,7 @@ use wicketgate::config::model;
 use wicketgate::domain::clock::{Clock, Timestamp};
 use wicketgate::domain::event::EndReason;
 use wicketgate::domain::principal::{Authentication, Principal, PrincipalKind};
-use wicketgate::identity::session::{Cached, NewSession, Sessions};
+use wicketgate::identity::session::{AtProvider, Cached, NewSession, Sessions};
 use wicketgate::metrics::Metrics;
 use wicketgate::store::{EmbeddedStore, Entry, RedisStore, Space, Store, StoreError};
 
@@ -95,6 +95,7 @@ fn login(number: usize) -> NewSession {
         provider: "test".into(),
         // One login in all, of somebody with very many sessions.
         sid: (number < OF_ONE).then(|| "one".into()),
+        subject: None,
         id_token: None,
     }
 }
@@ -180,7 +181,8 @@ async fn measure(folder: &Path, address: Option<&str>) {
     sessions.sweep().await.unwrap();
     let sweep = began.elapsed();
     let began = Instant::now();
-    let revoked = sessions.end_login("test", "one", EndReason::Revoked).await.unwrap();
+    let login = AtProvider { provider: "test", sid: Some("one"), subject: None };
+    let revoked = sessions.end_at_provider(&login, EndReason::Revoked).await.unwrap();
     let revoke = began.elapsed();
     let each = |total: Duration| total.as_secs_f64() * 1e6 / looked.len() as f64;
     println!(

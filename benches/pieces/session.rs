@@ -27,6 +27,7 @@ fn login(index: usize) -> NewSession {
         authentication: Authentication::default(),
         provider: "idp".into(),
         sid: None,
+        subject: None,
         id_token: None,
     }
 }

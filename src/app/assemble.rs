@@ -240,6 +240,7 @@ impl Assembly {
             devices: Arc::clone(&self.devices),
             providers,
             keep_forms: self.config.session.keep_forms,
+            sign_out_urls: Arc::clone(&self.config.sign_out_urls),
             limits: Arc::clone(&self.limits),
         }
     }

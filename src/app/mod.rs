@@ -26,6 +26,7 @@ use crate::identity::login::{LoginStateError, LoginStates};
 use crate::identity::recent::RecentLogins;
 use crate::identity::session::{SessionError, Sessions};
 use crate::metrics::Metrics;
+use crate::pipeline::attempts::Attempts;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::live::Live;
 use crate::pipeline::pressure::Pressure;
@@ -240,6 +241,7 @@ async fn open_files(
         pressure: Pressure::default(),
         recent,
         kept: KeptForms::new(Arc::clone(&store), clock.clone()),
+        forged: Attempts::default(),
         clock,
     });
     Ok(Control::new(path, gate, store, logins, workers, tickets))

@@ -121,6 +121,7 @@ pub(super) fn id(event: &Event) -> Option<DecisionId> {
         | Event::SessionStarted { id, .. }
         | Event::SessionEnded { id, .. }
         | Event::LoginFailed { id, .. }
+        | Event::ProviderLogout { id, .. }
         | Event::ConnectionCut { id, .. }
         | Event::FramesDropped { id, .. } => Some(*id),
         Event::RefusalsCounted { .. }
@@ -170,6 +171,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::SessionStarted { .. } => "session-started",
         Event::SessionEnded { .. } => "session-ended",
         Event::LoginFailed { .. } => "login-failed",
+        Event::ProviderLogout { .. } => "provider-logout",
         Event::ConnectionCut { .. } => "connection-cut",
         Event::FramesDropped { .. } => "frames-dropped",
         Event::ConfigurationLoaded { .. } => "configuration-loaded",

@@ -23,6 +23,8 @@ pub struct Config {
     /// At least one, in the order in which they are offered.
     pub identity_providers: Vec<Arc<IdentityProvider>>,
     pub session: Session,
+    /// Where a browser may go after signing out, besides the gate's own hosts; letter by letter.
+    pub sign_out_urls: Arc<[Box<str>]>,
     pub devices: Option<Devices>,
     pub policies: Policies,
     pub applications: Vec<Arc<Application>>,

@@ -79,6 +79,7 @@ pub const KEYS: &[Key] = &[
     key("session.idle_timeout", "duration", "`30m`", "Without a request, a part of an upload or a WebSocket message. Not longer than `absolute_lifetime`."),
     key("session.absolute_lifetime", "duration", "`10h`", "From sign-in, whatever happens."),
     key("session.keep_forms", "size", "`64KiB`", "Largest form that is kept, sealed, for ten minutes, when it meets no session; after sign-in a page asks whether to send it. `0B` for none. Up to `1MiB`."),
+    key("session.sign_out_urls", "list of `https` URLs", "none", "Where `/.wicketgate/logout?return_to=...` may lead after signing out, besides the gate's own hosts on the same port. Each counts letter by letter."),
     key("devices", "map", "none: no device is known", "The known devices."),
     key("devices.registry", "file", "", "YAML file with the devices and their posture; see `devices.yaml`."),
     key("policies", "map", "", "The Cedar policies that decide every request."),
@@ -239,7 +240,8 @@ mod tests {
 
     #[test]
     fn children_are_only_the_next_level() {
-        assert_eq!(children("session"), ["idle_timeout", "absolute_lifetime", "keep_forms"]);
+        let keys = ["idle_timeout", "absolute_lifetime", "keep_forms", "sign_out_urls"];
+        assert_eq!(children("session"), keys);
         assert_eq!(children("routes[].health_check.http"), ["path"]);
         assert_eq!(children("routes[].upstreams[]"), ["url", "weight"]);
         assert!(children("").contains(&"routes"));

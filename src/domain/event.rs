@@ -77,6 +77,18 @@ pub enum Event {
         host: String,
         source: IpAddr,
     },
+    /// An identity provider asked for sessions to end (OpenID Connect Back-Channel Logout 1.0);
+    /// each has a record of its own.
+    ProviderLogout {
+        id: DecisionId,
+        provider: Arc<str>,
+        /// The provider's name for the user, where it said whose sessions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        subject: Option<Arc<str>>,
+        /// How many ended.
+        sessions: usize,
+        source: IpAddr,
+    },
     /// A live connection was cut because it is no longer allowed.
     ConnectionCut {
         id: DecisionId,
@@ -130,6 +142,8 @@ pub enum Occasion {
 #[serde(rename_all = "kebab-case")]
 pub enum EndReason {
     Logout,
+    /// The provider asked for it.
+    ProviderLogout,
     IdleTimeout,
     AbsoluteLifetime,
     Revoked,

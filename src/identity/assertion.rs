@@ -203,6 +203,7 @@ mod tests {
             authentication: Authentication::default(),
             provider: "idp".into(),
             sid: None,
+            subject: None,
             id_token: None,
         };
         sessions.create(login, None).await.unwrap().1

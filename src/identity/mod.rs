@@ -15,6 +15,7 @@ pub mod kept;
 mod keys;
 pub mod login;
 pub mod logout;
+pub mod logout_token;
 pub mod oidc;
 #[cfg(test)]
 mod oidc_tests;

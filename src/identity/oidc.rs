@@ -5,6 +5,8 @@
 //! with its verifier; and the ID token passed every check of OpenID Connect Core 1.0, section
 //! 3.1.3.7. Which of them failed is recorded; tokens and codes never are.
 
+mod backchannel;
+
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -31,6 +33,7 @@ use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::principal::{Authentication, Principal};
 use crate::domain::step_up::{SignInLevel, StepUp, StepUpError};
 use crate::store::StoreError;
+pub use backchannel::LogoutError;
 
 /// Why nobody is signed in. Texts are for the audit log and hold no token, code or state.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +132,8 @@ pub struct Login {
     pub authentication: Authentication,
     pub provider: Arc<str>,
     pub sid: Option<Arc<str>>,
+    /// The provider's own name for the user, whatever claim the principal's id is made of.
+    pub subject: Option<Arc<str>>,
     pub id_token: Option<Secret>,
     pub return_to: String,
     /// When the browser was sent to the provider.
@@ -228,6 +233,7 @@ impl Provider {
             authentication,
             provider: Arc::clone(name),
             sid: claims::text(&[&verified.claims], "sid")?,
+            subject: claims::text(&[&verified.claims], "sub")?,
             id_token: Some(Secret::new(verified.raw)),
             return_to: login::return_to(&login.return_to),
             begun: login.expires.minus(login::LIFETIME),

@@ -62,6 +62,7 @@ impl Stage {
 pub(super) const fn end_reason(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Logout => "logout",
+        EndReason::ProviderLogout => "provider-logout",
         EndReason::IdleTimeout => "idle-timeout",
         EndReason::AbsoluteLifetime => "absolute-lifetime",
         EndReason::Revoked => "revoked",

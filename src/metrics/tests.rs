@@ -86,6 +86,7 @@ fn requests_without_a_route_count_under_a_label_that_no_route_has() {
 fn end_reasons_are_called_as_in_audit_records() {
     for reason in [
         EndReason::Logout,
+        EndReason::ProviderLogout,
         EndReason::IdleTimeout,
         EndReason::AbsoluteLifetime,
         EndReason::Revoked,

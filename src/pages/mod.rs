@@ -25,20 +25,25 @@ pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self';
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The policy of the pages with a sign-out form ([`SignOut`], [`Me`]): Chromium holds
-/// `form-action` against the redirects that answer a form, and that one may lead to the identity
-/// provider's end-session endpoint. Without one, or when `end_session` is no http(s) address, it
-/// is [`CONTENT_SECURITY_POLICY`].
-pub fn sign_out_policy(end_session: Option<&str>) -> String {
-    let origin = end_session
-        .and_then(|address| url::Url::parse(address).ok())
+/// `form-action` against the redirects that answer a form, and those may lead to the identity
+/// provider's end-session endpoint, and on to where the user wished to go. Without any, or when
+/// they are no http(s) addresses, it is [`CONTENT_SECURITY_POLICY`].
+pub fn sign_out_policy<'a>(onwards: impl IntoIterator<Item = &'a str>) -> String {
+    let origins = onwards
+        .into_iter()
+        .filter_map(|address| url::Url::parse(address).ok())
         .map(|address| address.origin())
-        .filter(url::Origin::is_tuple)
-        .map(|origin| origin.ascii_serialization());
-    match origin {
-        Some(origin) => CONTENT_SECURITY_POLICY
-            .replace("form-action 'self'", &format!("form-action 'self' {origin}")),
-        None => CONTENT_SECURITY_POLICY.to_owned(),
-    }
+        .filter(url::Origin::is_tuple);
+    let allowed = origins.fold("form-action 'self'".to_owned(), |allowed, origin| {
+        format!("{allowed} {}", origin.ascii_serialization())
+    });
+    CONTENT_SECURITY_POLICY.replace("form-action 'self'", &allowed)
+}
+
+/// The policy of a page that pages of these origins may show in a frame.
+pub fn framed_by(origins: &[String]) -> String {
+    let allowed = format!("frame-ancestors {}", origins.join(" "));
+    CONTENT_SECURITY_POLICY.replace("frame-ancestors 'none'", &allowed)
 }
 
 /// Asks for a click before the browser is sent to the identity provider, and with which one where
@@ -102,8 +107,10 @@ pub struct SignOut<'a> {
     pub host: &'a str,
     /// Name, address or id of the signed-in user.
     pub principal: &'a str,
-    /// Ties the form to this session; sent in the query, because the gate reads no bodies.
+    /// Ties the form to this session; sent in the query, because no form of people has its body read.
     pub csrf: &'a str,
+    /// Where to go afterwards, as the form carries it on.
+    pub return_to: Option<&'a str>,
     /// Where "stay signed in" leads.
     pub cancel: &'a str,
 }

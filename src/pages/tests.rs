@@ -90,7 +90,11 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
             }
             .render(),
         ),
-        ("sign-out", SignOut { host: text, principal: text, csrf: text, cancel: text }.render()),
+        (
+            "sign-out",
+            SignOut { host: text, principal: text, csrf: text, return_to: None, cancel: text }
+                .render(),
+        ),
         (
             "signed-out",
             SignedOut { host: text, still_signed_in_at: Some(text), sign_in: text }.render(),
@@ -195,6 +199,21 @@ fn signing_out_takes_a_form_with_the_csrf_token() {
 }
 
 #[test]
+fn the_sign_out_form_carries_on_where_to_go() {
+    let to = Some("https://a.example/?x=1&y=\"><b>");
+    let page = SignOut { host: "h", principal: "p", csrf: "t", return_to: to, cancel: "/" };
+    let action = "?csrf=t&amp;return_to=https%3A%2F%2Fa.example%2F%3Fx%3D1%26y%3D%22%3E%3Cb%3E\">";
+    assert!(page.render().contains(action), "{}", page.render());
+}
+
+#[test]
+fn a_framed_page_is_for_these_origins_only() {
+    let policy = framed_by(&["https://a.example".to_owned(), "https://b.example".to_owned()]);
+    assert!(policy.ends_with("frame-ancestors https://a.example https://b.example"), "{policy}");
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+}
+
+#[test]
 fn the_sign_out_form_may_lead_to_the_provider_and_nowhere_else() {
     let policy = sign_out_policy(Some("https://login.localhost:4433/end?x=1;script-src *"));
     assert!(
@@ -202,6 +221,11 @@ fn the_sign_out_form_may_lead_to_the_provider_and_nowhere_else() {
         "{policy}"
     );
     assert!(!policy.contains("script-src"));
+    let both = sign_out_policy(["https://a.example/end", "https://b.example:8443/bye"]);
+    assert!(
+        both.contains("form-action 'self' https://a.example https://b.example:8443;"),
+        "{both}"
+    );
     for none in [None, Some("javascript:alert(1)"), Some("not an address"), Some("data:,x")] {
         assert_eq!(sign_out_policy(none), CONTENT_SECURITY_POLICY, "{none:?}");
     }

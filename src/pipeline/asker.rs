@@ -25,6 +25,9 @@ pub struct Asker {
 }
 
 impl Asker {
+    /// Reads JSON.
+    pub const PROGRAM: Self = Self { page: false };
+
     pub fn of(head: &http::request::Parts) -> Self {
         let headers = &head.headers;
         let page = match headers.get(&FETCH_MODE) {

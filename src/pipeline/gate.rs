@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::Method;
 
 use crate::audit::AuditLog;
 use crate::domain::clock::Clock;
@@ -17,7 +18,9 @@ use crate::metrics::{Metrics, RequestOutcome, Stage};
 use crate::policy::{Denial, Permit};
 
 use super::asker::{Asker, navigates};
+use super::attempts::Attempts;
 use super::authenticate::authenticate;
+use super::backchannel;
 use super::client::ClientConnection;
 use super::exchange::{Authorized, Exchange};
 use super::gather::gather;
@@ -51,6 +54,8 @@ pub struct Gate {
     pub kept: KeptForms,
     pub clock: Clock,
     pub pressure: Pressure,
+    /// Logout tokens that looked right and were not, by who sent them.
+    pub forged: Attempts,
 }
 
 /// What becomes of a request.
@@ -62,12 +67,28 @@ pub enum Outcome {
     Keep(Box<kept::Pending>),
     /// The gate's own answer.
     Reply(http::Response<Bytes>),
+    /// The gate answers by itself, but has to read the body first: see [`Gate::read`].
+    Read(Box<Reading>),
+}
+
+/// A request for one of the gate's own addresses that takes a body.
+#[derive(Debug)]
+pub struct Reading {
+    arrival: Arrival,
+}
+
+impl Reading {
+    /// The largest body that is read, in bytes.
+    pub fn limit(&self) -> u64 {
+        backchannel::MAX_BODY
+    }
 }
 
 /// How the stages ended short of a permit.
 enum Ended {
     Answered(http::Response<Bytes>),
     Refused(Refusal),
+    NeedsBody,
 }
 
 impl From<Refusal> for Ended {
@@ -80,7 +101,7 @@ impl From<Refusal> for Ended {
 const TIMED: u8 = 16;
 
 /// Where sessions are ended.
-const SIGN_OUT: &str = "/.wicketgate/logout";
+const SIGN_OUT: [&str; 2] = ["/.wicketgate/logout", "/.wicketgate/backchannel-logout"];
 
 /// What the stages establish of a permitted request.
 struct Passed {
@@ -110,6 +131,24 @@ impl Gate {
                     None => Outcome::Reply(self.refuse(&arrival, &refusal).await),
                 }
             }
+            Err(Ended::NeedsBody) => Outcome::Read(Box::new(Reading { arrival })),
+        }
+    }
+
+    /// Answers a request whose body had to be read, or could not be.
+    pub async fn read(
+        &self,
+        reading: Box<Reading>,
+        body: Result<Bytes, Refusal>,
+    ) -> http::Response<Bytes> {
+        let Reading { arrival } = *reading;
+        let answer = match body {
+            Ok(body) => backchannel::logout(self, &arrival, &body).await,
+            Err(refusal) => Err(refusal),
+        };
+        match answer {
+            Ok(response) => response,
+            Err(refusal) => self.refuse(&arrival, &refusal).await,
         }
     }
 
@@ -124,6 +163,10 @@ impl Gate {
         let route = match arrival.snapshot.routes.find(&asked.request)? {
             Destination::Route(route) => route,
             Destination::Reserved(path) => {
+                if *path == *backchannel::PATH && arrival.head.method == Method::POST {
+                    backchannel::before_body(self, arrival, asked.content_length)?;
+                    return Err(Ended::NeedsBody);
+                }
                 let answer = reserved::answer(self, arrival, &asked.request, &path).await;
                 return Err(answer.map_or_else(Ended::from, Ended::Answered));
             }
@@ -153,7 +196,7 @@ impl Gate {
         guard::listener(arrival)?;
         // Who is short of memory takes on nothing; what is under way goes on. Signing out ends
         // something.
-        if arrival.head.uri.path() != SIGN_OUT {
+        if !SIGN_OUT.contains(&arrival.head.uri.path()) {
             self.pressure.admit()?;
         }
         rate::by_address(arrival)

@@ -4,11 +4,15 @@
 //! reach an upstream; it owns the policy engine's [`Permit`](crate::policy::Permit), and
 //! [`Gate::admit`](gate::Gate::admit) is the only way to one.
 
+pub mod after_logout;
 pub mod asker;
+pub mod attempts;
 pub mod authenticate;
+pub mod backchannel;
 mod choice;
 pub mod client;
 pub mod exchange;
+pub mod frontchannel;
 pub mod gate;
 pub mod gather;
 pub mod guard;

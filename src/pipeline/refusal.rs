@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::model::LimitPer;
 use crate::domain::canonical::{HostError, TargetError};
 use crate::domain::step_up::StepUp;
-use crate::identity::oidc::LoginError;
+use crate::identity::oidc::{LoginError, LogoutError};
 use crate::policy::Denial;
 use crate::upstream::UpstreamError;
 
@@ -71,6 +71,8 @@ pub enum Refusal {
     },
     #[error("sign-in failed: {0}")]
     Login(#[from] LoginError),
+    #[error("{0}")]
+    Logout(#[from] LogoutError),
     #[error("sessions can't be checked at the moment")]
     SessionsUnavailable,
     #[error("the access can't be recorded, so it is refused")]
@@ -141,6 +143,9 @@ impl Refusal {
             Self::Login(error) => {
                 StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
+            Self::Logout(error) => {
+                StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
+            }
             Self::SessionsUnavailable
             | Self::AuditUnavailable
             | Self::Overtaken
@@ -175,6 +180,10 @@ impl Refusal {
                 "the application could not be reached, or its answer could not be used".to_owned()
             }
             Self::Upstream(_) => "the request ended early".to_owned(),
+            Self::Logout(LogoutError::ProviderUnavailable(_)) => {
+                "the identity provider's keys can't be had, so the token can't be checked"
+                    .to_owned()
+            }
             Self::Login(LoginError::ProviderUnavailable(_)) => {
                 "the identity provider can't be reached, so nobody can sign in right now".to_owned()
             }
@@ -215,6 +224,7 @@ impl Refusal {
             Self::Denied(_) => "denied",
             Self::StepUp { .. } => "step-up-required",
             Self::Login(_) => "login-failed",
+            Self::Logout(_) => "logout-refused",
             Self::SessionsUnavailable => "sessions-unavailable",
             Self::AuditUnavailable => "audit-unavailable",
             Self::Upstream(_) => "upstream",
@@ -246,6 +256,7 @@ impl Refusal {
             Self::FormOfAnother => "Not your form",
             Self::StepUp { .. } => "A stronger sign-in is required",
             Self::Login(_) => "Sign-in failed",
+            Self::Logout(_) => "Logout refused",
             Self::SessionsUnavailable
             | Self::AuditUnavailable
             | Self::Overtaken
@@ -301,6 +312,7 @@ impl Refusal {
                  exactly what was decided and why."
             }
             Self::RateLimited { .. } => "Wait a moment, then try again.",
+            Self::Logout(_) => "Look the decision up by its id: the audit log has the reason.",
             Self::Login(_) => "Start again. If it fails again, give the id to your administrator.",
             Self::SessionsUnavailable
             | Self::AuditUnavailable

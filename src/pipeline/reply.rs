@@ -63,6 +63,8 @@ pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Respo
             });
             problem(StatusCode::FORBIDDEN, arrival.id, &body)
         }
+        // Providers' servers ask, whatever they accept.
+        Refusal::Logout(_) => short(&Asker::PROGRAM, arrival.id, refusal),
         _ => short(&asker, arrival.id, refusal),
     }
 }
@@ -90,6 +92,12 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
         });
         if let (Refusal::Unauthenticated { .. }, Some(members)) = (refusal, body.as_object_mut()) {
             members.insert("login".into(), "/.wicketgate/login".into());
+        }
+        // OpenID Connect Back-Channel Logout 1.0, section 2.8; RFC 6749, section 5.2.
+        if let (Refusal::Logout(_), Some(members)) = (refusal, body.as_object_mut()) {
+            let error = if status.is_client_error() { "invalid_request" } else { "server_error" };
+            members.insert("error".into(), error.into());
+            members.insert("error_description".into(), refusal.public_detail().into());
         }
         // draft-ietf-httpapi-ratelimit-headers-11, section 5.
         if let (Refusal::RateLimited { policy, .. }, Some(members)) =

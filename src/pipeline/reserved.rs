@@ -17,11 +17,14 @@ use crate::identity::cookie::{self, CookieState};
 use crate::identity::oidc::{LoginError, Provider};
 use crate::identity::providers::Callback;
 use crate::identity::recent::RecentLogins;
-use crate::identity::session::{NewSession, Session, SessionError};
+use crate::identity::session::{AtProvider, NewSession, Session, SessionError};
 use crate::pages;
 
+use super::after_logout;
 use super::authenticate::{Authenticated, authenticate};
+use super::backchannel;
 use super::choice;
+use super::frontchannel;
 use super::gate::Gate;
 use super::guard;
 use super::kept;
@@ -41,6 +44,10 @@ pub async fn answer(
     request: &CanonicalRequest,
     path: &str,
 ) -> Result<Response<Bytes>, Refusal> {
+    if path == backchannel::PATH {
+        // POST is answered once its body is there.
+        return Err(Refusal::Method { allow: "POST" });
+    }
     let has_forms = matches!(path, "/logout" | "/resume");
     let posts = has_forms && arrival.head.method == Method::POST;
     let reads = arrival.head.method == Method::GET || arrival.head.method == Method::HEAD;
@@ -58,6 +65,13 @@ pub async fn answer(
         "/logout" if posts => sign_out(gate, arrival, request).await,
         "/logout" => confirm_sign_out(gate, arrival, request).await,
         "/resume" => kept::page::answer(gate, arrival, request).await,
+        frontchannel::PATH => {
+            let session = match who(gate, arrival).await? {
+                Authenticated::Session(session) => Some(session),
+                _ => None,
+            };
+            frontchannel::logout(gate, arrival, request, session.as_deref()).await
+        }
         "/signed-out" => came_back(gate, arrival, request).await,
         "/jwks.json" => Ok(reply::answer(
             StatusCode::OK,
@@ -102,7 +116,7 @@ async fn me(
         expires: session.expires,
         csrf: &form_token(arrival)?,
     };
-    Ok(with_sign_out_form(arrival, &session, page.render()))
+    Ok(with_sign_out_form(arrival, &session, page.render(), None))
 }
 
 /// The provider's answer (RFC 6749, section 4.1.2), and the beginning of a session.
@@ -142,6 +156,7 @@ async fn callback(
         authentication: login.authentication,
         provider: login.provider,
         sid: login.sid,
+        subject: login.subject,
         id_token: login.id_token,
     };
     let (secret, session) = gate.sessions.create(new, previous).await.map_err(unavailable)?;
@@ -189,13 +204,15 @@ async fn confirm_sign_out(
 ) -> Result<Response<Bytes>, Refusal> {
     match who(gate, arrival).await? {
         Authenticated::Session(session) => {
+            let wish = wished(arrival, request);
             let page = pages::SignOut {
                 host: &request.authority.to_string(),
                 principal: name(&session),
                 csrf: &form_token(arrival)?,
+                return_to: wish.as_deref(),
                 cancel: "/",
             };
-            Ok(with_sign_out_form(arrival, &session, page.render()))
+            Ok(with_sign_out_form(arrival, &session, page.render(), wish.as_deref()))
         }
         _ => Ok(signed_out(arrival, request)),
     }
@@ -221,26 +238,44 @@ async fn sign_out(
         return Err(Refusal::CrossSite);
     }
     // One sign-out ends what one sign-in began, on every host.
-    match &session.sid {
+    match session.sid.as_deref() {
         Some(sid) => {
-            let ended = gate.sessions.end_login(&session.provider, sid, EndReason::Logout).await;
-            ended.map(drop)
+            let login = AtProvider { provider: &session.provider, sid: Some(sid), subject: None };
+            gate.sessions.end_at_provider(&login, EndReason::Logout).await.map(drop)
         }
         None => gate.sessions.end(&session.id, EndReason::Logout).await.map(drop),
     }
     .map_err(unavailable)?;
-    let onwards = provider_of(arrival, &session).and_then(|provider| {
-        let hint = session.id_token.as_ref();
-        provider.end_session_url(hint, &request.authority, &arrival.id.to_string())
+    Ok(leave(arrival, request, &session))
+}
+
+/// Where the user wishes to go after signing out, if that may be.
+fn wished(arrival: &Arrival, request: &CanonicalRequest) -> Option<String> {
+    let query = request.query.as_deref();
+    after_logout::wished(&arrival.snapshot, &request.authority, query)
+}
+
+/// To the provider's own sign-out, where it has one, without the cookie of a session that is over;
+/// then to where the user wished to go.
+fn leave(arrival: &Arrival, request: &CanonicalRequest, session: &Session) -> Response<Bytes> {
+    let wish = wished(arrival, request);
+    let state = arrival.id.to_string();
+    let provider = provider_of(arrival, session).and_then(|provider| {
+        provider.end_session_url(session.id_token.as_ref(), &request.authority, &state)
     });
-    let onwards = onwards.unwrap_or_else(|| "/.wicketgate/signed-out".to_owned());
+    let kept = match (&provider, &wish) {
+        (Some(_), Some(wish)) => after_logout::remember(&state, wish),
+        // What an earlier sign-out left.
+        _ => after_logout::forget(),
+    };
+    let onwards = provider.or(wish).unwrap_or_else(|| "/.wicketgate/signed-out".to_owned());
     let mut response = reply::see_other(arrival.id, &onwards);
-    response.headers_mut().append(SET_COOKIE, cookie::clear_session());
     // Who signs out is not who fails to stay signed in.
-    if let Some(field) = RecentLogins::clear(&arrival.head.headers) {
+    let recent = RecentLogins::clear(&arrival.head.headers);
+    for field in std::iter::once(cookie::clear_session()).chain(recent).chain(kept) {
         response.headers_mut().append(SET_COOKIE, field);
     }
-    Ok(response)
+    response
 }
 
 fn unavailable(error: SessionError) -> Refusal {
@@ -256,7 +291,17 @@ async fn came_back(
 ) -> Result<Response<Bytes>, Refusal> {
     match who(gate, arrival).await? {
         Authenticated::Session(_) => Ok(reply::see_other(arrival.id, "/.wicketgate/me")),
-        _ => Ok(signed_out(arrival, request)),
+        _ => {
+            let query = request.query.as_deref();
+            let Some(address) = after_logout::recalled(arrival, &request.authority, query) else {
+                return Ok(signed_out(arrival, request));
+            };
+            let mut response = reply::see_other(arrival.id, &address);
+            for field in std::iter::once(cookie::clear_session()).chain(after_logout::forget()) {
+                response.headers_mut().append(SET_COOKIE, field);
+            }
+            Ok(response)
+        }
     }
 }
 
@@ -281,10 +326,16 @@ fn provider_of<'a>(arrival: &'a Arrival, session: &Session) -> Option<&'a Arc<Pr
     arrival.snapshot.providers.named(&session.provider)
 }
 
-fn with_sign_out_form(arrival: &Arrival, session: &Session, page: String) -> Response<Bytes> {
+/// `onwards` is where the user wishes to go after the provider's own sign-out.
+fn with_sign_out_form(
+    arrival: &Arrival,
+    session: &Session,
+    page: String,
+    onwards: Option<&str>,
+) -> Response<Bytes> {
     let mut response = reply::html(StatusCode::OK, arrival.id, page);
     let end = provider_of(arrival, session).and_then(|provider| provider.end_session_endpoint());
-    let policy = pages::sign_out_policy(end.as_deref());
+    let policy = pages::sign_out_policy(end.as_deref().into_iter().chain(onwards));
     if let Ok(policy) = HeaderValue::try_from(policy) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     }

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub providers: Arc<Providers>,
     /// Largest form that is kept for who has to sign in first, in bytes; none where it is zero.
     pub keep_forms: u64,
+    /// Where a browser may go after signing out, besides the gate's own hosts.
+    pub sign_out_urls: Arc<[Box<str>]>,
     /// Of the whole gate; routes have their own.
     pub limits: Arc<Limits>,
 }

@@ -112,6 +112,16 @@ async fn respond(
             return Ok(own(response, is_head, in_flight));
         }
         Outcome::Reply(response) => return Ok(own(response, is_head, in_flight)),
+        Outcome::Read(reading) => {
+            let body = collected(context, body, reading.limit()).await;
+            let broken = body.is_err();
+            let mut response = context.connection.gate.read(reading, body).await;
+            if broken {
+                // What is left of it is not read.
+                end_connection(version, response.headers_mut());
+            }
+            return Ok(own(response, is_head, in_flight));
+        }
     };
     let Some(head) = exchange.take_head() else {
         return Ok(own(exchange.refused(&Refusal::Internal), is_head, in_flight));
@@ -219,6 +229,19 @@ where
         (Err(error), None) => failed(&exchange, error),
     };
     own(response, is_head, in_flight)
+}
+
+/// A body that the gate itself reads: whole, small, and at the pace that every client has to keep.
+async fn collected(context: &Context, body: Incoming, limit: u64) -> Result<Bytes, Refusal> {
+    let fate = Fate::default();
+    let body = Limited::new(body, limit, context.idle_timeout, fate.clone()).paced(context.pace);
+    match (body.collect().await, fate.fault()) {
+        (Ok(body), _) => Ok(body.to_bytes()),
+        (Err(_), Some(Fault::TooLarge)) => Err(Refusal::TooLarge { limit }),
+        (Err(_), Some(Fault::Slow)) => Err(Refusal::TooSlow),
+        // The client may have gone away, too: then nobody hears it.
+        (Err(_), Some(Fault::Stalled | Fault::Cut(_)) | None) => Err(Refusal::Stalled),
+    }
 }
 
 fn failed(

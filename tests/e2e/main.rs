@@ -13,6 +13,7 @@
 mod harness;
 
 mod audit;
+mod backchannel;
 mod bodies;
 mod bounds;
 mod browser;
@@ -33,9 +34,11 @@ mod manager;
 mod package;
 mod providers;
 mod reload;
+mod relying_party;
 mod reserved;
 mod resilience;
 mod shared;
+mod sign_out;
 mod step_up;
 mod stop;
 mod tickets;

@@ -71,6 +71,9 @@ const provider = new Provider(issuer, {
     email: ['email', 'email_verified'],
     profile: ['name', 'groups', 'tenant'],
   },
+  // Every name below localhost is this machine (RFC 6761), whatever the system's resolver says.
+  httpOptions: () => ({ dnsLookup: (_name, options, done) => done(null, options.all
+    ? [{ address: '127.0.0.1', family: 4 }] : '127.0.0.1', 4) }),
   // The gate reads the ID token only.
   conformIdTokenClaims: false,
   features: {
@@ -105,6 +108,13 @@ const provider = new Provider(issuer, {
     ctx.body = out;
   },
 });
+
+for (const outcome of ['success', 'error']) {
+  provider.on(`backchannel.${outcome}`, (_ctx, ...of) => {
+    const why = of.find((what) => what instanceof Error)?.message;
+    console.log(JSON.stringify({ backchannel: outcome, ...(why && { why }) }));
+  });
+}
 
 const handle = provider.callback();
 server.on('request', (request, response) => {

@@ -1,22 +1,26 @@
 //! `session`, `devices` and `policies`: how long a sign-in lasts, and what is decided by.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use url::Url;
+
 use crate::config::model::{Devices, Policies, Session};
-use crate::config::yaml::{Cursor, Map};
+use crate::config::yaml::{Cursor, Map, quote};
 
 use super::files::{Base, is_file};
 use super::keys;
 
 const SCHEMA: &str = "wicketgate.cedarschema";
 
-pub(super) fn session(top: &Map<'_>) -> Option<Session> {
+/// And where a browser may go once it is over.
+pub(super) fn session(top: &Map<'_>) -> Option<(Session, Arc<[Box<str>]>)> {
     let mut session = Session {
         idle_timeout: Duration::from_secs(30 * 60),
         absolute_lifetime: Duration::from_secs(10 * 3600),
         keep_forms: 64 << 10,
     };
-    let Some(at) = top.get("session") else { return Some(session) };
+    let Some(at) = top.get("session") else { return Some((session, Arc::default())) };
     let map = keys(&at)?;
     session.idle_timeout = map.or("idle_timeout", session.idle_timeout, Cursor::duration);
     session.absolute_lifetime =
@@ -28,7 +32,29 @@ pub(super) fn session(top: &Map<'_>) -> Option<Session> {
             "the idle timeout (30m by default) would never end a session; shorten it or lengthen the lifetime (10h by default)",
         );
     }
-    Some(session)
+    let urls = map.get("sign_out_urls").map(|at| at.list()).unwrap_or_default();
+    Some((session, urls.iter().filter_map(sign_out_url).collect()))
+}
+
+/// In the one spelling in which it is compared.
+fn sign_out_url(at: &Cursor<'_>) -> Option<Box<str>> {
+    let text = at.text()?;
+    let url = Url::parse(text).ok().filter(|url| url.scheme() == "https");
+    let Some(url) = url else {
+        let hint = "write it whole: `https://www.example.com/signed-out`";
+        at.error_with(format!("{} is not an `https` URL", quote(text)), hint);
+        return None;
+    };
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        at.error("an address to go to after signing out has no user name, password or fragment");
+        return None;
+    }
+    if url.as_str() != text {
+        let hint = format!("write `{url}`, as browsers do: it is compared letter by letter");
+        at.error_with(format!("{} reads in more than one way", quote(text)), hint);
+        return None;
+    }
+    Some(text.into())
 }
 
 pub(super) fn devices(at: &Cursor<'_>, base: &Base) -> Option<Devices> {

@@ -64,12 +64,14 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
     let store = top.required("store").and_then(|at| store::store(&at, &base));
     let rate_limits = bounds::rate_limits(&top);
     let limits = bounds::limits(&top);
+    let (session, sign_out_urls) = session?;
     Some(Config {
         source: file.to_owned(),
         listeners: listeners?,
         admin: admin?,
         identity_providers: identity_providers?,
-        session: session?,
+        session,
+        sign_out_urls,
         devices,
         policies: policies?,
         applications: applications?,

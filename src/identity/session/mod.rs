@@ -17,12 +17,12 @@ mod clock;
 mod follow;
 mod former;
 mod known;
+mod logout;
 mod peer;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -33,6 +33,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::sync::mpsc;
 
 pub use self::known::Known;
+pub use self::logout::AtProvider;
 pub use self::state::Session;
 
 use self::cache::{Cache, STRIPES};
@@ -71,6 +72,8 @@ pub struct NewSession {
     pub authentication: Authentication,
     pub provider: Arc<str>,
     pub sid: Option<Arc<str>>,
+    /// The provider's own name for the user (`sub`).
+    pub subject: Option<Arc<str>>,
     pub id_token: Option<Secret>,
 }
 
@@ -302,30 +305,6 @@ impl Sessions {
         }
         self.remove(id, session.as_deref()).await?;
         Ok(session.is_some())
-    }
-
-    /// Ends every session that came from one login at the provider, on whatever host.
-    pub async fn end_login(
-        &self,
-        provider: &str,
-        sid: &str,
-        reason: EndReason,
-    ) -> Result<usize, SessionError> {
-        let same = |session: &Session| {
-            session.provider.as_ref() == provider && session.sid.as_deref() == Some(sid)
-        };
-        // First those in use: they are over before the store is asked.
-        let mut ids = HashSet::new();
-        for session in self.cache.matching(&same) {
-            self.announce(&session, reason);
-            ids.insert(session.id);
-        }
-        ids.extend(by_login::find(self.store.as_ref(), provider, sid).await?);
-        let mut ended = 0;
-        for id in &ids {
-            ended += usize::from(self.end(id, reason).await?);
-        }
-        Ok(ended)
     }
 
     /// Marks the end and says so, once.

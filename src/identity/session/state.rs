@@ -23,6 +23,8 @@ pub struct Session {
     /// The provider's own session, where it names one (`sid`, OpenID Connect Back-Channel Logout
     /// 1.0, section 2.1).
     pub sid: Option<Arc<str>>,
+    /// The provider's own name for the user (`sub`), which logout tokens carry.
+    pub subject: Option<Arc<str>>,
     /// For RP-initiated logout only. Never forwarded.
     pub id_token: Option<Secret>,
     /// By the session clock, like the times below.
@@ -91,6 +93,8 @@ pub(super) struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sid: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) subject: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     id_token: Option<Token>,
     pub(super) created: Timestamp,
     pub(super) expires: Timestamp,
@@ -122,6 +126,7 @@ impl Record {
             authentication: Arc::new(authentication),
             provider: login.provider,
             sid: login.sid,
+            subject: login.subject,
             id_token: login.id_token.map(|token| Token(token.expose().into())),
             created: now,
             expires,
@@ -135,6 +140,7 @@ impl Record {
             authentication: Arc::clone(&session.authentication),
             provider: Arc::clone(&session.provider),
             sid: session.sid.clone(),
+            subject: session.subject.clone(),
             id_token: session.id_token.as_ref().map(|token| Token(token.expose().into())),
             created: session.created,
             expires: session.expires,
@@ -150,6 +156,7 @@ impl Record {
             authentication: self.authentication,
             provider: self.provider,
             sid: self.sid,
+            subject: self.subject,
             id_token: self.id_token.map(|token| Secret::new(token.0)),
             created: self.created,
             expires: self.expires,

@@ -1,3 +1,5 @@
+mod logout;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -133,6 +135,7 @@ fn new_session(user: &str) -> NewSession {
         authentication: Authentication::default(),
         provider: "idp".into(),
         sid: Some(format!("sid-{user}").into()),
+        subject: Some(user.into()),
         id_token: Some(Secret::new("header.payload.signature")),
     }
 }
@@ -353,37 +356,6 @@ async fn a_new_login_takes_the_old_ones_place_under_a_new_id() {
     assert_eq!(endings.try_recv().unwrap().reason, EndReason::Replaced);
     assert!(!world.found(&old).await);
     assert!(world.found(new.expose()).await);
-}
-
-#[tokio::test]
-async fn the_end_of_a_login_ends_its_sessions_and_no_others() {
-    let world = World::new().await;
-    let (one, _) = world.login("ada").await;
-    let (two, _) = world.login("ada").await;
-    let (other, _) = world.login("grace").await;
-    // One of them is in the store only.
-    let world = world.restarted().await;
-    assert!(world.found(&one).await);
-    let ended = world.sessions.end_login("idp", "sid-ada", EndReason::Logout).await.unwrap();
-    assert_eq!(ended, 2);
-    assert!(!world.found(&one).await && !world.found(&two).await);
-    assert!(world.found(&other).await);
-    let none = world.sessions.end_login("other", "sid-grace", EndReason::Logout).await.unwrap();
-    assert_eq!(none, 0);
-}
-
-#[tokio::test]
-async fn the_end_of_a_login_reads_no_other_logins_sessions() {
-    let world = World::new().await;
-    for user in 0..50 {
-        world.login(&format!("user-{user}")).await;
-    }
-    let (one, _) = world.login("ada").await;
-    let (two, _) = world.login("ada").await;
-    let world = world.restarted().await;
-    assert_eq!(world.sessions.end_login("idp", "sid-ada", EndReason::Logout).await.unwrap(), 2);
-    assert_eq!(world.store.scanned.load(Ordering::SeqCst), 2);
-    assert!(!world.found(&one).await && !world.found(&two).await);
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ pub(super) fn write(folder: &Path) {
         ),
         (
             "sign-out",
-            SignOut { host, principal: "Ada Wong", csrf: "t", cancel: "/" }.render(),
+            SignOut { host, principal: "Ada Wong", csrf: "t", return_to: None, cancel: "/" }.render(),
         ),
         (
             "signed-out",

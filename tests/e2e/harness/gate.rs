@@ -144,7 +144,10 @@ impl Setup {
 
         let origins = [HOST, SECOND_HOST, "other.localhost"]
             .map(|host| format!("https://{host}:{}", public.number()));
-        let provider = Provider::start(&origins).await;
+        let provider = Provider::start_with(
+            json!({ "origins": origins, "secret": provider::SECRET, "ca": root.join("ca.pem") }),
+        )
+        .await;
         let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/wicketgate.cedarschema");
         let mut config = json!({
             "listeners": [{

@@ -22,9 +22,14 @@ impl Provider {
     /// With settings of its own; see `provider.mjs`.
     pub async fn start_with(settings: Value) -> Self {
         let folder = node_folder();
+        // What signed the gate's certificate, where the provider is to call the gate.
+        let ca = settings["ca"].as_str().map(str::to_owned);
         let settings = settings.to_string();
         let mut command = Command::new("node");
         command.arg(folder.join("provider.mjs")).arg(settings).env("NODE_ENV", "production");
+        if let Some(ca) = ca {
+            command.env("NODE_EXTRA_CA_CERTS", ca);
+        }
         let mut process = Process::spawn("the OpenID provider", &mut command);
         let issuer = process
             .line("the issuer", |line| {

@@ -154,6 +154,7 @@ impl Gate {
             authentication: Authentication::default(),
             provider: "idp".into(),
             sid: None,
+            subject: None,
             id_token: None::<Secret>,
         };
         let (value, session) = self.sessions.create(login, None).await.unwrap();

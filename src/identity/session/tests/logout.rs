@@ -1,0 +1,126 @@
+//! Sessions that end by what the provider calls them.
+
+use super::*;
+
+const BY_PROVIDER: EndReason = EndReason::ProviderLogout;
+
+fn of_login(sid: &str) -> AtProvider<'_> {
+    AtProvider { provider: "idp", sid: Some(sid), subject: None }
+}
+
+fn of_user(subject: &str) -> AtProvider<'_> {
+    AtProvider { provider: "idp", sid: None, subject: Some(subject) }
+}
+
+impl World {
+    async fn end(&self, which: &AtProvider<'_>) -> usize {
+        self.sessions.end_at_provider(which, BY_PROVIDER).await.unwrap()
+    }
+
+    /// A login that the provider has, or has not, a name for.
+    async fn login_as(&self, user: &str, sid: Option<&str>) -> String {
+        let login = NewSession { sid: sid.map(Into::into), ..new_session(user) };
+        self.sessions.create(login, None).await.unwrap().0.expose().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_login_ends_its_sessions_and_no_others() {
+    let world = World::new().await;
+    let (one, _) = world.login("ada").await;
+    let (two, _) = world.login("ada").await;
+    let (other, _) = world.login("grace").await;
+    // One of them is in the store only.
+    let world = world.restarted().await;
+    assert!(world.found(&one).await);
+    assert_eq!(world.end(&of_login("sid-ada")).await, 2);
+    assert!(!world.found(&one).await && !world.found(&two).await);
+    assert!(world.found(&other).await);
+    let elsewhere = AtProvider { provider: "other", ..of_login("sid-grace") };
+    assert_eq!(world.end(&elsewhere).await, 0);
+}
+
+#[tokio::test]
+async fn the_end_of_a_login_reads_no_other_logins_sessions() {
+    let world = World::new().await;
+    for user in 0..50 {
+        world.login(&format!("user-{user}")).await;
+    }
+    let (one, _) = world.login("ada").await;
+    let (two, _) = world.login("ada").await;
+    let world = world.restarted().await;
+    assert_eq!(world.end(&of_login("sid-ada")).await, 2);
+    assert_eq!(world.store.scanned.load(Ordering::SeqCst), 2);
+    assert!(!world.found(&one).await && !world.found(&two).await);
+}
+
+#[tokio::test]
+async fn the_end_of_a_user_ends_his_sessions_at_that_provider() {
+    let world = World::new().await;
+    let one = world.login_as("ada", Some("s1")).await;
+    let two = world.login_as("ada", None).await;
+    let other = world.login_as("grace", Some("s3")).await;
+    let world = world.restarted().await;
+    assert!(world.found(&one).await);
+    let elsewhere = AtProvider { provider: "other", ..of_user("ada") };
+    assert_eq!(world.end(&elsewhere).await, 0);
+    // A login is no user, whatever it is called.
+    assert_eq!(world.end(&of_user("s1")).await, 0);
+    assert_eq!(world.end(&of_login("ada")).await, 0);
+    assert_eq!(world.end(&of_user("ada")).await, 2);
+    assert!(!world.found(&one).await && !world.found(&two).await);
+    assert!(world.found(&other).await);
+}
+
+#[tokio::test]
+async fn with_both_names_it_is_that_login_and_what_can_t_be_told_from_it() {
+    let both = AtProvider { sid: Some("s1"), ..of_user("ada") };
+    for cached in [true, false] {
+        let mut world = World::new().await;
+        let meant = world.login_as("ada", Some("s1")).await;
+        let nameless = world.login_as("ada", None).await;
+        let second = world.login_as("ada", Some("s2")).await;
+        let other = world.login_as("grace", None).await;
+        if !cached {
+            world = world.restarted().await;
+        }
+        assert_eq!(world.end(&both).await, 2);
+        assert!(!world.found(&meant).await && !world.found(&nameless).await);
+        assert!(world.found(&second).await && world.found(&other).await);
+    }
+}
+
+#[tokio::test]
+async fn a_logout_that_the_store_fails_is_an_error_and_what_is_in_use_is_over() {
+    let world = World::new().await;
+    let value = world.login_as("ada", Some("s1")).await;
+    world.store.down.store(true, Ordering::SeqCst);
+    assert!(world.sessions.end_at_provider(&of_user("ada"), BY_PROVIDER).await.is_err());
+    assert!(!world.found(&value).await);
+    world.store.down.store(false, Ordering::SeqCst);
+    assert_eq!(world.end(&of_user("ada")).await, 1);
+    for space in [Space::Sessions, Space::SessionsOfLogins] {
+        assert_eq!(world.store.inner.scan(space, b"").await, Ok(vec![]));
+    }
+}
+
+#[tokio::test]
+async fn a_logout_token_counts_once_at_each_provider() {
+    let world = World::new().await;
+    let expires = world.clock.now().plus(Duration::from_secs(300));
+    let used = async |provider: &str, id: &str| {
+        !world.sessions.use_logout_token(provider, id, expires).await.unwrap()
+    };
+    assert!(!used("idp", "j1").await);
+    assert!(used("idp", "j1").await);
+    assert!(!used("idp", "j2").await);
+    assert!(!used("idp2", "j1").await);
+    assert!(!used("id", "pj1").await);
+    world.sessions.return_logout_token("idp", "j1").await;
+    assert!(!used("idp", "j1").await);
+    // Longer than it is good, whatever the clock does meanwhile.
+    world.clock.advance(Duration::from_secs(599));
+    world.sessions.sweep().await.unwrap();
+    world.set_back(Duration::from_secs(599));
+    assert!(used("idp", "j1").await);
+}

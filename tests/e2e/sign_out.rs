@@ -1,0 +1,157 @@
+//! Signing out in the browser: where it leads, and what a provider's page may do in a frame.
+
+use http::Method;
+use serde_json::json;
+
+use crate::harness::gate::mentions;
+use crate::harness::rogue::parameter;
+use crate::harness::{Browser, Gate, Recorder, Rogue};
+
+const LISTED: &str = "https://www.example.com/bye?from=gate";
+
+async fn is_signed_in(browser: &Browser) -> bool {
+    browser.clone().as_program().get("/").await.status == 200
+}
+
+fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+/// What the button of the page does.
+async fn press(browser: &mut Browser, wish: &str) -> crate::harness::client::Answer {
+    let target = format!("/.wicketgate/logout?return_to={}", encoded(wish));
+    let page = browser.get(&target).await.expect(200);
+    let text = page.text();
+    let action = text.split("action=\"").nth(1).unwrap().split('"').next().unwrap();
+    browser.post(&action.replace("&amp;", "&").replace("&#38;", "&"), "").await
+}
+
+#[tokio::test]
+async fn after_signing_out_a_browser_goes_where_it_may_and_nowhere_else() {
+    let rogue = Rogue::start().await;
+    let gate = rogue
+        .provides(Gate::with_upstream(&Recorder::start().await))
+        .configure(|config| config["session"] = json!({ "sign_out_urls": [LISTED] }))
+        .start()
+        .await;
+    let port = gate.port();
+    let own = format!("https://app.localhost:{port}/start?x=1");
+    for (wish, leads_to) in [
+        ("/goodbye?a=b&c=d", Some(gate.url("/goodbye?a=b&c=d"))),
+        (LISTED, Some(LISTED.to_owned())),
+        (&own, Some(own.clone())),
+        ("", None),
+        ("https://www.example.com/", None),
+        ("https://www.example.com/bye?from=gate&to=https://evil.example", None),
+        ("https://www.example.com/bye?from=gate#evil", None),
+        ("http://www.example.com/bye?from=gate", None),
+        ("https://evil.example/", None),
+        ("//evil.example/", None),
+        ("/\\evil.example/", None),
+        ("\\\\evil.example/", None),
+        ("https:evil.example", None),
+        ("https:/evil.example", None),
+        ("https://app.localhost/", None),
+        (&format!("https://app.localhost:{port}@evil.example/"), None),
+        (&format!("https://app.localhost:{port}.evil.example/"), None),
+        (&format!("https://evil.example\\@app.localhost:{port}/"), None),
+        (&format!("https://app.localhost:{port}?@evil.example/"), None),
+        (&format!("https://app.localhost:{port}/..//evil.example"), None),
+        (&format!("http://app.localhost:{port}/"), None),
+        (&format!("https://app.localhost:{port}/.wicketgate/login"), None),
+        ("javascript:alert(1)", None),
+        ("data:text/html,x", None),
+        ("/a\r\nset-cookie: x=y", None),
+        ("/\t/evil.example", None),
+    ] {
+        let mut browser = rogue.signed_in(&gate, "vera", None).await;
+        let answer = press(&mut browser, wish).await.expect(303);
+        assert!(!is_signed_in(&browser).await, "{wish}");
+        let provider = answer.location();
+        assert!(provider.as_str().starts_with(&format!("{}/end?", rogue.issuer)), "{provider}");
+        assert!(!parameter(&provider, "id_token_hint").is_empty());
+        assert_eq!(parameter(&provider, "client_id"), "wicketgate");
+        let back = parameter(&provider, "post_logout_redirect_uri");
+        assert_eq!(back, gate.url("/.wicketgate/signed-out"), "{wish}");
+        let state = parameter(&provider, "state");
+        for wrong in ["".to_owned(), "?state=x".to_owned(), format!("?state={state}&state={state}")]
+        {
+            browser.clone().get(&format!("{back}{wrong}")).await.expect(200);
+        }
+        let other = gate.browser().get(&format!("{back}?state={state}")).await;
+        assert_eq!(other.status, 200, "in another browser: {other:?}");
+        let answer = browser.get(&format!("{back}?state={state}")).await;
+        match leads_to {
+            Some(address) => {
+                assert_eq!(answer.expect(303).location().as_str(), address, "{wish}");
+                browser.get(&format!("{back}?state={state}")).await.expect(200);
+            }
+            None => assert_eq!(answer.status, 200, "{wish}: {answer:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_the_providers_own_sign_out_a_browser_goes_there_at_once() {
+    let rogue = Rogue::start().await;
+    rogue.bend(|bend| {
+        bend.metadata.push(Box::new(|metadata| {
+            metadata.as_object_mut().unwrap().remove("end_session_endpoint");
+        }));
+    });
+    let gate = rogue.provides(Gate::with_upstream(&Recorder::start().await)).start().await;
+    for (wish, leads_to) in [
+        ("/goodbye", "/goodbye"),
+        ("https://evil.example/", "/.wicketgate/signed-out"),
+        ("", "/.wicketgate/signed-out"),
+    ] {
+        let mut browser = rogue.signed_in(&gate, "vera", None).await;
+        let answer = press(&mut browser, wish).await.expect(303);
+        assert_eq!(answer.location().as_str(), gate.url(leads_to), "{wish}");
+        assert!(!is_signed_in(&browser).await);
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_the_provider_ends_the_session_that_it_names_and_no_other() {
+    let rogue = Rogue::start().await;
+    let gate = rogue.provides(Gate::with_upstream(&Recorder::start().await)).start().await;
+    let mut vera = rogue.signed_in(&gate, "vera", Some("s1")).await;
+    let phone = rogue.signed_in(&gate, "vera", Some("s2")).await;
+    let issuer = encoded(&rogue.issuer);
+    let address = format!("/.wicketgate/frontchannel-logout?iss={issuer}&sid=");
+    for wrong in [
+        "/.wicketgate/frontchannel-logout".to_owned(),
+        "/.wicketgate/frontchannel-logout?sid=s1".to_owned(),
+        "/.wicketgate/frontchannel-logout?iss=https%3A%2F%2Fevil.example&sid=s1".to_owned(),
+        address.clone(),
+        format!("{address}s2"),
+        format!("{address}s1&sid=s1"),
+        format!("{address}s1&iss={issuer}"),
+        address.replace("&sid=", ""),
+    ] {
+        let answer = vera.get(&wrong).await.expect(200);
+        assert_eq!(answer.header("set-cookie"), None, "{wrong}");
+        assert!(is_signed_in(&vera).await, "{wrong}");
+    }
+    let good = format!("{address}s1");
+    vera.send(Method::HEAD, &good, &[], "".into()).await.expect(200);
+    vera.send(Method::POST, &good, &[], "".into()).await.expect(405);
+    gate.browser().get(&good).await.expect(200);
+    assert!(is_signed_in(&vera).await, "only the browser's own session counts");
+
+    let stranger = gate.browser().get("/.wicketgate/frontchannel-logout?iss=x").await.expect(200);
+    let policy = stranger.header("content-security-policy").unwrap();
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+
+    let copy = vera.clone();
+    let answer = vera.get(&good).await.expect(200);
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let policy = answer.header("content-security-policy").unwrap();
+    assert!(policy.contains(&format!("frame-ancestors {}", rogue.issuer)), "{policy}");
+    assert!(policy.contains("default-src 'none'"), "{policy}");
+    assert_eq!(vera.session_cookie(), None);
+    assert!(!is_signed_in(&copy).await && is_signed_in(&phone).await);
+    let ended = ["session-ended", "test/vera", "provider-logout"];
+    gate.audited("the end of the session", |record| mentions(record, &ended)).await;
+}

@@ -95,7 +95,12 @@ fn login(number: usize) -> NewSession {
 
 fn config() -> model::Session {
     let hours = |hours: u64| Duration::from_secs(3600 * hours);
-    model::Session { idle_timeout: hours(8), absolute_lifetime: hours(12), keep_forms: 0 }
+    model::Session {
+        idle_timeout: hours(8),
+        absolute_lifetime: hours(12),
+        keep_forms: 0,
+        sign_in_host: None,
+    }
 }
 
 async fn fill(folder: &Path, count: usize) {

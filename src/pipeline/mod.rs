@@ -12,6 +12,7 @@ pub mod exchange;
 pub mod gate;
 pub mod gather;
 pub mod guard;
+mod handover;
 pub mod headers;
 pub mod kept;
 pub mod live;

@@ -7,6 +7,7 @@ use crate::config::yaml::{Cursor, Map};
 
 use super::files::{Base, is_file};
 use super::keys;
+use super::values::host;
 
 const SCHEMA: &str = "wicketgate.cedarschema";
 
@@ -15,6 +16,7 @@ pub(super) fn session(top: &Map<'_>) -> Option<Session> {
         idle_timeout: Duration::from_secs(30 * 60),
         absolute_lifetime: Duration::from_secs(10 * 3600),
         keep_forms: 64 << 10,
+        sign_in_host: None,
     };
     let Some(at) = top.get("session") else { return Some(session) };
     let map = keys(&at)?;
@@ -22,6 +24,7 @@ pub(super) fn session(top: &Map<'_>) -> Option<Session> {
     session.absolute_lifetime =
         map.or("absolute_lifetime", session.absolute_lifetime, Cursor::duration);
     session.keep_forms = map.or("keep_forms", session.keep_forms, |at| at.bytes(0, 1 << 20));
+    session.sign_in_host = map.get("sign_in_host").and_then(|at| host(&at));
     if session.idle_timeout > session.absolute_lifetime {
         at.error_with(
             "`idle_timeout` is longer than `absolute_lifetime`",

@@ -96,12 +96,17 @@ fn login(number: usize) -> NewSession {
         // One login in all, of somebody with very many sessions.
         sid: (number < OF_ONE).then(|| "one".into()),
         id_token: None,
+        host: None,
     }
 }
 
 fn config() -> model::Session {
     let hours = |hours: u64| Duration::from_secs(3600 * hours);
-    model::Session { idle_timeout: hours(8), absolute_lifetime: hours(12), keep_forms: 0 }
+    model::Session {
+        idle_timeout: hours(8),
+        absolute_lifetime: hours(12),
+        ..model::Session::default()
+    }
 }
 
 /// The file in the folder, or what listens at this address.

@@ -28,6 +28,7 @@ fn login(index: usize) -> NewSession {
         provider: "idp".into(),
         sid: None,
         id_token: None,
+        host: None,
     }
 }
 
@@ -38,7 +39,7 @@ pub fn sessions(c: &mut Criterion) {
         let config = model::Session {
             idle_timeout: Duration::from_secs(1800),
             absolute_lifetime: Duration::from_secs(36_000),
-            keep_forms: 0,
+            ..Default::default()
         };
         let store = Arc::new(MemoryStore::default());
         let sessions = Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap();

@@ -124,6 +124,7 @@ pub(super) fn id(event: &Event) -> Option<DecisionId> {
         | Event::ConnectionCut { id, .. }
         | Event::FramesDropped { id, .. } => Some(*id),
         Event::RefusalsCounted { .. }
+        | Event::Administered { .. }
         | Event::ConfigurationLoaded { .. }
         | Event::ConfigurationRefused { .. }
         | Event::Started { .. }
@@ -172,6 +173,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::LoginFailed { .. } => "login-failed",
         Event::ConnectionCut { .. } => "connection-cut",
         Event::FramesDropped { .. } => "frames-dropped",
+        Event::Administered { .. } => "administered",
         Event::ConfigurationLoaded { .. } => "configuration-loaded",
         Event::ConfigurationRefused { .. } => "configuration-refused",
         Event::Started { .. } => "started",

@@ -1,6 +1,7 @@
 //! The validated configuration. Behind these types nothing is checked again.
 
 mod provider;
+mod session;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use crate::domain::connection::{ClientAddr, SourceRules};
 use crate::domain::network::Networks;
 
 pub use provider::{ClaimNames, IdentityProvider, Issuer, ProviderNames};
+pub use session::Session;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -114,16 +116,8 @@ pub struct ListenerLimits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     pub address: SocketAddr,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Default 30 min.
-    pub idle_timeout: Duration,
-    /// Default 10 h.
-    pub absolute_lifetime: Duration,
-    /// Largest form that is kept over a sign-in, in bytes. Default 64 KiB; none where it is zero.
-    pub keep_forms: u64,
+    /// Where operators ask the gate for changes. Default `admin.sock` in `audit.directory`.
+    pub socket: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

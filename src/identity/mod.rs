@@ -20,4 +20,6 @@ pub mod oidc;
 mod oidc_tests;
 pub mod providers;
 pub mod recent;
+pub mod seal;
 pub mod session;
+pub mod suspension;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::model::LimitPer;
 use crate::domain::canonical::{HostError, TargetError};
 use crate::domain::step_up::StepUp;
+use crate::domain::suspension::Subject;
 use crate::identity::oidc::LoginError;
 use crate::policy::Denial;
 use crate::upstream::UpstreamError;
@@ -71,6 +72,8 @@ pub enum Refusal {
     },
     #[error("sign-in failed: {0}")]
     Login(#[from] LoginError),
+    #[error("the {} is suspended", .subject.name())]
+    Suspended { subject: Subject, principal: Arc<str> },
     #[error("sessions can't be checked at the moment")]
     SessionsUnavailable,
     #[error("the access can't be recorded, so it is refused")]
@@ -129,9 +132,12 @@ impl Refusal {
             Self::TooManyFields { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Stalled | Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoWebSocket | Self::Source | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::NoWebSocket
+            | Self::Source
+            | Self::CrossSite
+            | Self::Suspended { .. }
+            | Self::Denied(_)
+            | Self::Cut(_) => StatusCode::FORBIDDEN,
             Self::NotUpgraded => StatusCode::BAD_GATEWAY,
             Self::FormGone => StatusCode::GONE,
             Self::FormOfAnother => StatusCode::FORBIDDEN,
@@ -185,6 +191,14 @@ impl Refusal {
         }
     }
 
+    /// Whom it is about, where the stage that refuses knows better than the arrival.
+    pub fn principal(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Suspended { principal, .. } => Some(principal),
+            _ => None,
+        }
+    }
+
     /// A stable word for the audit log, metrics and the problem type.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -214,6 +228,7 @@ impl Refusal {
             Self::FormOfAnother => "form-of-another",
             Self::Denied(_) => "denied",
             Self::StepUp { .. } => "step-up-required",
+            Self::Suspended { .. } => "suspended",
             Self::Login(_) => "login-failed",
             Self::SessionsUnavailable => "sessions-unavailable",
             Self::AuditUnavailable => "audit-unavailable",
@@ -237,9 +252,12 @@ impl Refusal {
             Self::TooLarge { .. } | Self::TooManyFields { .. } => "Too large",
             Self::Stalled | Self::TooSlow => "Too slow",
             Self::Internal => "Something went wrong here",
-            Self::NoWebSocket | Self::Source | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => {
-                "Access denied"
-            }
+            Self::NoWebSocket
+            | Self::Source
+            | Self::CrossSite
+            | Self::Suspended { .. }
+            | Self::Denied(_)
+            | Self::Cut(_) => "Access denied",
             Self::Unauthenticated { .. } => "Sign-in required",
             Self::NoSessionKept => "Signed in, but not for long",
             Self::FormGone => "This form is gone",
@@ -299,6 +317,9 @@ impl Refusal {
             Self::Denied(_) => {
                 "If you should have access, give the decision id to your administrator: it says \
                  exactly what was decided and why."
+            }
+            Self::Suspended { .. } => {
+                "Signing in again does not help. Ask your administrator, and give the id."
             }
             Self::RateLimited { .. } => "Wait a moment, then try again.",
             Self::Login(_) => "Start again. If it fails again, give the id to your administrator.",

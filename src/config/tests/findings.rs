@@ -86,6 +86,8 @@ fn every_mistake_is_explained_as_reviewed() {
         vec![(route, with("allow_from: 10.0.0.0/8"))],
         vec![("folder, schema: file", "folder".into())],
         vec![("store: {path: store.redb}", "store: {path: folder}\nsession: {idle_timeout: 11h}".into())],
+        vec![("store: {path: store.redb}", "store: {path: folder}\nsession: {key: hunter2, max_per_user: 0}".into())],
+        vec![("store: {path: store.redb}", "store: {path: folder}\nsession: {key: file:private}".into())],
         vec![("store: {path: store.redb}", String::new())],
         vec![("store: {path: store.redb}", "store: {path: a, redis: {url: 'rediss://a'}}".into())],
         vec![("store: {path: store.redb}", "store: {lease: 1s}".into())],

@@ -1,3 +1,5 @@
+mod users;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -6,6 +8,7 @@ use futures_util::FutureExt;
 use super::*;
 use crate::domain::principal::PrincipalKind;
 use crate::store::MemoryStore;
+use crate::store::Space;
 
 const IDLE: Duration = Duration::from_secs(1800);
 const LIFETIME: Duration = Duration::from_secs(36_000);
@@ -114,8 +117,12 @@ impl World {
 }
 
 async fn opened(store: &Arc<Flaky>, clock: &Clock) -> Arc<Sessions> {
-    let config =
-        config::model::Session { idle_timeout: IDLE, absolute_lifetime: LIFETIME, keep_forms: 0 };
+    let config = config::model::Session {
+        idle_timeout: IDLE,
+        absolute_lifetime: LIFETIME,
+        max_per_user: 3,
+        ..config::model::Session::default()
+    };
     let store: Arc<dyn Store> = store.clone();
     Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap()
 }
@@ -134,6 +141,7 @@ fn new_session(user: &str) -> NewSession {
         provider: "idp".into(),
         sid: Some(format!("sid-{user}").into()),
         id_token: Some(Secret::new("header.payload.signature")),
+        host: None,
     }
 }
 
@@ -381,6 +389,7 @@ async fn the_end_of_a_login_reads_no_other_logins_sessions() {
     let (one, _) = world.login("ada").await;
     let (two, _) = world.login("ada").await;
     let world = world.restarted().await;
+    world.store.scanned.store(0, Ordering::SeqCst);
     assert_eq!(world.sessions.end_login("idp", "sid-ada", EndReason::Logout).await.unwrap(), 2);
     assert_eq!(world.store.scanned.load(Ordering::SeqCst), 2);
     assert!(!world.found(&one).await && !world.found(&two).await);
@@ -394,7 +403,7 @@ async fn a_session_leaves_nothing_in_the_store_when_it_ends() {
     world.login("grace").await;
     world.clock.advance(IDLE);
     world.sessions.sweep().await.unwrap();
-    for space in [Space::Sessions, Space::SessionsOfLogins] {
+    for space in [Space::Sessions, Space::SessionsOfLogins, Space::SessionsOfUsers] {
         assert_eq!(world.store.inner.scan(space, b"").await, Ok(vec![]));
     }
 }

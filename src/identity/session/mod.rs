@@ -151,6 +151,8 @@ impl Sessions {
     ) -> Result<Arc<Self>, SessionError> {
         let clock = SessionClock::load(store.as_ref(), clock).await?;
         let seals = Sealer::load(store.as_ref(), &config.keys, clock.wall()).await?;
+        let follow = Follow::begin(store.as_ref()).await?;
+        metrics.sessions_confirmed.set(1);
         let (work, queued) = mpsc::channel(MAX_QUEUED);
         let (ended, endings) = mpsc::unbounded_channel();
         let sessions = Self {

@@ -124,6 +124,7 @@ impl Gate {
             idle_timeout: IDLE,
             absolute_lifetime: 24 * LONG,
             keep_forms: 0,
+            ..config::model::Session::default()
         };
         let sessions =
             Sessions::open(Arc::new(seen), &config, clock.clone(), Metrics::new()).await.unwrap();
@@ -155,6 +156,7 @@ impl Gate {
             provider: "idp".into(),
             sid: None,
             id_token: None::<Secret>,
+            host: None,
         };
         let (value, session) = self.sessions.create(login, None).await.unwrap();
         (value.expose().to_owned(), session)

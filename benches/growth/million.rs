@@ -97,6 +97,7 @@ fn login(number: usize) -> NewSession {
         sid: (number < OF_ONE).then(|| "one".into()),
         subject: None,
         id_token: None,
+        host: None,
     }
 }
 
@@ -105,8 +106,7 @@ fn config() -> model::Session {
     model::Session {
         idle_timeout: hours(8),
         absolute_lifetime: hours(12),
-        keep_forms: 0,
-        sign_in_host: None,
+        ..model::Session::default()
     }
 }
 

@@ -29,6 +29,7 @@ fn login(index: usize) -> NewSession {
         sid: None,
         subject: None,
         id_token: None,
+        host: None,
     }
 }
 
@@ -39,8 +40,7 @@ pub fn sessions(c: &mut Criterion) {
         let config = model::Session {
             idle_timeout: Duration::from_secs(1800),
             absolute_lifetime: Duration::from_secs(36_000),
-            keep_forms: 0,
-            sign_in_host: None,
+            ..Default::default()
         };
         let store = Arc::new(MemoryStore::default());
         let sessions = Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap();

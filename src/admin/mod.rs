@@ -1,8 +1,12 @@
-//! The admin listener: metrics, liveness and readiness, on an address of its own.
+//! The admin listener: metrics, liveness and readiness, on an address of its own; and the socket
+//! over which operators change something ([`manage`]).
 //!
-//! INVARIANT: nothing here is ever served on a public listener, and nothing here changes anything:
-//! GET and HEAD only. A page in the operator's browser can't read it by DNS rebinding, because a
+//! INVARIANT: nothing here is ever served on a public listener, and nothing at the address changes
+//! anything: GET and HEAD only. A page in the operator's browser can't read it by DNS rebinding, because a
 //! host must be named by an IP literal or `localhost`.
+
+pub mod manage;
+pub mod protocol;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

@@ -22,7 +22,7 @@ use crate::identity::login::LoginStates;
 use crate::identity::session::Ended;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::receive::random_u128;
-use crate::pipeline::record;
+use crate::pipeline::{record, suspended};
 use crate::proxy::pulse::Heart;
 use crate::proxy::serve::{Listener, Role};
 use crate::store::{Space, Store};
@@ -168,6 +168,7 @@ impl Control {
         self.upkeep.spawn(async move { sessions.maintain().await });
         following::begin(&self.gate.sessions);
         self.applied();
+        self.upkeep.spawn(suspended::follow(Arc::clone(&self.gate)));
         self.upkeep.spawn(self.memory.clone().watch(Arc::clone(&self.gate)));
         manager::ready(&self.status());
     }
@@ -380,6 +381,7 @@ pub fn same_process(old: &Config, new: &Config) -> Result<(), Vec<Finding>> {
     must_stay(old.admin == new.admin, "admin", UPGRADE);
     must_stay(old.audit == new.audit, "audit", RESTART);
     must_stay(old.store == new.store, "store", RESTART);
+    must_stay(old.session.keys == new.session.keys, "session.key", RESTART);
     if findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,10 @@ use pingora_core::services::Service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::manage::{self, Manager};
 use crate::admin::{Admin, ListenerState};
 use crate::domain::event::Event;
+use crate::pipeline::gate::Gate;
 use crate::pipeline::record;
 use crate::proxy::pulse::{Pulse, pulse};
 use crate::proxy::serve::Workers;
@@ -203,6 +206,8 @@ impl Running {
         let admin_ends = CancellationToken::new();
         let admin = self.admin(admin_ends.clone());
         drop(self.admin);
+        let manager = self.control.config.as_ref().map(|config| config.admin.socket.clone());
+        let manager = manager.map(|socket| manage(&gate, &socket, admin_ends.clone()));
         let (control_pulse, heart) = pulse();
         self.control.heart = Some(heart);
         let pulses = self.workers.pulses().iter().cloned().chain([control_pulse]).collect();
@@ -256,6 +261,7 @@ impl Running {
             watchdog.abort();
         }
         admin.abort();
+        manager.flatten().inspect(|manager| manager.abort());
         tracing::info!("stopped");
         // Nobody may have asked: the process may be replaced, or its control have failed.
         stop.asked.cancel();
@@ -288,6 +294,29 @@ impl Running {
             }
         })
     }
+}
+
+/// Answers operators, from the moment on that this process is the one that serves. A gate that
+/// can't be asked serves all the same.
+fn manage(
+    gate: &Arc<Gate>,
+    socket: &Path,
+    stop: CancellationToken,
+) -> Option<tokio::task::JoinHandle<()>> {
+    let listener = match manage::listen(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            let socket = socket.display();
+            tracing::error!(%socket, %error, "nobody can ask the gate for changes: no admin socket");
+            return None;
+        }
+    };
+    let manager = Manager::new(Arc::clone(gate), rustix::process::geteuid().as_raw());
+    Some(tokio::spawn(async move {
+        if let Err(error) = manager.serve(listener, stop).await {
+            tracing::error!(%error, "the admin socket is lost");
+        }
+    }))
 }
 
 /// Tells the service manager that the gate is alive, as long as every worker and the control have

@@ -25,6 +25,7 @@ use crate::identity::kept::KeptForms;
 use crate::identity::login::{LoginStateError, LoginStates};
 use crate::identity::recent::RecentLogins;
 use crate::identity::session::{SessionError, Sessions};
+use crate::identity::suspension::{SuspensionError, Suspensions};
 use crate::metrics::Metrics;
 use crate::pipeline::attempts::Attempts;
 use crate::pipeline::gate::Gate;
@@ -50,6 +51,8 @@ pub enum StartError {
     Audit(#[from] AuditError),
     #[error("{0}")]
     Sessions(#[from] SessionError),
+    #[error("{0}")]
+    Suspensions(#[from] SuspensionError),
     #[error("{0}")]
     Logins(#[from] LoginStateError),
     #[error("the key for identity assertions can't be had: {0}")]
@@ -226,6 +229,7 @@ async fn open_files(
     let sessions =
         Sessions::open(Arc::clone(&store), &config.session, clock.clone(), Arc::clone(&metrics))
             .await?;
+    let suspensions = Suspensions::load(Arc::clone(&store), Arc::clone(sessions.seals())).await?;
     let logins = Arc::new(LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await?);
     let recent = RecentLogins::load_or_create(store.as_ref(), clock.clone()).await?;
     let signer = Signer::load_or_create(Arc::clone(&store), clock.clone()).await?;
@@ -234,6 +238,7 @@ async fn open_files(
     let gate = Arc::new(Gate {
         snapshot: arc_swap::ArcSwap::from_pointee(snapshot),
         sessions,
+        suspensions,
         signer,
         audit,
         metrics,

@@ -125,6 +125,7 @@ pub(super) fn id(event: &Event) -> Option<DecisionId> {
         | Event::ConnectionCut { id, .. }
         | Event::FramesDropped { id, .. } => Some(*id),
         Event::RefusalsCounted { .. }
+        | Event::Administered { .. }
         | Event::ConfigurationLoaded { .. }
         | Event::ConfigurationRefused { .. }
         | Event::Started { .. }
@@ -174,6 +175,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::ProviderLogout { .. } => "provider-logout",
         Event::ConnectionCut { .. } => "connection-cut",
         Event::FramesDropped { .. } => "frames-dropped",
+        Event::Administered { .. } => "administered",
         Event::ConfigurationLoaded { .. } => "configuration-loaded",
         Event::ConfigurationRefused { .. } => "configuration-refused",
         Event::Started { .. } => "started",

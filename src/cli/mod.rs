@@ -4,6 +4,7 @@ mod audit;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod manage;
 mod output;
 mod policy;
 mod run;
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::domain::suspension::Subject;
 
 /// Good, findings or a denial to tell of, and wrong usage (clap's own).
 const GOOD: ExitCode = ExitCode::SUCCESS;
@@ -37,6 +40,18 @@ enum Command {
     /// Verify and search the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// List, show and revoke sessions of the running gate
+    #[command(subcommand)]
+    Sessions(manage::Sessions),
+    /// Suspend and restore users of the running gate
+    #[command(subcommand)]
+    Users(manage::Exclusion),
+    /// Suspend and restore devices of the running gate
+    #[command(subcommand)]
+    Devices(manage::Exclusion),
+    /// Suspend and restore tenants of the running gate
+    #[command(subcommand)]
+    Tenants(manage::Exclusion),
     /// Start a gate with an identity provider and three back ends: offline, nothing to edit
     #[cfg(feature = "demo")]
     Demo(demo::Options),
@@ -56,6 +71,10 @@ pub fn run() -> ExitCode {
         Command::Check(options) => check::run(&options),
         Command::Policy(command) => policy::run(&command),
         Command::Audit(command) => audit::run(&command),
+        Command::Sessions(command) => manage::sessions(&command),
+        Command::Users(command) => manage::suspend(&command, Subject::User),
+        Command::Devices(command) => manage::suspend(&command, Subject::Device),
+        Command::Tenants(command) => manage::suspend(&command, Subject::Tenant),
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::run(options),
     }

@@ -3,6 +3,7 @@
 mod claim;
 mod client;
 mod provider;
+mod session;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::domain::network::Networks;
 pub use claim::{ClaimNames, ClaimPath};
 pub use client::{AssertionAudience, ClientAuthentication, SecretMethod};
 pub use provider::{IdentityProvider, Issuer, ProviderNames};
+pub use session::Session;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -120,19 +122,8 @@ pub struct ListenerLimits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     pub address: SocketAddr,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Default 30 min.
-    pub idle_timeout: Duration,
-    /// Default 10 h.
-    pub absolute_lifetime: Duration,
-    /// Largest form that is kept over a sign-in, in bytes. Default 64 KiB; none where it is zero.
-    pub keep_forms: u64,
-    /// The host that all others send their users to sign in at. None by default: each host signs
-    /// its users in itself.
-    pub sign_in_host: Option<Host>,
+    /// Where operators ask the gate for changes. Default `admin.sock` in `audit.directory`.
+    pub socket: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -57,6 +57,7 @@ pub const KEYS: &[Key] = &[
     key("listeners[].limits.data_rate_grace", "duration", "`20s`", "How long a client may be waited for on top of that."),
     key("admin", "map", "as below", "The listener for metrics and health. Never serves a route."),
     key("admin.address", "address", "`127.0.0.1:9180`", "IP address and port; a loopback address unless there is a reason."),
+    key("admin.socket", "path", "`admin.sock` in `audit.directory`", "Unix socket for `wicketgate sessions`, `users`, `devices` and `tenants`. Only root and the user that the gate runs as are answered. Up to 103 bytes."),
     key("identity_providers", "list", "", "Who signs users in, in the order in which the sign-in page offers them. No two may be the same client of the same issuer."),
     key("identity_providers[].name", "name", "", "First part of every user's id, `NAME/SUBJECT`, in policies and in the audit log. Changing it makes all users new ones."),
     key("identity_providers[].display_name", "text", "the name", "What the sign-in page calls it."),
@@ -91,6 +92,8 @@ pub const KEYS: &[Key] = &[
     key("session.keep_forms", "size", "`64KiB`", "Largest form that is kept, sealed, for ten minutes, when it meets no session; after sign-in a page asks whether to send it. `0B` for none. Up to `1MiB`."),
     key("session.sign_out_urls", "list of `https` URLs", "none", "Where `/.wicketgate/logout?return_to=...` may lead after signing out, besides the gate's own hosts on the same port. Each counts letter by letter."),
     key("session.sign_in_host", "host name", "none: each host itself", "Where users of all hosts sign in, so that one redirect URI, `https://SIGN_IN_HOST/.wicketgate/callback`, serves any number of hosts. It needs a certificate, and no routes. Afterwards the browser carries a code back that works once, for a minute, and for this browser and host."),
+    key("session.max_per_user", "number", "`100`", "Sessions that a user may have at once; with one more sign-in the oldest ends. From 1 to 10000."),
+    key("session.key", "secret", NONE, "Wraps the key that the store's session records are sealed with, so that the store alone opens none: a line of at least 32 characters (`openssl rand -base64 32`). A second line holds the former one while it is exchanged. See [identity.md](identity.md#what-the-store-keeps)."),
     key("devices", "map", "none: no device is known", "The known devices."),
     key("devices.registry", "file", "", "YAML file with the devices and their posture; see `devices.yaml`."),
     key("policies", "map", "", "The Cedar policies that decide every request."),
@@ -251,8 +254,15 @@ mod tests {
 
     #[test]
     fn children_are_only_the_next_level() {
-        let session =
-            ["idle_timeout", "absolute_lifetime", "keep_forms", "sign_out_urls", "sign_in_host"];
+        let session = [
+            "idle_timeout",
+            "absolute_lifetime",
+            "keep_forms",
+            "sign_out_urls",
+            "sign_in_host",
+            "max_per_user",
+            "key",
+        ];
         assert_eq!(children("session"), session);
         assert_eq!(children("routes[].health_check.http"), ["path"]);
         assert_eq!(children("routes[].upstreams[]"), ["url", "weight"]);

@@ -106,6 +106,20 @@ pub enum Event {
         principal: Arc<str>,
         route: Arc<str>,
     },
+    /// An operator asked the running gate for something: to show or end sessions, to suspend or
+    /// restore.
+    Administered {
+        /// Who, as the kernel says: `uid:0`.
+        by: Arc<str>,
+        /// `list-sessions`, `revoke-sessions`, `suspend-user`, ...
+        action: Arc<str>,
+        /// Whom or what it is about: the id of a user, device or session, the name of a tenant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<Arc<str>>,
+        /// In the operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Arc<str>>,
+    },
     ConfigurationLoaded {
         generation: u64,
         policy_set: String,
@@ -149,4 +163,8 @@ pub enum EndReason {
     Revoked,
     /// A new login on the same browser took its place.
     Replaced,
+    /// Its user began more sessions than one may have, and it was the oldest.
+    Limit,
+    /// Its user, or its user's tenant, was suspended.
+    Suspended,
 }

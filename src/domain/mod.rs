@@ -14,3 +14,4 @@ pub mod network;
 pub mod principal;
 pub mod query;
 pub mod step_up;
+pub mod suspension;

@@ -187,8 +187,7 @@ mod tests {
         let config = config::model::Session {
             idle_timeout: Duration::from_secs(60),
             absolute_lifetime: Duration::from_secs(60),
-            keep_forms: 0,
-            sign_in_host: None,
+            ..Default::default()
         };
         let store: Arc<dyn Store> = store.clone();
         let sessions = Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap();
@@ -206,6 +205,7 @@ mod tests {
             sid: None,
             subject: None,
             id_token: None,
+            host: None,
         };
         sessions.create(login, None).await.unwrap().1
     }

@@ -4,7 +4,7 @@ use crate::domain::clock::Timestamp;
 use crate::store::{Space, Store, StoreError};
 
 /// Keys don't expire; the store wants a date all the same. The end of the year 9999.
-const NEVER: Timestamp = Timestamp::from_seconds(253_402_300_799);
+pub const NEVER: Timestamp = Timestamp::from_seconds(253_402_300_799);
 
 /// The key in the store, or `fresh` after it was put there. When two starts meet, both get the
 /// one that was first.

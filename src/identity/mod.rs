@@ -25,4 +25,6 @@ pub mod providers;
 pub mod recent;
 mod redeem;
 mod refreshed;
+pub mod seal;
 pub mod session;
+pub mod suspension;

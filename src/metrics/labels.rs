@@ -67,5 +67,7 @@ pub(super) const fn end_reason(reason: EndReason) -> &'static str {
         EndReason::AbsoluteLifetime => "absolute-lifetime",
         EndReason::Revoked => "revoked",
         EndReason::Replaced => "replaced",
+        EndReason::Limit => "limit",
+        EndReason::Suspended => "suspended",
     }
 }

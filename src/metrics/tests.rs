@@ -91,6 +91,8 @@ fn end_reasons_are_called_as_in_audit_records() {
         EndReason::AbsoluteLifetime,
         EndReason::Revoked,
         EndReason::Replaced,
+        EndReason::Limit,
+        EndReason::Suspended,
     ] {
         assert_eq!(serde_json::to_value(reason).unwrap(), labels::end_reason(reason));
     }

@@ -10,6 +10,8 @@
 pub mod asset;
 mod wording;
 
+use std::sync::Arc;
+
 use askama::Template;
 
 use crate::domain::clock::Timestamp;
@@ -161,8 +163,24 @@ pub struct Me<'a> {
     pub provider: &'a str,
     pub started: Timestamp,
     pub expires: Timestamp,
+    /// All that the user has, this one among them.
+    pub sessions: &'a [OwnSession],
     /// As in [`SignOut`].
     pub csrf: &'a str,
+}
+
+/// One of the sessions of the user who looks at [`Me`].
+#[derive(Clone, Debug)]
+pub struct OwnSession {
+    /// The first half of its id: it names the session in a form and is no credential.
+    pub id: String,
+    /// The one that asked for the page.
+    pub current: bool,
+    pub started: Timestamp,
+    pub last_seen: Timestamp,
+    pub host: Option<Arc<str>>,
+    /// The provider's display name.
+    pub provider: Arc<str>,
 }
 
 /// What is sent when a template fails, which only running out of memory could make it do.

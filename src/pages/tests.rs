@@ -38,6 +38,14 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
     }));
     let authentication =
         Authentication { amr: [Arc::from(text)].into(), ..Authentication::default() };
+    let own = [false, true].map(|current| OwnSession {
+        id: text.into(),
+        current,
+        started: at,
+        last_seen: at,
+        host: Some(text.into()),
+        provider: text.into(),
+    });
     vec![
         (
             "sign-in",
@@ -109,6 +117,7 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
                 provider: text,
                 started: at,
                 expires: at,
+                sessions: &own,
                 csrf: text,
             }
             .render(),

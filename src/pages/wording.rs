@@ -1,6 +1,6 @@
 //! The pages' own sentences.
 
-use super::{Denial, ErrorPage, Me};
+use super::{Denial, ErrorPage, Me, OwnSession};
 use crate::domain::clock::Timestamp;
 use crate::domain::device::DeviceIdentity;
 
@@ -19,6 +19,10 @@ impl Me<'_> {
         principal.name.as_deref().or(principal.email.as_deref()).unwrap_or(&principal.id)
     }
 
+    pub(super) fn others(&self) -> impl Iterator<Item = &OwnSession> {
+        self.sessions.iter().filter(|session| !session.current)
+    }
+
     pub(super) fn device_line(&self) -> String {
         match self.device {
             DeviceIdentity::NotPresented => {
@@ -34,6 +38,12 @@ impl Me<'_> {
                 None => format!("{}, never checked", device.id),
             },
         }
+    }
+}
+
+impl OwnSession {
+    pub(super) fn place(&self) -> &str {
+        self.host.as_deref().unwrap_or("an unknown host")
     }
 }
 

@@ -16,6 +16,7 @@ use crate::identity::session::Session;
 use super::client::ClientConnection;
 use super::gate::Gate;
 use super::refusal::Refusal;
+use super::suspended;
 
 #[derive(Debug)]
 pub enum Authenticated {
@@ -45,7 +46,7 @@ impl Authenticated {
 ///
 /// # Errors
 /// `Malformed` when the cookie comes twice, `SessionsUnavailable` when the store does not answer, or
-/// when it can't be known what other gates ended.
+/// when it can't be known what other gates ended; `Suspended`.
 pub async fn authenticate(
     gate: &Gate,
     connection: &ClientConnection,
@@ -68,10 +69,10 @@ pub async fn authenticate(
         if !gate.sessions.is_confirmed(begun) {
             return Err(Refusal::SessionsUnavailable);
         }
-        return Ok(known(gate, session, route));
+        return known(gate, connection, session, at, route);
     }
     match gate.sessions.find(value, at).await {
-        Ok(Some(session)) => Ok(known(gate, session, route)),
+        Ok(Some(session)) => known(gate, connection, session, at, route),
         Ok(None) => Ok(Authenticated::Failed),
         Err(error) => {
             tracing::error!(%error, "the session store does not answer");
@@ -80,13 +81,21 @@ pub async fn authenticate(
     }
 }
 
-fn known(gate: &Gate, session: Arc<Session>, route: Option<&Route>) -> Authenticated {
+fn known(
+    gate: &Gate,
+    connection: &ClientConnection,
+    session: Arc<Session>,
+    at: Timestamp,
+    route: Option<&Route>,
+) -> Result<Authenticated, Refusal> {
     if !is_trusted(gate, &session) {
-        Authenticated::Failed
-    } else if route.is_none_or(|route| route.takes(&session.provider)) {
-        Authenticated::Session(session)
+        return Ok(Authenticated::Failed);
+    }
+    suspended::refuse(gate, connection, &session.principal, at)?;
+    if route.is_none_or(|route| route.takes(&session.provider)) {
+        Ok(Authenticated::Session(session))
     } else {
-        Authenticated::NotTaken
+        Ok(Authenticated::NotTaken)
     }
 }
 

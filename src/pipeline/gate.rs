@@ -14,6 +14,7 @@ use crate::identity::assertion::Signer;
 use crate::identity::kept::KeptForms;
 use crate::identity::recent::{ENOUGH, RecentLogins};
 use crate::identity::session::{Session, Sessions};
+use crate::identity::suspension::Suspensions;
 use crate::metrics::{Metrics, RequestOutcome, Stage};
 use crate::policy::{Denial, Permit};
 
@@ -46,6 +47,7 @@ use super::snapshot::Snapshot;
 pub struct Gate {
     pub snapshot: ArcSwap<Snapshot>,
     pub sessions: Arc<Sessions>,
+    pub suspensions: Suspensions,
     pub signer: Signer,
     pub audit: AuditLog,
     pub metrics: Arc<Metrics>,

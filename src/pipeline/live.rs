@@ -16,6 +16,7 @@ use crate::domain::connection::ClientAddr;
 use crate::domain::event::{Event, Occasion};
 use crate::domain::id::{DecisionId, SessionId};
 use crate::domain::query::{AccessQuery, Action};
+use crate::domain::suspension::Subject;
 use crate::identity::session::Session;
 use crate::policy::Denial;
 
@@ -28,6 +29,7 @@ use super::normalise::Normalised;
 use super::receive::random_u128;
 use super::record;
 use super::route::{Destination, RouteEntry};
+use super::suspended;
 
 /// How often a live connection is asked about again.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -97,6 +99,8 @@ pub enum CutReason {
     Source,
     #[error("the route no longer takes users of this identity provider")]
     Provider,
+    #[error("the {} is suspended", .0.name())]
+    Suspended(Subject),
 }
 
 /// The hold on one live connection. Dropping it ends the watch.
@@ -228,6 +232,12 @@ impl Watch {
     /// Asks at once whether it is still allowed. That it is not is then recorded.
     pub fn check(&self) -> Option<CutReason> {
         let now = self.gate().clock.now();
+        // Before the end of the session, which follows from it: the record says why.
+        let (connection, principal) = (&self.connection, &self.session.principal);
+        if let Some(subject) = suspended::find(self.gate(), connection, principal, now) {
+            self.record_cut(CutReason::Suspended(subject));
+            return Some(CutReason::Suspended(subject));
+        }
         let ended = self.signal.ended.load(Ordering::Acquire);
         if ended
             || !self.gate().sessions.is_alive(&self.session.id, now)

@@ -110,7 +110,7 @@ fn refused(arrival: &Arrival, refusal: &Refusal) -> Event {
         host: host.map(|host| shortened(host, 255)),
         path: Some(shortened(head.uri.path().to_owned(), 512)),
         method: Some(shortened(head.method.as_str().to_owned(), 32)),
-        principal: arrival.principal.clone(),
+        principal: arrival.principal.as_ref().or(refusal.principal()).cloned(),
     }
 }
 

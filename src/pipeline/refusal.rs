@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::model::LimitPer;
 use crate::domain::canonical::{HostError, TargetError};
 use crate::domain::step_up::StepUp;
+use crate::domain::suspension::Subject;
 use crate::identity::oidc::{LoginError, LogoutError};
 use crate::policy::Denial;
 use crate::upstream::UpstreamError;
@@ -73,6 +74,8 @@ pub enum Refusal {
     Login(#[from] LoginError),
     #[error("{0}")]
     Logout(#[from] LogoutError),
+    #[error("the {} is suspended", .subject.name())]
+    Suspended { subject: Subject, principal: Arc<str> },
     #[error("sessions can't be checked at the moment")]
     SessionsUnavailable,
     #[error("the access can't be recorded, so it is refused")]
@@ -131,9 +134,12 @@ impl Refusal {
             Self::TooManyFields { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Stalled | Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoWebSocket | Self::Source | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => {
-                StatusCode::FORBIDDEN
-            }
+            Self::NoWebSocket
+            | Self::Source
+            | Self::CrossSite
+            | Self::Suspended { .. }
+            | Self::Denied(_)
+            | Self::Cut(_) => StatusCode::FORBIDDEN,
             Self::NotUpgraded => StatusCode::BAD_GATEWAY,
             Self::FormGone => StatusCode::GONE,
             Self::FormOfAnother => StatusCode::FORBIDDEN,
@@ -194,6 +200,14 @@ impl Refusal {
         }
     }
 
+    /// Whom it is about, where the stage that refuses knows better than the arrival.
+    pub fn principal(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Suspended { principal, .. } => Some(principal),
+            _ => None,
+        }
+    }
+
     /// A stable word for the audit log, metrics and the problem type.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -223,6 +237,7 @@ impl Refusal {
             Self::FormOfAnother => "form-of-another",
             Self::Denied(_) => "denied",
             Self::StepUp { .. } => "step-up-required",
+            Self::Suspended { .. } => "suspended",
             Self::Login(_) => "login-failed",
             Self::Logout(_) => "logout-refused",
             Self::SessionsUnavailable => "sessions-unavailable",
@@ -247,9 +262,12 @@ impl Refusal {
             Self::TooLarge { .. } | Self::TooManyFields { .. } => "Too large",
             Self::Stalled | Self::TooSlow => "Too slow",
             Self::Internal => "Something went wrong here",
-            Self::NoWebSocket | Self::Source | Self::CrossSite | Self::Denied(_) | Self::Cut(_) => {
-                "Access denied"
-            }
+            Self::NoWebSocket
+            | Self::Source
+            | Self::CrossSite
+            | Self::Suspended { .. }
+            | Self::Denied(_)
+            | Self::Cut(_) => "Access denied",
             Self::Unauthenticated { .. } => "Sign-in required",
             Self::NoSessionKept => "Signed in, but not for long",
             Self::FormGone => "This form is gone",
@@ -310,6 +328,9 @@ impl Refusal {
             Self::Denied(_) => {
                 "If you should have access, give the decision id to your administrator: it says \
                  exactly what was decided and why."
+            }
+            Self::Suspended { .. } => {
+                "Signing in again does not help. Ask your administrator, and give the id."
             }
             Self::RateLimited { .. } => "Wait a moment, then try again.",
             Self::Logout(_) => "Look the decision up by its id: the audit log has the reason.",

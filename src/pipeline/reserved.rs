@@ -29,10 +29,12 @@ use super::gate::Gate;
 use super::guard;
 use super::handover;
 use super::kept;
+use super::own_sessions;
 use super::receive::Arrival;
 use super::record;
 use super::refusal::Refusal;
 use super::reply;
+use super::suspended;
 use super::tabs;
 
 /// Answers a request for one of the gate's own addresses; `path` is what follows the prefix.
@@ -48,6 +50,9 @@ pub async fn answer(
     if path == backchannel::PATH {
         // POST is answered once its body is there.
         return Err(Refusal::Method { allow: "POST" });
+    }
+    if let Some(wish) = own_sessions::Wish::of(path) {
+        return own_sessions::end(gate, arrival, request, wish).await;
     }
     let has_forms = matches!(path, "/logout" | "/resume");
     let posts = has_forms && arrival.head.method == Method::POST;
@@ -98,7 +103,7 @@ fn asset(arrival: &Arrival, request: &CanonicalRequest) -> Option<Response<Bytes
 }
 
 /// Whose session it is, on whichever of the host's routes it is taken.
-async fn who(gate: &Gate, arrival: &Arrival) -> Result<Authenticated, Refusal> {
+pub(super) async fn who(gate: &Gate, arrival: &Arrival) -> Result<Authenticated, Refusal> {
     let Arrival { connection, head, at, begun, .. } = arrival;
     authenticate(gate, connection, &head.headers, *at, *begun, None).await
 }
@@ -111,6 +116,7 @@ async fn me(
     let session = who(gate, arrival).await?.required()?;
     let certificate = arrival.connection.client_certificate.as_deref();
     let device = arrival.snapshot.devices.identify(certificate, arrival.at);
+    let sessions = own_sessions::list(gate, arrival, &session).await?;
     let page = pages::Me {
         host: &request.authority.to_string(),
         principal: &session.principal,
@@ -119,6 +125,7 @@ async fn me(
         provider: provider_of(arrival, &session).map_or("", |provider| provider.display_name()),
         started: session.created,
         expires: session.expires,
+        sessions: &sessions,
         csrf: &form_token(arrival)?,
     };
     Ok(with_sign_out_form(arrival, &session, page.render(), None))
@@ -167,6 +174,7 @@ async fn signed_in(
     request: &CanonicalRequest,
     login: Login,
 ) -> Result<Response<Bytes>, Refusal> {
+    suspended::refuse(gate, &arrival.connection, &login.principal, arrival.at)?;
     // A new login never keeps the session that the browser had before (session fixation).
     let previous = match cookie::session_cookie(&arrival.head.headers) {
         CookieState::Present(value) => Some(value),
@@ -187,6 +195,7 @@ async fn signed_in(
         sid: login.sid,
         subject: login.subject,
         id_token: login.id_token,
+        host: Some(request.authority.to_string().into()),
     };
     let (secret, session) = gate.sessions.create(new, previous).await.map_err(unavailable)?;
     let started = Event::SessionStarted {
@@ -258,14 +267,7 @@ async fn sign_out(
     let Authenticated::Session(session) = who(gate, arrival).await? else {
         return Ok(signed_out(arrival, request));
     };
-    let expected = form_token(arrival)?;
-    let sent = url::form_urlencoded::parse(request.query.as_deref().unwrap_or_default().as_bytes())
-        .find(|(name, _)| name == "csrf")
-        .map(|(_, value)| value.into_owned())
-        .unwrap_or_default();
-    if verify_slices_are_equal(expected.as_bytes(), sent.as_bytes()).is_err() {
-        return Err(Refusal::CrossSite);
-    }
+    check_form_token(arrival, request)?;
     // One sign-out ends what one sign-in began, on every host.
     match session.sid.as_deref() {
         Some(sid) => {
@@ -286,7 +288,11 @@ fn wished(arrival: &Arrival, request: &CanonicalRequest) -> Option<String> {
 
 /// To the provider's own sign-out, where it has one, without the cookie of a session that is over;
 /// then to where the user wished to go.
-fn leave(arrival: &Arrival, request: &CanonicalRequest, session: &Session) -> Response<Bytes> {
+pub(super) fn leave(
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+    session: &Session,
+) -> Response<Bytes> {
     let wish = wished(arrival, request);
     let state = arrival.id.to_string();
     let provider = provider_of(arrival, session).and_then(|provider| {
@@ -307,7 +313,7 @@ fn leave(arrival: &Arrival, request: &CanonicalRequest, session: &Session) -> Re
     response
 }
 
-fn unavailable(error: SessionError) -> Refusal {
+pub(super) fn unavailable(error: SessionError) -> Refusal {
     tracing::error!(%error, "sessions can't be kept");
     Refusal::SessionsUnavailable
 }
@@ -381,4 +387,21 @@ fn form_token(arrival: &Arrival) -> Result<String, Refusal> {
     context.update(b"wicketgate sign-out form\0");
     context.update(secret.as_bytes());
     Ok(BASE64_URL_SAFE_NO_PAD.encode(context.finish()))
+}
+
+/// The token of a form comes in the query, because the gate reads no bodies.
+pub(super) fn check_form_token(
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+) -> Result<(), Refusal> {
+    let expected = form_token(arrival)?;
+    let sent = parameter(request, "csrf").unwrap_or_default();
+    verify_slices_are_equal(expected.as_bytes(), sent.as_bytes()).map_err(|_| Refusal::CrossSite)
+}
+
+/// The first value of a query's parameter.
+pub(super) fn parameter(request: &CanonicalRequest, name: &str) -> Option<String> {
+    url::form_urlencoded::parse(request.query.as_deref().unwrap_or_default().as_bytes())
+        .find(|(found, _)| found == name)
+        .map(|(_, value)| value.into_owned())
 }

@@ -205,6 +205,8 @@ const fn number(space: Space) -> u8 {
         Space::Logins => 3,
         Space::SessionsOfLogins => 4,
         Space::KeptForms => 5,
+        Space::SessionsOfUsers => 6,
+        Space::Suspensions => 7,
     }
 }
 

@@ -120,6 +120,10 @@ pub enum Space {
     Sessions,
     /// Which sessions came from one login at the provider.
     SessionsOfLogins,
+    /// Which sessions a user has.
+    SessionsOfUsers,
+    /// Users, devices and tenants that are shut out.
+    Suspensions,
     /// The gate's own signing keys.
     Keys,
     /// Logins in progress: state, nonce and verifier until the provider calls back.
@@ -129,8 +133,15 @@ pub enum Space {
 }
 
 impl Space {
-    pub const ALL: [Self; 5] =
-        [Self::Sessions, Self::SessionsOfLogins, Self::Keys, Self::Logins, Self::KeptForms];
+    pub const ALL: [Self; 7] = [
+        Self::Sessions,
+        Self::SessionsOfLogins,
+        Self::SessionsOfUsers,
+        Self::Suspensions,
+        Self::Keys,
+        Self::Logins,
+        Self::KeptForms,
+    ];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::model::{
-    Admin, Listener, ListenerLimits, ListenerRole, ListenerTls, ProxyProtocol, TlsVersion,
+    Admin, Audit, Listener, ListenerLimits, ListenerRole, ListenerTls, ProxyProtocol, TlsVersion,
 };
 use crate::config::yaml::{Cursor, Map};
 use crate::domain::connection::SourceRules;
@@ -154,14 +154,35 @@ fn limits(listener: &Map<'_>) -> ListenerLimits {
     limits
 }
 
+/// The longest name of a Unix socket in bytes (`unix(7)`), with `.new` while it is made.
+const LONGEST_SOCKET: usize = 103;
+
 /// `taken` are the addresses of the public listeners.
-pub(super) fn admin(top: &Map<'_>, taken: &[SocketAddr]) -> Option<Admin> {
+pub(super) fn admin(
+    top: &Map<'_>,
+    taken: &[SocketAddr],
+    audit: Option<&Audit>,
+    base: &Base,
+) -> Option<Admin> {
     let section = top.get("admin");
     let map = section.as_ref().map(keys);
     if matches!(map, Some(None)) {
         return None;
     }
-    let given = map.flatten().and_then(|map| map.get("address"));
+    let map = map.flatten();
+    let socket = match map.as_ref().and_then(|map| map.get("socket")) {
+        Some(at) => base.path(&at).filter(|path| {
+            let fits = path.as_os_str().len() <= LONGEST_SOCKET;
+            if !fits {
+                let cause =
+                    format!("the path has more than the {LONGEST_SOCKET} bytes of a socket's");
+                at.error_with(cause, "name a shorter one, as `/run/wicketgate/admin.sock`");
+            }
+            fits
+        }),
+        None => audit.map(|audit| audit.directory.join("admin.sock")),
+    };
+    let given = map.and_then(|map| map.get("address"));
     let address = match &given {
         Some(at) => address(at)?,
         None => DEFAULT_ADMIN,
@@ -180,5 +201,5 @@ pub(super) fn admin(top: &Map<'_>, taken: &[SocketAddr]) -> Option<Admin> {
             "give the admin listener an address of its own: it must never be public",
         );
     }
-    Some(Admin { address })
+    Some(Admin { address, socket: socket? })
 }

@@ -14,6 +14,7 @@ mod listeners;
 mod providers;
 mod resilience;
 mod routes;
+mod session;
 mod state;
 mod store;
 mod upstream;
@@ -48,12 +49,11 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
     let top = keys(root)?;
     let listeners = top.required("listeners").map(|at| listeners::listeners(&at, &base));
     let (listeners, addresses) = listeners.unzip();
-    let admin = listeners::admin(&top, &addresses.unwrap_or_default());
     let identity_providers =
         top.required("identity_providers").map(|at| providers::identity_providers(&at, &base));
     // Without providers every name of one would be reported as unknown.
     let providers = identity_providers.as_ref().filter(|known| !known.is_empty());
-    let session = access::session(&top);
+    let session = session::session(&top, &base);
     let devices = top.get("devices").and_then(|at| access::devices(&at, &base));
     let policies = top.required("policies").and_then(|at| access::policies(&at, &base));
     let applications =
@@ -62,6 +62,7 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
     let known = applications.as_ref().filter(|known| !known.is_empty());
     let routes = top.required("routes").map(|at| routes::routes(&at, known, providers, &base));
     let audit = top.required("audit").and_then(|at| state::audit(&at, &base));
+    let admin = listeners::admin(&top, &addresses.unwrap_or_default(), audit.as_ref(), &base);
     let store = top.required("store").and_then(|at| store::store(&at, &base));
     let rate_limits = bounds::rate_limits(&top);
     let limits = bounds::limits(&top);

@@ -98,6 +98,8 @@ fn every_mistake_is_explained_as_reviewed() {
             "store: {path: store.redb}",
             "store: {path: folder}\nsession: {sign_out_urls: [http://a.example/, 'https://a.example', 'https://u:hunter2@a.example/', 'https://a.example/#x', /bye]}".into(),
         )],
+        vec![("store: {path: store.redb}", "store: {path: folder}\nsession: {key: hunter2, max_per_user: 0}".into())],
+        vec![("store: {path: store.redb}", "store: {path: folder}\nsession: {key: file:private}".into())],
         vec![("store: {path: store.redb}", String::new())],
         vec![("store: {path: store.redb}", "store: {path: a, redis: {url: 'rediss://a'}}".into())],
         vec![("store: {path: store.redb}", "store: {lease: 1s}".into())],

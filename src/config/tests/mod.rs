@@ -38,6 +38,7 @@ impl Site {
         site.write("wicketgate.yaml", yaml, 0o644);
         site.write("file", "x", 0o644);
         site.write("private", "hunter2\n", 0o600);
+        site.write("session-key", &format!("{}\n{}\n", "a".repeat(44), "b".repeat(44)), 0o600);
         fs::create_dir(site.0.path().join("folder")).unwrap();
         site
     }

@@ -3,8 +3,6 @@
 //! INVARIANT: what is in use here is over before the store is asked; what is only in the store is
 //! over when the call returns, on every gate that shares it.
 
-use std::collections::HashSet;
-
 use aws_lc_rs::digest;
 
 use super::by_login::{self, Name};
@@ -49,11 +47,7 @@ impl Sessions {
         which: &AtProvider<'_>,
         reason: EndReason,
     ) -> Result<usize, SessionError> {
-        let mut ids = HashSet::new();
-        for session in self.cache.matching(&|session| which.means(session)) {
-            self.announce(&session, reason);
-            ids.insert(session.id);
-        }
+        let mut ids = self.end_cached(&|session| which.means(session), reason);
         let store = self.store.as_ref();
         if let Some(sid) = which.sid {
             let found = by_login::find(store, which.provider, Name::Sid(sid)).await?;
@@ -64,11 +58,7 @@ impl Sessions {
             let meant = found.into_iter().filter(|(_, has_sid)| which.means_all(*has_sid));
             ids.extend(meant.map(|(id, _)| id));
         }
-        let mut ended = 0;
-        for id in &ids {
-            ended += usize::from(self.end(id, reason).await?);
-        }
-        Ok(ended)
+        self.end_all(ids, reason).await
     }
 
     /// Notes that a provider's logout token was used; false when it was before. It is remembered

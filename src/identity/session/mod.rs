@@ -12,19 +12,24 @@
 //! INVARIANT: when the store fails there is an error, never "no session" and never another's.
 
 mod by_login;
+mod by_user;
 mod cache;
 mod clock;
+mod ending;
 mod follow;
 mod former;
 mod known;
+mod listing;
 mod logout;
 mod peer;
 mod state;
+mod stored;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -41,6 +46,7 @@ use self::clock::SessionClock;
 use self::follow::Follow;
 use self::state::Record;
 use super::login::random_token;
+use super::seal::{SealError, Sealer, Unopened};
 use crate::config;
 use crate::config::secret::Secret;
 use crate::domain::clock::{Clock, Timestamp};
@@ -48,7 +54,7 @@ use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
 use crate::domain::principal::{Authentication, Principal};
 use crate::metrics::Metrics;
-use crate::store::{Entry, Space, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// How far the stored `last_seen` may lag behind. After a crash, and for a session that fell out
 /// of the cache, the idle timeout may strike by this much too early, never too late.
@@ -75,6 +81,8 @@ pub struct NewSession {
     /// The provider's own name for the user (`sub`).
     pub subject: Option<Arc<str>>,
     pub id_token: Option<Secret>,
+    /// The host that the login was for, with its port.
+    pub host: Option<Arc<str>>,
 }
 
 /// What the cache knows of a cookie.
@@ -90,6 +98,11 @@ pub enum SessionError {
     /// Nothing is known about the session; the answer is 503.
     #[error("sessions are unavailable: {0}")]
     Unavailable(#[from] StoreError),
+    /// Neither a session nor none: the answer is 503.
+    #[error("the record of the session `{session}` can't be opened: {cause}")]
+    Unreadable { session: String, cause: Unopened },
+    #[error("the sessions can't be opened: {0}")]
+    Sealed(#[from] SealError),
     #[error("sessions are unavailable: no randomness, or a record that can't be written")]
     Internal,
 }
@@ -108,10 +121,14 @@ pub struct Ended {
 #[derive(Debug)]
 pub struct Sessions {
     store: Arc<dyn Store>,
+    seals: Arc<Sealer>,
     clock: SessionClock,
     metrics: Arc<Metrics>,
+    /// Since the start.
+    ended_count: AtomicUsize,
     idle_ms: AtomicU64,
     absolute_ms: AtomicU64,
+    max_per_user: AtomicUsize,
     cache: Cache,
     /// Writes of one session take turns.
     turns: Vec<tokio::sync::Mutex<()>>,
@@ -137,16 +154,20 @@ impl Sessions {
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, SessionError> {
         let clock = SessionClock::load(store.as_ref(), clock).await?;
+        let seals = Sealer::load(store.as_ref(), &config.keys, clock.wall()).await?;
         let follow = Follow::begin(store.as_ref()).await?;
         metrics.sessions_confirmed.set(1);
         let (work, queued) = mpsc::channel(MAX_QUEUED);
         let (ended, endings) = mpsc::unbounded_channel();
         let sessions = Self {
             store,
+            seals: Arc::new(seals),
             clock,
             metrics,
+            ended_count: AtomicUsize::new(0),
             idle_ms: AtomicU64::new(0),
             absolute_ms: AtomicU64::new(0),
+            max_per_user: AtomicUsize::new(usize::MAX),
             cache: Cache::new(MAX_CACHED),
             turns: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             ended,
@@ -161,11 +182,18 @@ impl Sessions {
         Ok(Arc::new(sessions))
     }
 
-    /// After a reload: a new idle timeout holds at once, a new lifetime for new sessions.
+    /// After a reload: a new idle timeout holds at once, a new lifetime for new sessions, a new
+    /// limit from a user's next login.
     pub fn reconfigure(&self, config: &config::model::Session) {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         self.idle_ms.store(millis(config.idle_timeout), Ordering::Relaxed);
         self.absolute_ms.store(millis(config.absolute_lifetime), Ordering::Relaxed);
+        self.max_per_user.store(config.max_per_user, Ordering::Relaxed);
+    }
+
+    /// What else of people is kept is sealed with it too.
+    pub fn seals(&self) -> &Arc<Sealer> {
+        &self.seals
     }
 
     fn idle(&self) -> Duration {
@@ -186,12 +214,14 @@ impl Sessions {
         let lifetime = Duration::from_millis(self.absolute_ms.load(Ordering::Relaxed));
         let session = Record::new(login, wall, now, now.plus(lifetime)).into_session(id);
         by_login::put(self.store.as_ref(), &session).await?;
+        by_user::put(self.store.as_ref(), &self.seals, &session).await?;
         self.write(&session).await?;
         self.cache.insert(Arc::clone(&session));
         self.metrics.sessions_started.inc();
         if let Some(previous) = previous.and_then(session_id) {
             self.end(&previous, EndReason::Replaced).await?;
         }
+        self.keep_to_limit(&session).await?;
         Ok((Secret::new(value), session))
     }
 
@@ -219,13 +249,7 @@ impl Sessions {
             }
             None => {
                 let looks = self.follow.looks();
-                let Some(bytes) = self.store.get(Space::Sessions, &id.0).await? else {
-                    return Ok(None);
-                };
-                let Some(session) = decoded(id, &bytes) else {
-                    tracing::warn!(session = %id.short(), "a stored session can't be read");
-                    return Ok(None);
-                };
+                let Some(session) = self.stored(&id).await? else { return Ok(None) };
                 // Into the cache even when it is over: it is ended from there.
                 self.cache.insert(Arc::clone(&session));
                 self.heed_peer(&session);
@@ -285,163 +309,12 @@ impl Sessions {
         self.endings.lock().take()
     }
 
-    /// Ends a session: at once in this process, then in the store. With an error it is over here,
-    /// and the store is tried again; only a crash before that could bring it back.
-    pub async fn end(&self, id: &SessionId, reason: EndReason) -> Result<bool, SessionError> {
-        if let Some(session) = self.cache.get(id) {
-            self.announce(&session, reason);
-        }
-        let _turn = self.turn(id).await;
-        let session = match self.cache.get(id) {
-            Some(session) => Some(session),
-            None => {
-                self.store.get(Space::Sessions, &id.0).await?.and_then(|bytes| decoded(*id, &bytes))
-            }
-        };
-        if let Some(session) = &session {
-            // In the cache until it is gone from the store, so that nobody reads it again.
-            self.announce(session, reason);
-            self.cache.insert(Arc::clone(session));
-        }
-        self.remove(id, session.as_deref()).await?;
-        Ok(session.is_some())
-    }
-
-    /// Marks the end and says so, once.
-    fn announce(&self, session: &Arc<Session>, reason: EndReason) {
-        if session.mark_ended() {
-            self.over.remember(session.id);
-            self.former.remember(session);
-            self.metrics.sessions_ended(reason);
-            let principal = Arc::clone(&session.principal);
-            // An error says that nobody listens any more: the gate stops.
-            let id = session.id;
-            let _ = self.ended.send(Ended { id, principal, reason, elsewhere: false });
-        }
-    }
-
     async fn turn(&self, id: &SessionId) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         match self.turns.get(Cache::stripe(id)) {
             Some(turn) => Some(turn.lock().await),
             None => None,
         }
     }
-
-    async fn write(&self, session: &Session) -> Result<(), SessionError> {
-        let Entry { key, value, expires } = self.entry(session).ok_or(SessionError::Internal)?;
-        Ok(self.store.put(Space::Sessions, &key, &value, expires).await?)
-    }
-
-    /// What the store keeps of a session.
-    fn entry(&self, session: &Session) -> Option<Entry> {
-        let value = Record::of(session).encode()?;
-        // The store may purge it once it is idle for good; a request's own touch comes before.
-        let idle_end = session.last_seen().plus(self.idle()).plus(WRITE_BACK * 2);
-        let expires = session.expires.min(idle_end);
-        Some(Entry { key: session.id.0.to_vec(), value, expires })
-    }
-
-    /// Runs for as long as the process: writes back, sweeps, purges. On any one runtime.
-    pub async fn maintain(&self) {
-        let mut every = tokio::time::interval(SWEEP);
-        loop {
-            every.tick().await;
-            if let Err(error) = self.sweep().await {
-                tracing::warn!(%error, "sessions could not be swept; the next try is in {SWEEP:?}");
-            }
-        }
-    }
-
-    /// One round of [`Sessions::maintain`].
-    pub async fn sweep(&self) -> Result<(), SessionError> {
-        let now = self.clock.tick(self.store.as_ref()).await?;
-        for session in self.cache.matching(&|session| session.end_due(now, self.idle()).is_some()) {
-            // What the store has against it is told below.
-            let asked = self.ask_peer(&session, now).await.is_ok();
-            if let Some(reason) = session.end_due(now, self.idle())
-                && (self.is_for_all(reason) || asked && self.is_idle_everywhere(&session, now))
-            {
-                self.announce(&session, reason);
-            }
-        }
-        self.write_back().await?;
-        // Ends whose removal from the store failed earlier, or was cut short.
-        for session in self.cache.matching(&Session::has_ended) {
-            self.forget(&session.id).await?;
-        }
-        self.metrics.sessions_active.set(i64::try_from(self.cache.len()).unwrap_or(i64::MAX));
-        self.store.purge(Space::Sessions, now).await?;
-        self.store.purge(Space::SessionsOfLogins, now).await?;
-        // Used logins are dated by the system's clock. Sessions may be ahead of it, and a state that
-        // is purged too early could be used again.
-        self.store.purge(Space::Logins, self.clock.wall()).await?;
-        self.store.purge(Space::KeptForms, self.clock.wall()).await?;
-        Ok(())
-    }
-
-    /// Writes what is queued: activity of live sessions, removal of ended ones. Also at shutdown.
-    pub async fn write_back(&self) -> Result<(), SessionError> {
-        let mut queued = self.queued.lock().await;
-        let mut stripes: Vec<Vec<Arc<Session>>> = vec![Vec::new(); STRIPES];
-        while let Ok(id) = queued.try_recv() {
-            let Some(session) = self.cache.get(&id) else { continue };
-            if let Some(stripe) = stripes.get_mut(Cache::stripe(&id)) {
-                stripe.push(session);
-            }
-        }
-        let mut result = Ok(());
-        for sessions in stripes {
-            if result.is_ok() {
-                result = self.write_together(&sessions).await;
-            }
-            if result.is_err() {
-                // The next request of each asks for it again; the next sweep finds those that ended.
-                sessions.iter().for_each(|session| session.not_written());
-            }
-        }
-        result
-    }
-
-    /// Sessions of one stripe, which take one turn and one commit together.
-    async fn write_together(&self, sessions: &[Arc<Session>]) -> Result<(), SessionError> {
-        for session in sessions.iter().filter(|session| session.has_ended()) {
-            self.forget(&session.id).await?;
-        }
-        let Some(any) = sessions.first() else { return Ok(()) };
-        let _turn = self.turn(&any.id).await;
-        let alive = sessions.iter().filter(|session| !session.has_ended());
-        let entries: Option<Vec<Entry>> = alive.map(|session| self.entry(session)).collect();
-        let entries = entries.ok_or(SessionError::Internal)?;
-        if !entries.is_empty() {
-            self.store.replace_all(Space::Sessions, entries).await?;
-        }
-        Ok(())
-    }
-
-    async fn forget(&self, id: &SessionId) -> Result<(), SessionError> {
-        let _turn = self.turn(id).await;
-        self.remove(id, self.cache.get(id).as_deref()).await
-    }
-
-    /// From the store first: what is still in there must not be read again. In the session's turn.
-    /// Other gates are told before that, because they may have it in memory.
-    async fn remove(&self, id: &SessionId, session: Option<&Session>) -> Result<(), SessionError> {
-        if session.is_some() {
-            self.tell_others(id).await?;
-        }
-        if self.store.remove(Space::Sessions, &id.0).await? {
-            self.tell_others(id).await?;
-        }
-        if let Some(session) = session {
-            by_login::remove(self.store.as_ref(), session).await?;
-        }
-        self.cache.remove(id);
-        Ok(())
-    }
-}
-
-fn decoded(id: SessionId, bytes: &[u8]) -> Option<Arc<Session>> {
-    Record::decode(bytes).map(|record| record.into_session(id))
 }
 
 /// The id of a cookie's value. None when the gate can't have made the value.

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::state::Record;
 use super::{Ended, Session, SessionError, Sessions, WRITE_BACK};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
@@ -126,7 +125,7 @@ impl Sessions {
         if idle
             && self.is_used_elsewhere()
             && let Some(bytes) = self.store.get(Space::Sessions, &session.id.0).await?
-            && let Some(stored) = Record::decode(&bytes)
+            && let Some(stored) = self.opened(&session.id, &bytes)?
         {
             // It is written already.
             session.touch(stored.last_seen, Duration::MAX);

@@ -27,6 +27,8 @@ pub struct Session {
     pub subject: Option<Arc<str>>,
     /// For RP-initiated logout only. Never forwarded.
     pub id_token: Option<Secret>,
+    /// The host that the login was for, with its port.
+    pub host: Option<Arc<str>>,
     /// By the session clock, like the times below.
     pub created: Timestamp,
     /// End of the absolute lifetime.
@@ -96,6 +98,8 @@ pub(super) struct Record {
     pub(super) subject: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id_token: Option<Token>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<Arc<str>>,
     pub(super) created: Timestamp,
     pub(super) expires: Timestamp,
     pub(super) last_seen: Timestamp,
@@ -128,6 +132,7 @@ impl Record {
             sid: login.sid,
             subject: login.subject,
             id_token: login.id_token.map(|token| Token(token.expose().into())),
+            host: login.host,
             created: now,
             expires,
             last_seen: now,
@@ -142,6 +147,7 @@ impl Record {
             sid: session.sid.clone(),
             subject: session.subject.clone(),
             id_token: session.id_token.as_ref().map(|token| Token(token.expose().into())),
+            host: session.host.clone(),
             created: session.created,
             expires: session.expires,
             last_seen: session.last_seen(),
@@ -158,6 +164,7 @@ impl Record {
             sid: self.sid,
             subject: self.subject,
             id_token: self.id_token.map(|token| Secret::new(token.0)),
+            host: self.host,
             created: self.created,
             expires: self.expires,
             last_seen: AtomicI64::new(last_seen),

@@ -1,4 +1,5 @@
 mod logout;
+mod users;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -8,6 +9,7 @@ use futures_util::FutureExt;
 use super::*;
 use crate::domain::principal::PrincipalKind;
 use crate::store::MemoryStore;
+use crate::store::Space;
 
 const IDLE: Duration = Duration::from_secs(1800);
 const LIFETIME: Duration = Duration::from_secs(36_000);
@@ -119,8 +121,8 @@ async fn opened(store: &Arc<Flaky>, clock: &Clock) -> Arc<Sessions> {
     let config = config::model::Session {
         idle_timeout: IDLE,
         absolute_lifetime: LIFETIME,
-        keep_forms: 0,
-        sign_in_host: None,
+        max_per_user: 3,
+        ..config::model::Session::default()
     };
     let store: Arc<dyn Store> = store.clone();
     Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap()
@@ -141,6 +143,7 @@ fn new_session(user: &str) -> NewSession {
         sid: Some(format!("sid-{user}").into()),
         subject: Some(user.into()),
         id_token: Some(Secret::new("header.payload.signature")),
+        host: None,
     }
 }
 
@@ -370,7 +373,7 @@ async fn a_session_leaves_nothing_in_the_store_when_it_ends() {
     world.login("grace").await;
     world.clock.advance(IDLE);
     world.sessions.sweep().await.unwrap();
-    for space in [Space::Sessions, Space::SessionsOfLogins] {
+    for space in [Space::Sessions, Space::SessionsOfLogins, Space::SessionsOfUsers] {
         assert_eq!(world.store.inner.scan(space, b"").await, Ok(vec![]));
     }
 }

@@ -17,6 +17,19 @@ pub(super) fn write(folder: &Path) {
     let authentication =
         Authentication { amr: ["pwd".into(), "otp".into()].into(), ..Authentication::default() };
     let host = "portal.localhost:8443";
+    let own = [
+        ("portal.localhost:8443", 0_u64, true),
+        ("scada.localhost:8443", 3600, false),
+        ("portal.localhost:8443", 86_400, false),
+    ]
+    .map(|(host, ago, current)| OwnSession {
+        id: "0123456789abcdef".into(),
+        current,
+        started: at.minus(std::time::Duration::from_secs(ago)),
+        last_seen: at.minus(std::time::Duration::from_secs(ago / 2)),
+        host: Some(host.into()),
+        provider: "Demo Identity".into(),
+    });
     let pages = [
         (
             "sign-in",
@@ -86,6 +99,7 @@ pub(super) fn write(folder: &Path) {
                 provider: "Demo Identity",
                 started: at,
                 expires: at.plus(std::time::Duration::from_secs(36_000)),
+                sessions: &own,
                 csrf: "t",
             }
             .render(),

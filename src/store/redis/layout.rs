@@ -88,6 +88,8 @@ const fn name(space: Space) -> &'static str {
         Space::Logins => "logins",
         Space::SessionsOfLogins => "sessions-of-logins",
         Space::KeptForms => "kept-forms",
+        Space::SessionsOfUsers => "sessions-of-users",
+        Space::Suspensions => "suspensions",
     }
 }
 

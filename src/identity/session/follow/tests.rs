@@ -124,7 +124,7 @@ impl Gate {
             idle_timeout: IDLE,
             absolute_lifetime: 24 * LONG,
             keep_forms: 0,
-            sign_in_host: None,
+            ..config::model::Session::default()
         };
         let sessions =
             Sessions::open(Arc::new(seen), &config, clock.clone(), Metrics::new()).await.unwrap();
@@ -157,6 +157,7 @@ impl Gate {
             sid: None,
             subject: None,
             id_token: None::<Secret>,
+            host: None,
         };
         let (value, session) = self.sessions.create(login, None).await.unwrap();
         (value.expose().to_owned(), session)

@@ -182,10 +182,18 @@ impl Gate {
     }
 
     async fn until(&self, confirmed: bool) {
-        while self.is_confirmed() != confirmed {
+        within(async || self.is_confirmed() == confirmed).await;
+    }
+}
+
+/// Asks until it is so.
+async fn within(mut is_so: impl AsyncFnMut() -> bool) {
+    let asking = async {
+        while !is_so().await {
             tokio::task::yield_now().await;
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(30), asking).await.expect("it never came to that");
 }
 
 async fn two(lease: Duration) -> (Gate, Gate, Arc<MemoryStore>) {
@@ -248,9 +256,7 @@ async fn what_this_gate_ended_while_the_store_was_away_ends_when_it_is_back() {
     assert!(one.sessions.end(&session.id, EndReason::Logout).await.is_err());
     one.until(false).await;
     one.stream.down.store(false, Ordering::SeqCst);
-    while store.get(Space::Sessions, &session.id.0).await.unwrap().is_some() {
-        tokio::task::yield_now().await;
-    }
+    within(async || store.get(Space::Sessions, &session.id.0).await.unwrap().is_none()).await;
     assert!(!other.sessions.find(&value, other.clock.now()).await.is_ok_and(|s| s.is_some()));
 }
 

@@ -102,7 +102,12 @@ fn login(number: usize) -> NewSession {
 
 fn config() -> model::Session {
     let hours = |hours: u64| Duration::from_secs(3600 * hours);
-    model::Session { idle_timeout: hours(8), absolute_lifetime: hours(12), keep_forms: 0 }
+    model::Session {
+        idle_timeout: hours(8),
+        absolute_lifetime: hours(12),
+        keep_forms: 0,
+        sign_in_host: None,
+    }
 }
 
 /// The file in the folder, or what listens at this address.

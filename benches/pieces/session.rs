@@ -40,6 +40,7 @@ pub fn sessions(c: &mut Criterion) {
             idle_timeout: Duration::from_secs(1800),
             absolute_lifetime: Duration::from_secs(36_000),
             keep_forms: 0,
+            sign_in_host: None,
         };
         let store = Arc::new(MemoryStore::default());
         let sessions = Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap();

@@ -10,7 +10,7 @@ use crate::config::watch::Fingerprint;
 use crate::domain::clock::Clock;
 use crate::domain::query::Resource;
 use crate::identity::login::LoginStates;
-use crate::identity::oidc::Provider;
+use crate::identity::oidc::{self, Provider};
 use crate::identity::providers::Providers;
 use crate::metrics::Metrics;
 use crate::pem;
@@ -72,9 +72,16 @@ pub fn assemble(
             None
         }
     };
-    for provider in &config.identity_providers {
+    for (index, provider) in config.identity_providers.iter().enumerate() {
         if let Some(Err(error)) = provider.ca.as_deref().map(pem::certificates) {
             findings.push(error.finding());
+        }
+        if let Err(error) = oidc::check_key(provider) {
+            let path = format!("identity_providers[{index}].client_key");
+            let hint =
+                "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`";
+            let finding = Finding::error(&config.source, error.to_string());
+            findings.push(finding.at_path(path).hint(hint));
         }
     }
     let routes = routes(&config, metrics, workers, former, &mut findings);
@@ -123,18 +130,19 @@ fn listeners(config: &Config, findings: &mut Vec<Finding>) -> Vec<(Arc<str>, Ser
 
 /// A host that no certificate covers would be served to nobody.
 fn uncovered(config: &Config, listener: &str, tls: &ServerTls, findings: &mut Vec<Finding>) {
-    for (index, route) in config.routes.iter().enumerate() {
-        if !tls.covers(&route.host) {
+    let routes = config.routes.iter().enumerate();
+    let hosts = routes.map(|(index, route)| (&route.host, format!("routes[{index}].host")));
+    let sign_in = config.session.sign_in_host.iter();
+    let sign_in = sign_in.map(|host| (host, "session.sign_in_host".to_owned()));
+    for (host, path) in hosts.chain(sign_in) {
+        if !tls.covers(host) {
             let names: Vec<&str> = tls.names().collect();
             findings.push(
                 Finding::error(
                     &config.source,
-                    format!(
-                        "no certificate of listener `{listener}` covers the host `{}`",
-                        route.host
-                    ),
+                    format!("no certificate of listener `{listener}` covers the host `{host}`"),
                 )
-                .at_path(format!("routes[{index}].host"))
+                .at_path(path)
                 .hint(format!("the certificates are for {}", names.join(", "))),
             );
         }
@@ -235,7 +243,8 @@ impl Assembly {
     pub fn snapshot(&self, generation: u64, providers: Arc<Providers>) -> Snapshot {
         Snapshot {
             generation,
-            routes: RouteTable::new(self.routes.iter().cloned()),
+            routes: RouteTable::new(self.routes.iter().cloned())
+                .signing_in_at(self.config.session.sign_in_host.clone()),
             policies: Arc::clone(&self.policies),
             devices: Arc::clone(&self.devices),
             providers,

@@ -1,5 +1,7 @@
 //! The validated configuration. Behind these types nothing is checked again.
 
+mod claim;
+mod client;
 mod provider;
 
 use std::net::SocketAddr;
@@ -12,7 +14,9 @@ use crate::domain::canonical::{Authority, Host};
 use crate::domain::connection::{ClientAddr, SourceRules};
 use crate::domain::network::Networks;
 
-pub use provider::{ClaimNames, IdentityProvider, Issuer, ProviderNames};
+pub use claim::{ClaimNames, ClaimPath};
+pub use client::{AssertionAudience, ClientAuthentication, SecretMethod};
+pub use provider::{IdentityProvider, Issuer, ProviderNames};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -126,6 +130,9 @@ pub struct Session {
     pub absolute_lifetime: Duration,
     /// Largest form that is kept over a sign-in, in bytes. Default 64 KiB; none where it is zero.
     pub keep_forms: u64,
+    /// The host that all others send their users to sign in at. None by default: each host signs
+    /// its users in itself.
+    pub sign_in_host: Option<Host>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

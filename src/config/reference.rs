@@ -61,25 +61,36 @@ pub const KEYS: &[Key] = &[
     key("identity_providers[].name", "name", "", "First part of every user's id, `NAME/SUBJECT`, in policies and in the audit log. Changing it makes all users new ones."),
     key("identity_providers[].display_name", "text", "the name", "What the sign-in page calls it."),
     key("identity_providers[].issuer", "URL", "", "The OpenID issuer, exactly as the provider writes it. `https`, except on a loopback host."),
-    key("identity_providers[].client_id", "text", "", "As registered at the provider, with the redirect URL `https://HOST/.wicketgate/callback` of every host."),
-    key("identity_providers[].client_secret", "secret", NONE, "Leave it out for a public client (PKCE is always used)."),
+    key("identity_providers[].client_id", "text", "", "As registered at the provider, with the redirect URI `https://HOST/.wicketgate/callback` of every host (of the sign-in host alone with `session.sign_in_host`)."),
+    key("identity_providers[].client_secret", "secret", NONE, "What the gate proves with that it is the client. Without it and `client_key` it is a public client (PKCE is always used)."),
+    key("identity_providers[].client_key", "secret", NONE, "A private key in PEM in place of a secret (`private_key_jwt`, RFC 7523): EC P-256 or P-384, RSA from 2048 bits, or Ed25519. The provider gets the public half."),
+    key("identity_providers[].client_key_id", "text", NONE, "What the provider calls the key (`kid`)."),
+    key("identity_providers[].client_authentication", "`client_secret_basic`, `client_secret_post`, `private_key_jwt` or `none`", "by what is given", "With a secret: `client_secret_basic`, unless the provider says that it takes `client_secret_post` only."),
+    key("identity_providers[].client_assertion_audience", "`issuer` or `token_endpoint`", "`issuer`", "Whom what is signed with `client_key` is meant for. `token_endpoint` for providers that insist on it."),
+    key("identity_providers[].callback", "`shared` or `own`", "`shared`", "`own`: users come back to `/.wicketgate/callback/NAME`, which is then the redirect URI to register. Needed where there are several providers and this one doesn't say who answers (`iss`, RFC 9207): without either, one provider could pass another's answer off as its own, so nobody can sign in with it."),
+    key("identity_providers[].authorization_parameters", "map of texts", NONE, "Goes with every request to sign in: `{prompt: select_account}`. None that the gate itself sets."),
     key("identity_providers[].scopes", "list of texts", "`[openid, profile, email]`", "Must hold `openid`."),
     key("identity_providers[].ca", "file", "the system's", "PEM bundle to verify the provider's TLS certificate with."),
-    key("identity_providers[].claims", "map", "as below", "Which claims of the ID token carry what."),
+    key("identity_providers[].claims", "map", "as below", "Which claims of the ID token carry what. `realm_access.roles` is the claim `roles` in the object `realm_access`; a dot that belongs to a name is written `\\.`; a name with a `:` or `/` is one name, dots and all."),
     key("identity_providers[].claims.user", "text", "`sub`", "The user's id."),
     key("identity_providers[].claims.email", "text", "`email`", "Used only when `email_verified` is true."),
     key("identity_providers[].claims.name", "text", "`name`", "For people."),
     key("identity_providers[].claims.groups", "text", "`groups`", "A list of texts, or one text."),
+    key("identity_providers[].claims.roles", "text", NONE, "A list of texts, or one text. Each becomes the group `role:NAME`; then no group may begin with `role:`."),
+    key("identity_providers[].claims.separator", "text", NONE, "What groups and roles are separated by where they are one text: `,`."),
+    key("identity_providers[].claims.group_prefix", "text", NONE, "Stands before the name of each group, roles included. Without it groups of the same name of two providers are one and the same to policies: give a provider that others administer one, as `acme:`."),
     key("identity_providers[].claims.tenant", "text", "`tenant`", "The customer organisation."),
     key("identity_providers[].step_up", "list", NONE, "What the provider can be asked for when a policy denies and would allow a stronger sign-in, in order of preference; at most 8. A more recent sign-in can always be asked for."),
     key("identity_providers[].step_up[].acr", "text", "", "The authentication context class to ask for (`acr_values`). A sign-in that comes back without it is refused."),
     key("identity_providers[].step_up[].amr", "list of texts", "none beyond the session's", "The methods that a sign-in of this kind proves, as policies read them. A sign-in that comes back without one of them is refused."),
+    key("identity_providers[].tenant", "text", "by its claim", "The customer organisation that all of its users belong to, whatever claims say: for a provider that a customer administers."),
     key("identity_providers[].timeout", "duration", "`10s`", "For each call to the provider."),
     key("session", "map", "as below", "How long a sign-in lasts."),
     key("session.idle_timeout", "duration", "`30m`", "Without a request, a part of an upload or a WebSocket message. Not longer than `absolute_lifetime`."),
     key("session.absolute_lifetime", "duration", "`10h`", "From sign-in, whatever happens."),
     key("session.keep_forms", "size", "`64KiB`", "Largest form that is kept, sealed, for ten minutes, when it meets no session; after sign-in a page asks whether to send it. `0B` for none. Up to `1MiB`."),
     key("session.sign_out_urls", "list of `https` URLs", "none", "Where `/.wicketgate/logout?return_to=...` may lead after signing out, besides the gate's own hosts on the same port. Each counts letter by letter."),
+    key("session.sign_in_host", "host name", "none: each host itself", "Where users of all hosts sign in, so that one redirect URI, `https://SIGN_IN_HOST/.wicketgate/callback`, serves any number of hosts. It needs a certificate, and no routes. Afterwards the browser carries a code back that works once, for a minute, and for this browser and host."),
     key("devices", "map", "none: no device is known", "The known devices."),
     key("devices.registry", "file", "", "YAML file with the devices and their posture; see `devices.yaml`."),
     key("policies", "map", "", "The Cedar policies that decide every request."),
@@ -240,7 +251,8 @@ mod tests {
 
     #[test]
     fn children_are_only_the_next_level() {
-        let keys = ["idle_timeout", "absolute_lifetime", "keep_forms", "sign_out_urls"];
+        let keys =
+            ["idle_timeout", "absolute_lifetime", "keep_forms", "sign_out_urls", "sign_in_host"];
         assert_eq!(children("session"), keys);
         assert_eq!(children("routes[].health_check.http"), ["path"]);
         assert_eq!(children("routes[].upstreams[]"), ["url", "weight"]);

@@ -188,6 +188,7 @@ mod tests {
             idle_timeout: Duration::from_secs(60),
             absolute_lifetime: Duration::from_secs(60),
             keep_forms: 0,
+            sign_in_host: None,
         };
         let store: Arc<dyn Store> = store.clone();
         let sessions = Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap();

@@ -9,12 +9,15 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use crate::config::model::ClaimNames;
+use crate::config::model::{ClaimNames, ClaimPath};
 use crate::domain::clock::Timestamp;
 use crate::domain::principal::{Authentication, Principal, PrincipalKind};
 
 const MAX_GROUPS: usize = 200;
 const MAX_LENGTH: usize = 256;
+
+/// What the groups are called that roles become.
+const ROLE: &str = "role:";
 
 pub type Claims = Map<String, Value>;
 
@@ -32,6 +35,8 @@ pub enum ClaimError {
     TooMany(String),
     #[error("the claim `{0}` names the user, but holds no verified address")]
     Unverified(String),
+    #[error("the claim `{0}` holds a group that would be taken for a role")]
+    LikeRole(String),
 }
 
 /// The principal and the circumstances of the login. `userinfo` fills in what the ID token lacks.
@@ -42,20 +47,30 @@ pub fn principal(
     userinfo: Option<&Claims>,
 ) -> Result<(Principal, Authentication), ClaimError> {
     let sources: Vec<&Claims> = std::iter::once(id_token).chain(userinfo).collect();
-    let email = sources.iter().find_map(|claims| verified_email(names, claims));
+    let mut email = None;
+    for claims in &sources {
+        if email.is_none() {
+            email = verified_email(names, claims)?;
+        }
+    }
     let user = if names.user == names.email {
         // Whoever can set an address without proving it must not become its owner.
-        email.clone().ok_or_else(|| ClaimError::Unverified(names.user.clone()))?
+        email.clone().ok_or_else(|| ClaimError::Unverified(names.user.to_string()))?
     } else {
-        text(&sources, &names.user)?.ok_or_else(|| ClaimError::Missing(names.user.clone()))?
+        text_at(&sources, &names.user)?
+            .ok_or_else(|| ClaimError::Missing(names.user.to_string()))?
+    };
+    let tenant = match &names.fixed_tenant {
+        Some(tenant) => Some(Arc::clone(tenant)),
+        None => text_at(&sources, &names.tenant)?,
     };
     let principal = Principal {
         kind: PrincipalKind::User,
         id: format!("{provider}/{user}").into(),
         email,
-        name: text(&sources, &names.name)?,
-        groups: texts(&sources, &names.groups)?,
-        tenant: text(&sources, &names.tenant)?,
+        name: text_at(&sources, &names.name)?,
+        groups: groups(&sources, names)?,
+        tenant,
     };
     // How the user signed in is said by the ID token alone.
     let token = [id_token];
@@ -75,63 +90,134 @@ pub fn principal(
 
 /// Whether every claim that is configured stands in the ID token, so that userinfo adds nothing.
 pub fn complete(names: &ClaimNames, id_token: &Claims) -> bool {
-    [&names.user, &names.email, &names.name, &names.groups, &names.tenant]
+    let tenant = names.fixed_tenant.is_none().then_some(&names.tenant);
+    [&names.user, &names.email, &names.name, &names.groups]
         .into_iter()
-        .all(|name| id_token.contains_key(name.as_str()))
+        .chain(tenant)
+        .chain(&names.roles)
+        .all(|path| matches!(find(id_token, path), Ok(Some(_))))
 }
 
 /// One text claim, from the first source that has it.
-pub fn text(sources: &[&Claims], name: &str) -> Result<Option<Arc<str>>, ClaimError> {
-    match first(sources, name) {
+pub fn text(sources: &[&Claims], name: &'static str) -> Result<Option<Arc<str>>, ClaimError> {
+    text_at(sources, &name.into())
+}
+
+fn text_at(sources: &[&Claims], path: &ClaimPath) -> Result<Option<Arc<str>>, ClaimError> {
+    match first(sources, path)? {
         None => Ok(None),
         Some(Value::String(text)) if text.is_empty() => Ok(None),
-        Some(Value::String(text)) => Ok(Some(checked(name, text)?)),
-        Some(_) => Err(ClaimError::Type(name.to_owned())),
+        Some(Value::String(text)) => Ok(Some(checked(path, text)?)),
+        Some(_) => Err(ClaimError::Type(path.to_string())),
     }
 }
 
-fn texts(sources: &[&Claims], name: &str) -> Result<BTreeSet<Arc<str>>, ClaimError> {
-    match first(sources, name) {
-        None => Ok(BTreeSet::new()),
-        Some(Value::String(text)) if text.is_empty() => Ok(BTreeSet::new()),
-        Some(Value::String(text)) => Ok(BTreeSet::from([checked(name, text)?])),
-        Some(Value::Array(values)) if values.len() > MAX_GROUPS => {
-            Err(ClaimError::TooMany(name.to_owned()))
+/// A claim that is a list of texts, or one text.
+pub fn texts(sources: &[&Claims], name: &'static str) -> Result<BTreeSet<Arc<str>>, ClaimError> {
+    texts_at(sources, &name.into(), None)
+}
+
+fn texts_at(
+    sources: &[&Claims],
+    path: &ClaimPath,
+    separator: Option<&str>,
+) -> Result<BTreeSet<Arc<str>>, ClaimError> {
+    let texts: Vec<&str> = match first(sources, path)? {
+        None => Vec::new(),
+        Some(Value::String(text)) => match separator {
+            Some(separator) => text.split(separator).map(str::trim).collect(),
+            None => vec![text],
+        },
+        Some(Value::Array(values)) => {
+            let texts: Option<_> = values.iter().map(Value::as_str).collect();
+            let texts: Vec<_> = texts.ok_or_else(|| ClaimError::Type(path.to_string()))?;
+            if texts.iter().any(|text| text.is_empty()) {
+                return Err(ClaimError::Text(path.to_string()));
+            }
+            texts
         }
-        Some(Value::Array(values)) => values
-            .iter()
-            .map(|value| {
-                let text = value.as_str().ok_or_else(|| ClaimError::Type(name.to_owned()))?;
-                checked(name, text)
-            })
-            .collect(),
-        Some(_) => Err(ClaimError::Type(name.to_owned())),
+        Some(_) => return Err(ClaimError::Type(path.to_string())),
+    };
+    if texts.len() > MAX_GROUPS {
+        return Err(ClaimError::TooMany(path.to_string()));
+    }
+    texts.into_iter().filter(|text| !text.is_empty()).map(|text| checked(path, text)).collect()
+}
+
+/// Groups, and roles as groups of their own kind.
+fn groups(sources: &[&Claims], names: &ClaimNames) -> Result<BTreeSet<Arc<str>>, ClaimError> {
+    let separator = names.separator.as_deref();
+    let mut all = texts_at(sources, &names.groups, separator)?;
+    if let Some(path) = &names.roles {
+        if all.iter().any(|group| group.starts_with(ROLE)) {
+            return Err(ClaimError::LikeRole(names.groups.to_string()));
+        }
+        let roles = texts_at(sources, path, separator)?;
+        all.extend(roles.iter().map(|role| Arc::from(format!("{ROLE}{role}"))));
+    }
+    Ok(match &names.group_prefix {
+        Some(prefix) => all.iter().map(|group| Arc::from(format!("{prefix}{group}"))).collect(),
+        None => all,
+    })
+}
+
+fn first<'a>(sources: &[&'a Claims], path: &ClaimPath) -> Result<Option<&'a Value>, ClaimError> {
+    for claims in sources {
+        if let Some(found) = find(claims, path)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// What stands at the path. Something else than an object on the way there is an error, not
+/// nothing: a group that forbids must not get lost.
+fn find<'a>(claims: &'a Claims, path: &ClaimPath) -> Result<Option<&'a Value>, ClaimError> {
+    let Some((name, objects)) = path.names().split_last() else { return Ok(None) };
+    match object(claims, objects, path)? {
+        Some(inside) => Ok(inside.get(name).filter(|value| !value.is_null())),
+        None => Ok(None),
     }
 }
 
-fn first<'a>(sources: &[&'a Claims], name: &str) -> Option<&'a Value> {
-    sources.iter().find_map(|claims| claims.get(name).filter(|value| !value.is_null()))
+fn object<'a>(
+    claims: &'a Claims,
+    names: &[String],
+    path: &ClaimPath,
+) -> Result<Option<&'a Claims>, ClaimError> {
+    let mut inside = claims;
+    for name in names {
+        inside = match inside.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Object(object)) => object,
+            Some(_) => return Err(ClaimError::Type(path.to_string())),
+        };
+    }
+    Ok(Some(inside))
 }
 
-fn checked(name: &str, text: &str) -> Result<Arc<str>, ClaimError> {
+fn checked(path: &ClaimPath, text: &str) -> Result<Arc<str>, ClaimError> {
     if text.is_empty() || text.len() > MAX_LENGTH || text.chars().any(char::is_control) {
-        return Err(ClaimError::Text(name.to_owned()));
+        return Err(ClaimError::Text(path.to_string()));
     }
     Ok(text.into())
 }
 
 /// The address, when the same source says that it is verified (OpenID Connect Core 1.0, section
 /// 5.1) and it can be read in one way only (the causes behind CVE-2026-40574).
-fn verified_email(names: &ClaimNames, claims: &Claims) -> Option<Arc<str>> {
-    let email = claims.get(names.email.as_str())?.as_str()?;
-    let verified = claims.get("email_verified") == Some(&Value::Bool(true));
-    let (local, domain) = email.split_once('@')?;
+fn verified_email(names: &ClaimNames, claims: &Claims) -> Result<Option<Arc<str>>, ClaimError> {
+    let Some((name, objects)) = names.email.names().split_last() else { return Ok(None) };
+    let Some(inside) = object(claims, objects, &names.email)? else { return Ok(None) };
+    let Some(email) = inside.get(name).and_then(Value::as_str) else { return Ok(None) };
+    // Beside the address, so that nothing else vouches for it.
+    let verified = inside.get("email_verified") == Some(&Value::Bool(true));
+    let Some((local, domain)) = email.split_once('@') else { return Ok(None) };
     let plain = email.len() <= MAX_LENGTH
         && email.bytes().all(|byte| byte.is_ascii_graphic())
         && !local.is_empty()
         && !domain.is_empty()
         && !domain.contains('@');
-    (verified && plain).then(|| email.into())
+    Ok((verified && plain).then(|| email.into()))
 }
 
 #[cfg(test)]
@@ -141,13 +227,7 @@ mod tests {
     use super::*;
 
     fn names() -> ClaimNames {
-        ClaimNames {
-            user: "sub".into(),
-            email: "email".into(),
-            name: "name".into(),
-            groups: "groups".into(),
-            tenant: "tenant".into(),
-        }
+        ClaimNames::default()
     }
 
     fn claims(value: Value) -> Claims {
@@ -226,6 +306,57 @@ mod tests {
             (json!(["a\r\nb"]), ClaimError::Text("groups".into())),
         ] {
             assert_eq!(of(json!({"sub": "1", "groups": groups})), Err(error));
+        }
+    }
+
+    #[test]
+    fn groups_in_one_text_are_separated_and_nested_ones_found() {
+        let path = |text| ClaimPath::parse(text).unwrap();
+        let names = ClaimNames {
+            groups: path("https://acme.example/groups"),
+            roles: Some(path("realm_access.roles")),
+            separator: Some(",".into()),
+            group_prefix: Some("acme:".into()),
+            fixed_tenant: Some("acme".into()),
+            ..names()
+        };
+        let of = |value| principal("idp", &names, &claims(value), None).map(|(found, _)| found);
+        let found = of(json!({"sub": "1", "https://acme.example/groups": "x, y,,",
+            "realm_access": {"roles": ["admin"]}, "tenant": "globex"}))
+        .unwrap();
+        let groups: Vec<&str> = found.groups.iter().map(|group| &**group).collect();
+        assert_eq!(groups, ["acme:role:admin", "acme:x", "acme:y"]);
+        assert_eq!(found.tenant.as_deref(), Some("acme"), "what claims say does not count");
+        for (value, error) in [
+            (
+                json!({"sub": "1", "realm_access": "x"}),
+                ClaimError::Type("realm_access.roles".into()),
+            ),
+            (
+                json!({"sub": "1", "realm_access": {"roles": {}}}),
+                ClaimError::Type("realm_access.roles".into()),
+            ),
+            (
+                json!({"sub": "1", "https://acme.example/groups": ["role:admin"]}),
+                ClaimError::LikeRole("https://acme.example/groups".into()),
+            ),
+        ] {
+            assert_eq!(of(value), Err(error));
+        }
+        assert_eq!(of(json!({"sub": "1", "realm_access": {}})).unwrap().groups, BTreeSet::new());
+        // A list is taken as it is.
+        let found = of(json!({"sub": "1", "realm_access": {"roles": ["a,b"]}})).unwrap();
+        assert_eq!(found.groups, BTreeSet::from(["acme:role:a,b".into()]));
+    }
+
+    #[test]
+    fn a_nested_address_is_vouched_for_beside_it_only() {
+        let names = ClaimNames { email: ClaimPath::parse("contact.email").unwrap(), ..names() };
+        for (beside, above, email) in [(true, false, Some("a@b.example")), (false, true, None)] {
+            let token = json!({"sub": "1", "email_verified": above,
+                "contact": {"email": "a@b.example", "email_verified": beside}});
+            let (found, _) = principal("idp", &names, &claims(token), None).unwrap();
+            assert_eq!(found.email.as_deref(), email);
         }
     }
 

@@ -1,11 +1,10 @@
-//! What the provider says about itself, and its keys: fetched when first needed, kept, refreshed.
+//! What the provider says about itself, and its keys: fetched when first needed, kept, refreshed
+//! (see [`refreshed`](super::refreshed)).
 //!
-//! INVARIANT: one fetch at a time; after a failure the next try waits (1 s, doubling up to 30 s)
-//! and callers hear at once that the provider is unavailable; an unknown key id causes at most one
-//! fetch in 30 s; what was fetched serves while the provider is down, for at most a day.
+//! INVARIANT: what can't be used (another issuer, an address without TLS, a key set that is empty or
+//! huge) never takes the place of what could; keys serve until they are a day old and no longer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use openidconnect::core::{
     CoreAuthDisplay, CoreClaimName, CoreClaimType, CoreClientAuthMethod, CoreGrantType,
@@ -15,23 +14,15 @@ use openidconnect::core::{
 use openidconnect::{AdditionalProviderMetadata, HttpRequest, ProviderMetadata};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use url::Url;
 
 use super::http::{HttpError, ProviderHttp};
+use super::refreshed::Refreshed;
 use crate::config::model::Issuer;
-use crate::domain::clock::{Clock, Timestamp};
+use crate::domain::clock::Clock;
 
-/// After this the metadata and the keys are fetched again.
-const FRESH: Duration = Duration::from_secs(3600);
-
-/// After this they are no longer used, even when nothing newer can be had.
-const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
-
-/// Between two fetches for unknown key ids.
-const KEY_REFETCH: Duration = Duration::from_secs(30);
-
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// Most keys in a set: a provider has a few, and verification looks through all of them.
+const MAX_KEYS: usize = 100;
 
 /// The provider can't be used now. The texts hold nothing secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +37,8 @@ pub enum DiscoveryError {
     WrongIssuer,
     #[error("the identity provider names an address that is not https")]
     Insecure,
+    #[error("the identity provider's key set holds no key, or more than {MAX_KEYS}")]
+    Keys,
     #[error("the identity provider names no token endpoint")]
     NoTokenEndpoint,
     #[error("the identity provider failed a moment ago; the next try is due shortly")]
@@ -80,128 +73,64 @@ pub type Metadata = ProviderMetadata<
     CoreSubjectIdentifierType,
 >;
 
-/// A document that was fetched, and how its refreshing goes.
-#[derive(Debug)]
-struct Kept<T> {
-    value: Option<(Arc<T>, Timestamp)>,
-    /// No fetch before this.
-    retry_at: Option<Timestamp>,
-    backoff: Duration,
-}
-
-impl<T> Kept<T> {
-    fn new() -> Self {
-        Self { value: None, retry_at: None, backoff: Duration::from_secs(1) }
-    }
-
-    /// The document when it is younger than `age`. A fetch that lies in the future was before the
-    /// clock was set back: its age is unknown, so it is too old.
-    fn younger_than(&self, age: Duration, now: Timestamp) -> Option<Arc<T>> {
-        let (value, fetched) = self.value.as_ref()?;
-        (*fetched <= now && now.since(*fetched) < age).then(|| Arc::clone(value))
-    }
-
-    fn may_fetch(&self, now: Timestamp) -> bool {
-        self.retry_at.is_none_or(|at| now >= at || at.since(now) > MAX_BACKOFF)
-    }
-
-    fn fetched(&mut self, value: T, now: Timestamp) -> Arc<T> {
-        let value = Arc::new(value);
-        *self = Self::new();
-        self.value = Some((Arc::clone(&value), now));
-        value
-    }
-
-    fn failed(&mut self, now: Timestamp) {
-        self.retry_at = Some(now.plus(self.backoff));
-        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
-    }
-}
-
 /// Metadata and keys of one provider.
 #[derive(Debug)]
 pub struct Discovery {
     issuer: Issuer,
     http: ProviderHttp,
-    clock: Clock,
-    /// Locked while fetching, so that one fetch serves all who wait.
-    metadata: Mutex<Kept<Metadata>>,
-    keys: Mutex<(Kept<CoreJsonWebKeySet>, Option<Timestamp>)>,
+    metadata: Refreshed<Metadata>,
+    keys: Refreshed<CoreJsonWebKeySet>,
 }
 
 impl Discovery {
     pub fn new(issuer: Issuer, http: ProviderHttp, clock: Clock) -> Self {
-        Self {
-            issuer,
-            http,
-            clock,
-            metadata: Mutex::new(Kept::new()),
-            keys: Mutex::new((Kept::new(), None)),
-        }
+        let (metadata, keys) = (Refreshed::new(clock.clone()), Refreshed::new(clock));
+        Self { issuer, http, metadata, keys }
     }
 
     /// The metadata (OpenID Connect Discovery 1.0, section 3).
     pub async fn metadata(&self) -> Result<Arc<Metadata>, DiscoveryError> {
-        let mut kept = self.metadata.lock().await;
-        let now = self.clock.now();
-        if let Some(fresh) = kept.younger_than(FRESH, now) {
-            return Ok(fresh);
-        }
-        let stale = kept.younger_than(MAX_AGE, now);
-        if !kept.may_fetch(now) {
-            return stale.ok_or(DiscoveryError::BackingOff);
-        }
-        match self.fetch_metadata().await {
-            Ok(metadata) => Ok(kept.fetched(metadata, now)),
-            Err(error) => {
-                tracing::warn!(%error, issuer = self.issuer.as_str(), "discovery failed");
-                kept.failed(self.clock.now());
-                stale.ok_or(error)
-            }
-        }
+        self.metadata.get(false, self.fetch_metadata()).await
     }
 
     /// The metadata that is at hand, for what must not wait.
     pub fn metadata_now(&self) -> Option<Arc<Metadata>> {
-        self.metadata.try_lock().ok()?.younger_than(MAX_AGE, self.clock.now())
+        self.metadata.at_hand()
     }
 
     /// Whether the last question to the provider was answered; `None` before the first.
     pub fn is_reachable(&self) -> Option<bool> {
-        let kept = self.metadata.try_lock().ok()?;
-        if kept.retry_at.is_some() { Some(false) } else { kept.value.as_ref().map(|_| true) }
+        match (self.metadata.is_failing(), self.keys.is_failing()) {
+            (Some(true), _) | (_, Some(true)) => Some(false),
+            (None, None) => None,
+            _ => Some(true),
+        }
     }
 
     /// The provider's keys; after `unknown_key`, fetched again if the last such fetch is 30 s ago.
     pub async fn keys(&self, unknown_key: bool) -> Result<Arc<CoreJsonWebKeySet>, DiscoveryError> {
         let metadata = self.metadata().await?;
-        let mut guard = self.keys.lock().await;
-        let (kept, refetched) = &mut *guard;
-        let now = self.clock.now();
-        let too_soon = refetched.is_some_and(|at| at <= now && now.since(at) < KEY_REFETCH);
-        if let Some(fresh) = kept.younger_than(FRESH, now)
-            && (!unknown_key || too_soon)
-        {
-            return Ok(fresh);
-        }
-        let stale = kept.younger_than(MAX_AGE, now);
-        if !kept.may_fetch(now) {
-            return stale.ok_or(DiscoveryError::BackingOff);
-        }
-        if unknown_key {
-            *refetched = Some(now);
-        }
-        match self.fetch(metadata.jwks_uri().url(), "key set").await {
-            Ok(keys) => Ok(kept.fetched(keys, now)),
-            Err(error) => {
-                tracing::warn!(%error, issuer = self.issuer.as_str(), "the keys could not be fetched");
-                kept.failed(self.clock.now());
-                stale.ok_or(error)
-            }
-        }
+        self.keys.get(unknown_key, self.fetch_keys(metadata.jwks_uri().url())).await
+    }
+
+    async fn fetch_keys(&self, address: &Url) -> Result<CoreJsonWebKeySet, DiscoveryError> {
+        let keys: Result<CoreJsonWebKeySet, _> = self.fetch(address, "key set").await;
+        let keys = keys.and_then(|keys| match keys.keys().len() {
+            1..=MAX_KEYS => Ok(keys),
+            _ => Err(DiscoveryError::Keys),
+        });
+        keys.inspect_err(|error| {
+            tracing::warn!(%error, issuer = self.issuer.as_str(), "the keys could not be fetched");
+        })
     }
 
     async fn fetch_metadata(&self) -> Result<Metadata, DiscoveryError> {
+        self.ask_metadata().await.inspect_err(|error| {
+            tracing::warn!(%error, issuer = self.issuer.as_str(), "discovery failed");
+        })
+    }
+
+    async fn ask_metadata(&self) -> Result<Metadata, DiscoveryError> {
         let base = self.issuer.as_str().trim_end_matches('/');
         let address = format!("{base}/.well-known/openid-configuration");
         let url = Url::parse(&address).map_err(|_| DiscoveryError::WrongIssuer)?;

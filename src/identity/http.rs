@@ -21,6 +21,10 @@ use tokio::sync::{mpsc, oneshot};
 /// Largest answer of a provider that is read, in bytes.
 pub const MAX_RESPONSE: usize = 256 * 1024;
 
+/// Deepest nesting of objects and lists in an answer that is read: far more than any honest one
+/// has, and far less than would exhaust a stack.
+pub const MAX_DEPTH: usize = 32;
+
 /// Calls that are under way at once, and as many that wait for the background thread; those past
 /// that wait in the order in which they came, for as long as a call may take.
 const MAX_CALLS: usize = 64;
@@ -36,6 +40,8 @@ pub enum HttpError {
     Status(u16),
     #[error("the identity provider's answer is larger than {MAX_RESPONSE} bytes")]
     TooLarge,
+    #[error("the identity provider's answer is nested deeper than {MAX_DEPTH} levels")]
+    TooDeep,
     #[error("too many calls to the identity provider are under way")]
     Busy,
 }
@@ -207,10 +213,34 @@ async fn exchange(
         }
         body.extend_from_slice(&chunk);
     }
+    if is_deep(&body) {
+        return Err(HttpError::TooDeep);
+    }
     let mut answer = http::Response::new(body);
     *answer.status_mut() = status;
     *answer.headers_mut() = headers;
     Ok(answer)
+}
+
+/// Whether a JSON text is nested too deeply; of any other text it does not matter.
+fn is_deep(text: &[u8]) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
 }
 
 fn failed(error: &reqwest::Error) -> HttpError {
@@ -226,4 +256,19 @@ fn innermost(error: &reqwest::Error) -> String {
         found = true;
     }
     if found { cause.to_string() } else { "the request failed".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nesting_is_counted_outside_of_texts() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(!is_deep(nested(MAX_DEPTH).as_bytes()));
+        assert!(is_deep(nested(MAX_DEPTH + 1).as_bytes()));
+        assert!(is_deep("[{\"a\":".repeat(MAX_DEPTH).as_bytes()));
+        assert!(!is_deep(format!("[{}]", "[],".repeat(1000)).as_bytes()), "wide is not deep");
+        assert!(!is_deep(format!("\"\\\"{}\"", "[".repeat(99)).as_bytes()));
+    }
 }

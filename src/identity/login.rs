@@ -59,10 +59,16 @@ pub enum StateError {
     WrongHost,
     #[error("the login began with an identity provider that is no longer configured")]
     UnknownProvider,
+    #[error("the answer came to another address than this identity provider's")]
+    WrongCallback,
     #[error("the login took longer than ten minutes")]
     Expired,
     #[error("the state was used before")]
     Replayed,
+    #[error("the login is one that another host has to end")]
+    WrongPart,
+    #[error("the hand-over's code is unknown: it was used before, or is older than a minute")]
+    UnknownCode,
 }
 
 /// Failures to use the state that aren't the client's.
@@ -93,6 +99,20 @@ pub struct LoginState {
     /// What the sign-in has to bring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_up: Option<StepUp>,
+    #[serde(default)]
+    pub part: Part,
+}
+
+/// Which part of a login is kept here (see [`handover`](super::handover)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// All of it: the host signs in for itself.
+    #[default]
+    Whole,
+    /// The protected host's: the sign-in host asks the provider.
+    Protected,
+    /// The sign-in host's, for this protected host and the state of its part.
+    SignIn { host: String, state: String },
 }
 
 impl fmt::Debug for LoginState {
@@ -104,9 +124,9 @@ impl fmt::Debug for LoginState {
 /// Seals and opens login cookies, and remembers used states.
 #[derive(Debug)]
 pub struct LoginStates {
-    key: RandomizedNonceKey,
-    store: Arc<dyn Store>,
-    clock: Clock,
+    pub(super) key: RandomizedNonceKey,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Clock,
     writes: Semaphore,
 }
 
@@ -199,6 +219,11 @@ impl LoginStates {
     }
 }
 
+/// The header field that removes a login's cookie.
+pub fn forget(login: &LoginState) -> Vec<HeaderValue> {
+    cookie_name(&login.state).and_then(|name| cookie::clear(&name)).into_iter().collect()
+}
+
 /// The name of a login's cookie. None unless the state looks like one of ours.
 pub fn cookie_name(state: &str) -> Option<String> {
     let well_formed = state.len() == 43
@@ -278,6 +303,7 @@ mod tests {
             provider: "idp".into(),
             expires: clock.now().plus(LIFETIME),
             step_up: None,
+            part: Part::Whole,
         }
     }
 

@@ -7,8 +7,10 @@
 
 pub mod assertion;
 pub mod claims;
+pub mod client_key;
 pub mod cookie;
 pub mod discovery;
+pub mod handover;
 pub mod http;
 mod id_token;
 pub mod kept;
@@ -21,4 +23,6 @@ pub mod oidc;
 mod oidc_tests;
 pub mod providers;
 pub mod recent;
+mod redeem;
+mod refreshed;
 pub mod session;

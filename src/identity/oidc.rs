@@ -13,20 +13,18 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::header::{HeaderMap, HeaderValue};
-use openidconnect::core::{CoreErrorResponseType, CoreTokenResponse};
-use openidconnect::{
-    AuthType, AuthorizationCode, ClientId, ClientSecret, HttpRequest, PkceCodeVerifier,
-    RedirectUrl, RequestTokenError, StandardErrorResponse,
-};
+use openidconnect::HttpRequest;
+use openidconnect::core::CoreTokenResponse;
 use url::Url;
 
 use super::claims::{self, ClaimError, Claims};
+use super::client_key::{ClientKey, ClientKeyError};
 use super::discovery::{Discovery, DiscoveryError, Metadata, plain_loopback};
 use super::http::{HttpError, HttpSetupError, ProviderHttp};
-use super::login::{self, LoginState, LoginStateError, LoginStates, StateError};
+use super::login::{self, LoginState, LoginStateError, LoginStates, Part, StateError};
 use super::providers::Answer;
-use super::{cookie, id_token, logout};
-use crate::config::model::IdentityProvider;
+use super::{id_token, logout};
+use crate::config::model::{ClientAuthentication, IdentityProvider};
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
 use crate::domain::clock::{Clock, Timestamp};
@@ -44,6 +42,11 @@ pub enum LoginError {
     /// 503: the gate's own store failed.
     #[error("{0}")]
     StoreUnavailable(StoreError),
+    /// 503: as things are configured, nobody could tell whose answer comes back.
+    #[error(
+        "with several identity providers one that does not name itself in its answers (`iss`, RFC 9207) needs a redirect URI of its own; set its `callback` to `own`"
+    )]
+    NobodysAnswer,
     /// 403: the provider, or the user there, said no.
     #[error("the identity provider refused the login: `{0}`")]
     Rejected(String),
@@ -59,7 +62,7 @@ impl LoginError {
     /// The status of the answer.
     pub fn status(&self) -> u16 {
         match self {
-            Self::ProviderUnavailable(_) | Self::StoreUnavailable(_) => 503,
+            Self::ProviderUnavailable(_) | Self::StoreUnavailable(_) | Self::NobodysAnswer => 503,
             Self::Rejected(_) | Self::NotSteppedUp(_) => 403,
             Self::Invalid(_) => 400,
         }
@@ -79,7 +82,7 @@ impl From<DiscoveryError> for LoginError {
 impl From<HttpError> for LoginError {
     fn from(error: HttpError) -> Self {
         match error {
-            HttpError::TooLarge => Self::Invalid(error.to_string()),
+            HttpError::TooLarge | HttpError::TooDeep => Self::Invalid(error.to_string()),
             other => Self::ProviderUnavailable(other.into()),
         }
     }
@@ -108,6 +111,15 @@ impl From<ClaimError> for LoginError {
     }
 }
 
+/// Why there is no client of a provider: a matter of configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    #[error(transparent)]
+    Http(#[from] HttpSetupError),
+    #[error(transparent)]
+    Key(#[from] ClientKeyError),
+}
+
 /// A login that begins.
 #[derive(Debug)]
 pub struct LoginStart<'a> {
@@ -118,6 +130,9 @@ pub struct LoginStart<'a> {
     /// What the sign-in has to bring, where the session that there is does not do.
     pub step_up: Option<&'a StepUp>,
     pub headers: &'a HeaderMap,
+    /// Whether there are other providers whose answers could be passed off as this one's.
+    pub several: bool,
+    pub part: Part,
 }
 
 #[derive(Debug)]
@@ -140,16 +155,19 @@ pub struct Login {
     pub begun: Timestamp,
     /// Removes the login's own cookie.
     pub set_cookie: Vec<HeaderValue>,
+    /// The protected host, and the state of its part, that it is to be handed over to.
+    pub for_host: Option<(String, String)>,
 }
 
 /// One identity provider.
 #[derive(Debug)]
 pub struct Provider {
-    config: Arc<IdentityProvider>,
+    pub(super) config: Arc<IdentityProvider>,
+    pub(super) key: Option<ClientKey>,
     discovery: Discovery,
-    http: ProviderHttp,
+    pub(super) http: ProviderHttp,
     logins: Arc<LoginStates>,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 impl Provider {
@@ -158,21 +176,28 @@ impl Provider {
         config: Arc<IdentityProvider>,
         logins: Arc<LoginStates>,
         clock: Clock,
-    ) -> Result<Self, HttpSetupError> {
+    ) -> Result<Self, ProviderError> {
+        let key = check_key(&config)?;
         let plain = plain_loopback(config.issuer.url());
         let http = ProviderHttp::start(config.ca.as_deref(), plain, config.timeout)?;
         let discovery = Discovery::new(config.issuer.clone(), http.clone(), clock.clone());
-        Ok(Self { config, discovery, http, logins, clock })
+        Ok(Self { config, key, discovery, http, logins, clock })
     }
 
     /// Where the provider sends users back to. To be registered with it for every host.
-    pub fn redirect_uri(host: &Authority) -> String {
-        format!("https://{host}/.wicketgate/callback")
+    pub(super) fn redirect_uri(&self, host: &Authority) -> String {
+        match self.config.own_callback {
+            true => format!("https://{host}/.wicketgate/callback/{}", self.config.name),
+            false => format!("https://{host}/.wicketgate/callback"),
+        }
     }
 
     /// Begins a login: where to send the browser, and what it has to remember.
     pub async fn begin(&self, start: &LoginStart<'_>) -> Result<LoginRedirect, LoginError> {
         let metadata = self.discovery.metadata().await?;
+        if start.several && !self.config.own_callback && !names_itself(&metadata) {
+            return Err(LoginError::NobodysAnswer);
+        }
         let state = LoginState {
             state: login::random_token()?,
             nonce: login::random_token()?,
@@ -182,6 +207,7 @@ impl Provider {
             provider: self.config.name.to_string(),
             expires: self.clock.now().plus(login::LIFETIME),
             step_up: start.step_up.cloned(),
+            part: start.part.clone(),
         };
         let set_cookie = self.logins.seal(&state, start.headers)?;
         let challenge = digest::digest(&digest::SHA256, state.verifier.as_bytes());
@@ -190,9 +216,10 @@ impl Provider {
         let mut location = metadata.authorization_endpoint().url().clone();
         location
             .query_pairs_mut()
+            .extend_pairs(self.parameters(start.step_up))
             .append_pair("response_type", "code")
             .append_pair("client_id", &self.config.client_id)
-            .append_pair("redirect_uri", &Self::redirect_uri(start.host))
+            .append_pair("redirect_uri", &self.redirect_uri(start.host))
             .append_pair("scope", &scopes.join(" "))
             .append_pair("state", &state.state)
             .append_pair("nonce", &state.nonce)
@@ -202,6 +229,20 @@ impl Provider {
             ask(&mut location, step_up);
         }
         Ok(LoginRedirect { location: location.into(), set_cookie })
+    }
+
+    /// The configured parameters, without those that the step-up itself says.
+    fn parameters(&self, step_up: Option<&StepUp>) -> impl Iterator<Item = (&str, &str)> {
+        let said = move |name: &str| {
+            step_up.is_some_and(|asked| match name {
+                "acr_values" => asked.acr.is_some(),
+                "max_age" => asked.max_age.is_some(),
+                "prompt" => asked.acr.is_none() && asked.max_age.is_some(),
+                _ => false,
+            })
+        };
+        let all = self.config.parameters.iter().map(|(name, value)| (&**name, &**value));
+        all.filter(move |(name, _)| !said(name))
     }
 
     /// Ends a login that began here: who it is. What of it was wrong is in the error.
@@ -237,42 +278,12 @@ impl Provider {
             id_token: Some(Secret::new(verified.raw)),
             return_to: login::return_to(&login.return_to),
             begun: login.expires.minus(login::LIFETIME),
-            set_cookie: login::cookie_name(&login.state)
-                .and_then(|name| cookie::clear(&name))
-                .into_iter()
-                .collect(),
+            set_cookie: login::forget(&login),
+            for_host: match login.part {
+                Part::SignIn { host, state } => Some((host, state)),
+                Part::Whole | Part::Protected => None,
+            },
         })
-    }
-
-    /// Redeems the code (RFC 6749, section 4.1.3; RFC 7636, section 4.5).
-    async fn redeem(
-        &self,
-        metadata: &Metadata,
-        login: &LoginState,
-        code: String,
-        host: &Authority,
-    ) -> Result<CoreTokenResponse, LoginError> {
-        let token_endpoint =
-            metadata.token_endpoint().cloned().ok_or(DiscoveryError::NoTokenEndpoint)?;
-        let redirect = RedirectUrl::new(Self::redirect_uri(host))
-            .map_err(|_| LoginError::invalid("the callback's host makes no address"))?;
-        let mut client = openidconnect::core::CoreClient::new(
-            ClientId::new(self.config.client_id.clone()),
-            metadata.issuer().clone(),
-            openidconnect::core::CoreJsonWebKeySet::default(),
-        )
-        .set_token_uri(token_endpoint)
-        .set_redirect_uri(redirect)
-        .set_auth_type(auth_type(metadata));
-        if let Some(secret) = &self.config.client_secret {
-            client = client.set_client_secret(ClientSecret::new(secret.expose().to_owned()));
-        }
-        client
-            .exchange_code(AuthorizationCode::new(code))
-            .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()))
-            .request_async(&self.http)
-            .await
-            .map_err(token_error)
     }
 
     async fn verify(
@@ -376,29 +387,31 @@ impl Provider {
     }
 }
 
-/// RFC 9207, section 2.4: against the mix-up of providers.
-fn check_issuer(metadata: &Metadata, said: Option<&str>) -> Result<(), LoginError> {
-    let promised = metadata.additional_metadata().authorization_response_iss_parameter_supported;
-    match said {
-        Some(iss) if iss == metadata.issuer().as_str() => Ok(()),
-        Some(_) => Err(LoginError::invalid("the callback comes from another issuer")),
-        None if promised => Err(LoginError::invalid("the callback does not name its issuer")),
-        None => Ok(()),
+/// The key that the gate identifies itself with, where there is one.
+///
+/// # Errors
+/// It can't be signed with.
+pub fn check_key(config: &IdentityProvider) -> Result<Option<ClientKey>, ClientKeyError> {
+    match &config.client {
+        ClientAuthentication::Key { pem, id, .. } => ClientKey::parse(pem, id.as_deref()).map(Some),
+        ClientAuthentication::Public | ClientAuthentication::Secret { .. } => Ok(None),
     }
 }
 
-/// `client_secret_basic` is what a provider that says nothing takes (OpenID Connect Discovery 1.0,
-/// section 3).
-fn auth_type(metadata: &Metadata) -> AuthType {
-    use openidconnect::core::CoreClientAuthMethod as Method;
-    match metadata.token_endpoint_auth_methods_supported() {
-        Some(methods)
-            if methods.contains(&Method::ClientSecretPost)
-                && !methods.contains(&Method::ClientSecretBasic) =>
-        {
-            AuthType::RequestBody
+/// Whether the provider promises to say that an answer is its own.
+fn names_itself(metadata: &Metadata) -> bool {
+    metadata.additional_metadata().authorization_response_iss_parameter_supported
+}
+
+/// RFC 9207, section 2.4: against the mix-up of providers.
+fn check_issuer(metadata: &Metadata, said: Option<&str>) -> Result<(), LoginError> {
+    match said {
+        Some(iss) if iss == metadata.issuer().as_str() => Ok(()),
+        Some(_) => Err(LoginError::invalid("the callback comes from another issuer")),
+        None if names_itself(metadata) => {
+            Err(LoginError::invalid("the callback does not name its issuer"))
         }
-        _ => AuthType::BasicAuth,
+        None => Ok(()),
     }
 }
 
@@ -417,24 +430,8 @@ fn ask(location: &mut Url, step_up: &StepUp) {
     }
 }
 
-fn token_error(
-    error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>,
-) -> LoginError {
-    match error {
-        RequestTokenError::Request(error) => error.into(),
-        // `invalid_grant` is a code that was used, expired or stolen (RFC 6749, section 5.2).
-        RequestTokenError::ServerResponse(response) => LoginError::invalid(format!(
-            "the identity provider did not redeem the code: `{}`",
-            printable(response.error().as_ref())
-        )),
-        RequestTokenError::Parse(..) | RequestTokenError::Other(_) => {
-            LoginError::invalid("the identity provider's token response can't be read")
-        }
-    }
-}
-
 /// What a stranger wrote, fit for a record: an error code has these characters only.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
         .take(64)

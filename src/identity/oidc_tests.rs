@@ -13,10 +13,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 
-use super::login::LoginStates;
+use super::login::{LoginStates, Part};
 use super::oidc::{Login, LoginError, LoginRedirect, LoginStart, Provider};
 use super::providers::{Callback, Providers};
-use crate::config::model::{ClaimNames, IdentityProvider, Issuer};
+use crate::config::model::{
+    ClaimNames, ClientAuthentication, IdentityProvider, Issuer, SecretMethod,
+};
+use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::step_up::StepUp;
@@ -39,6 +42,10 @@ struct Script {
     kid: Option<&'static str>,
     userinfo: Option<Value>,
     down: bool,
+    /// Replaces the key set.
+    keys: Option<Value>,
+    /// What the token endpoint was asked last.
+    asked: String,
 }
 
 struct World {
@@ -78,7 +85,7 @@ impl Script {
                 self.metadata.iter().for_each(|change| change(&mut metadata));
                 (200, metadata)
             }
-            "/jwks" => (200, json!({"keys": [self.jwk]})),
+            "/jwks" => (200, self.keys.clone().unwrap_or_else(|| json!({"keys": [self.jwk]}))),
             "/token" => {
                 let mut claims = json!({
                     "iss": issuer, "aud": "gate", "sub": "ada", "nonce": self.nonce,
@@ -117,8 +124,19 @@ async fn serve(
                     _ => return,
                 }
             }
-            let text = String::from_utf8_lossy(&seen).into_owned();
+            let length = |text: &str| -> usize {
+                let line = text.lines().find_map(|line| line.strip_prefix("content-length: "));
+                line.map_or(0, |length| length.parse().unwrap())
+            };
+            let mut text = String::from_utf8_lossy(&seen).into_owned();
+            while text.split_once("\r\n\r\n").unwrap().1.len() < length(&text) {
+                let read = stream.read(&mut buffer).await.unwrap();
+                text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            }
             let path = text.split(' ').nth(1).unwrap_or_default();
+            if path == "/token" {
+                script.lock().asked.clone_from(&text);
+            }
             if path == "/jwks" {
                 keys.fetch_add(1, Ordering::SeqCst);
             }
@@ -136,6 +154,10 @@ async fn serve(
 
 impl World {
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut IdentityProvider)) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", listener.local_addr().unwrap());
@@ -151,30 +173,29 @@ impl World {
             kid: Some("k1"),
             userinfo: None,
             down: false,
+            keys: None,
+            asked: String::new(),
         }));
         let key_fetches = Arc::new(AtomicUsize::new(0));
         tokio::spawn(serve(listener, Arc::clone(&script), Arc::clone(&key_fetches)));
         let clock = Clock::manual(Timestamp::from_seconds(NOW));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let logins = LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await.unwrap();
-        let config = IdentityProvider {
+        let mut config = IdentityProvider {
             name: "idp".into(),
             display_name: "IdP".into(),
             issuer: Issuer::parse(&issuer).unwrap(),
             client_id: "gate".into(),
-            client_secret: None,
+            client: ClientAuthentication::Public,
+            parameters: Vec::new(),
+            own_callback: false,
             scopes: vec!["openid".into(), "email".into()],
             ca: None,
-            claims: ClaimNames {
-                user: "sub".into(),
-                email: "email".into(),
-                name: "name".into(),
-                groups: "groups".into(),
-                tenant: "tenant".into(),
-            },
+            claims: ClaimNames::default(),
             step_up: Vec::new(),
             timeout: Duration::from_secs(20),
         };
+        change(&mut config);
         let logins = Arc::new(logins);
         let provider = Provider::new(Arc::new(config), Arc::clone(&logins), clock.clone()).unwrap();
         let provider = Arc::new(provider);
@@ -194,9 +215,27 @@ impl World {
         &self,
         step_up: Option<&StepUp>,
     ) -> Result<(String, HeaderMap, Url), LoginError> {
-        let host = Self::host();
-        let headers = HeaderMap::new();
-        let start = LoginStart { host: &host, return_to: "/orders", step_up, headers: &headers };
+        self.begin_as(step_up, false).await
+    }
+
+    async fn begin_as_one_of(&self, several: bool) -> Result<(String, HeaderMap), LoginError> {
+        self.begin_as(None, several).await.map(|(query, cookies, _)| (query, cookies))
+    }
+
+    async fn begin_as(
+        &self,
+        step_up: Option<&StepUp>,
+        several: bool,
+    ) -> Result<(String, HeaderMap, Url), LoginError> {
+        let (host, headers, return_to) = (Self::host(), HeaderMap::new(), "/orders");
+        let start = LoginStart {
+            host: &host,
+            return_to,
+            step_up,
+            headers: &headers,
+            several,
+            part: Part::Whole,
+        };
         let LoginRedirect { location, set_cookie } = self.provider.begin(&start).await?;
         let of = |name: &str| {
             let url = Url::parse(&location).unwrap();
@@ -212,7 +251,7 @@ impl World {
 
     async fn finish(&self, query: &str, cookies: &HeaderMap) -> Result<Login, LoginError> {
         let host = Self::host();
-        let callback = Callback { host: &host, query: Some(query), headers: cookies };
+        let callback = Callback { host: &host, of: None, query: Some(query), headers: cookies };
         self.providers.finish(&callback).await
     }
 
@@ -425,4 +464,105 @@ async fn a_sign_in_that_is_not_what_was_asked_for_makes_no_session() {
     let fresh = StepUp { max_age: Some(60), ..StepUp::default() };
     let (_, _, location) = world.begin_step_up(Some(&fresh)).await.unwrap();
     assert!(location.query().unwrap().ends_with("&max_age=60&prompt=login"));
+}
+
+#[tokio::test]
+async fn keys_serve_without_the_provider_until_they_are_a_day_old_and_then_nobody_signs_in() {
+    let world = World::new().await;
+    world.login().await.unwrap();
+    let many: Vec<Value> = (0..101).map(|_| world.script.lock().jwk.clone()).collect();
+    let deep = format!("{}{}", "[".repeat(40), "]".repeat(40));
+    let deep: Value = serde_json::from_str(&deep).unwrap();
+    let (_, mut other) = new_key("k9");
+    other["x5c"] = json!(["x".repeat(300 * 1024)]);
+    for (hour, keys) in (1..).zip([
+        json!({"keys": []}),
+        json!({"keys": many}),
+        json!({"keys": [world.script.lock().jwk], "more": deep}),
+        json!({"keys": [other]}),
+        json!("no key set"),
+    ]) {
+        world.script.lock().keys = Some(keys.clone());
+        world.clock.advance(Duration::from_secs(3600));
+        world.script.lock().claims = Some(Box::new(move |claims| {
+            claims["iat"] = json!(NOW + hour * 3600);
+            claims["exp"] = json!(NOW + hour * 3600 + 60);
+        }));
+        world.login().await.unwrap_or_else(|error| panic!("{hour}: {error}"));
+        assert_eq!(world.provider.is_reachable(), Some(false), "{hour}");
+    }
+    assert_eq!(world.key_fetches.load(Ordering::SeqCst), 6);
+    world.clock.advance(Duration::from_secs(19 * 3600));
+    let closed = world.login().await.unwrap_err();
+    assert_eq!(closed.status(), 503, "{closed}");
+}
+
+#[tokio::test]
+async fn of_several_providers_one_that_does_not_name_itself_needs_its_own_address() {
+    let world = World::new().await;
+    let refused = world.begin_as_one_of(true).await.unwrap_err();
+    assert_eq!(refused.status(), 503);
+    assert!(refused.to_string().contains("`callback` to `own`"), "{refused}");
+    world.login().await.unwrap();
+
+    let world = World::with(|config| config.own_callback = true).await;
+    let (state, cookies) = world.begin_as_one_of(true).await.unwrap();
+    let query = format!("code=c&state={state}");
+    let host = World::host();
+    for of in [None, Some("other")] {
+        let callback = Callback { host: &host, of, query: Some(&query), headers: &cookies };
+        let refused = world.providers.finish(&callback).await.unwrap_err();
+        assert!(refused.to_string().contains("another address"), "{refused}");
+    }
+    let callback =
+        Callback { host: &host, of: Some("idp"), query: Some(&query), headers: &cookies };
+    world.providers.finish(&callback).await.unwrap();
+    let asked = world.script.lock().asked.clone();
+    assert!(
+        asked.contains("redirect_uri=https%3A%2F%2Fportal.example%2F.wicketgate%2Fcallback%2Fidp")
+    );
+}
+
+#[tokio::test]
+async fn the_gate_identifies_itself_as_it_is_configured() {
+    let secret = || Secret::new("hunter2");
+    let by = |method| ClientAuthentication::Secret { secret: secret(), method };
+    let basic = "authorization: Basic Z2F0ZTpodW50ZXIy";
+    for (client, expected, never) in [
+        (ClientAuthentication::Public, "client_id=gate", "authorization: "),
+        (by(None), basic, "client_secret"),
+        (by(Some(SecretMethod::Basic)), basic, "client_secret"),
+        (by(Some(SecretMethod::Post)), "client_secret=hunter2", "authorization: "),
+    ] {
+        let world = World::with(|config| config.client = client.clone()).await;
+        world.login().await.unwrap();
+        let asked = world.script.lock().asked.clone();
+        assert!(
+            asked.contains(expected) && asked.contains("code_verifier="),
+            "{client:?}: {asked}"
+        );
+        assert!(!asked.to_ascii_lowercase().contains(never), "{client:?}: {asked}");
+    }
+}
+
+#[tokio::test]
+async fn further_parameters_go_along_but_not_in_the_place_of_the_gates_own() {
+    let pairs = [("prompt", "select_account"), ("acr_values", "low"), ("ui_locales", "de")];
+    let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let world = World::with(|config| config.parameters = pairs.to_vec()).await;
+    let acr = StepUp { acr: Some("phr".into()), ..StepUp::default() };
+    let fresh = StepUp { max_age: Some(60), ..StepUp::default() };
+    for (step_up, prompt, acr) in [
+        (None, "select_account", "low"),
+        (Some(&acr), "select_account", "phr"),
+        (Some(&fresh), "login", "low"),
+    ] {
+        let (_, _, location) = world.begin_step_up(step_up).await.unwrap();
+        let said = |name: &str| -> Vec<String> {
+            let pairs = location.query_pairs().filter(|(key, _)| key == name);
+            pairs.map(|(_, value)| value.into_owned()).collect()
+        };
+        assert_eq!((said("prompt"), said("acr_values")), (vec![prompt.into()], vec![acr.into()]));
+        assert_eq!((said("ui_locales").len(), said("state").len()), (1, 1));
+    }
 }

@@ -2,14 +2,15 @@
 //!
 //! INVARIANT: a callback goes to the provider that the sealed login names, never to one that the
 //! request names: a provider can't answer in another's place (RFC 9700, section 4.4). That provider
-//! then holds the response's `iss` against its own issuer (RFC 9207).
+//! then holds the response's `iss` against its own issuer (RFC 9207), or has an address of its own
+//! that its answers come to.
 
 use std::sync::Arc;
 
 use http::header::HeaderMap;
 use url::form_urlencoded;
 
-use super::login::{LoginStates, StateError};
+use super::login::{LoginStates, Part, StateError};
 use super::oidc::{Login, LoginError, Provider};
 use crate::config::model::Route;
 use crate::domain::canonical::Authority;
@@ -18,6 +19,8 @@ use crate::domain::canonical::Authority;
 #[derive(Debug)]
 pub struct Callback<'a> {
     pub host: &'a Authority,
+    /// The provider that the address is of, where it is one's own.
+    pub of: Option<&'a str>,
     /// Without the `?`.
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
@@ -64,10 +67,19 @@ impl Providers {
         Self { list, logins }
     }
 
+    pub fn logins(&self) -> &LoginStates {
+        &self.logins
+    }
+
     /// In the order of the configuration. There are a few at most, so that looking through them
     /// costs less than a hash.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Provider>> {
         self.list.iter()
+    }
+
+    /// Whether one's answer could be passed off as another's.
+    pub fn are_several(&self) -> bool {
+        self.list.len() > 1
     }
 
     pub fn named(&self, name: &str) -> Option<&Arc<Provider>> {
@@ -90,7 +102,14 @@ impl Providers {
         let answer = Answer::parse(callback.query.unwrap_or_default())?;
         let state = answer.state.as_deref().ok_or(StateError::Missing)?;
         let login = self.logins.open(state, callback.headers, callback.host)?;
+        if login.part == Part::Protected {
+            return Err(StateError::WrongPart.into());
+        }
         let provider = self.named(&login.provider).ok_or(StateError::UnknownProvider)?;
+        let own = provider.config().own_callback.then(|| &**provider.name());
+        if callback.of != own {
+            return Err(StateError::WrongCallback.into());
+        }
         provider.finish(login, answer, callback.host).await
     }
 }

@@ -11,13 +11,16 @@ use http::{Response, StatusCode};
 use url::form_urlencoded;
 
 use crate::domain::canonical::{Authority, CanonicalRequest};
-use crate::identity::login;
+use crate::domain::step_up::StepUp;
+use crate::identity::login::{self, Part};
 use crate::identity::oidc::Provider;
 use crate::identity::recent::RecentLogins;
 use crate::pages;
 
 use super::gate::Gate;
+use super::handover;
 use super::receive::Arrival;
+use super::refusal::Refusal;
 use super::reply;
 use super::route::Destination;
 use super::snapshot::Snapshot;
@@ -55,7 +58,7 @@ pub async fn sign_in(
 ) -> Response<Bytes> {
     let offered = offered(&arrival.snapshot, host, target);
     if let [provider] = offered.as_slice() {
-        return reply::begin_login(gate, arrival, host, provider, target, None).await;
+        return begin(gate, arrival, host, provider, target, None).await;
     }
     reply::see_other(arrival.id, &page_for(&login::return_to(target)))
 }
@@ -63,28 +66,50 @@ pub async fn sign_in(
 /// Where a person signs in for `target` by a click, and goes to `return_to` then.
 pub fn address(snapshot: &Snapshot, host: &Authority, target: &str, return_to: &str) -> String {
     match offered(snapshot, host, target).as_slice() {
-        [provider] => {
-            let mut query = form_urlencoded::Serializer::new(format!("{SIGN_IN}?start&"));
-            query.append_pair("provider", provider.name()).append_pair("return_to", return_to);
-            query.finish()
-        }
+        [provider] => start_with(provider, return_to),
         _ => page_for(return_to),
     }
 }
 
+/// Begins a login here, or at the sign-in host where there is one.
+pub async fn begin(
+    gate: &Gate,
+    arrival: &Arrival,
+    host: &Authority,
+    provider: &Provider,
+    return_to: &str,
+    step_up: Option<&StepUp>,
+) -> Response<Bytes> {
+    let Some(sign_in) = handover::elsewhere(arrival, host) else {
+        let part = Part::Whole;
+        return reply::begin_login(gate, arrival, host, provider, return_to, step_up, part).await;
+    };
+    handover::send(arrival, host, &sign_in, provider, return_to, step_up)
+        .unwrap_or_else(|error| reply::login_failed(gate, arrival, host, error))
+}
+
+fn start_with(provider: &Provider, return_to: &str) -> String {
+    let return_to: String = form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
+    // A provider's name has nothing in it that would have to be escaped.
+    format!("{SIGN_IN}?start&provider={}&return_to={return_to}", provider.name())
+}
+
 fn page_for(return_to: &str) -> String {
-    let mut query = form_urlencoded::Serializer::new(format!("{SIGN_IN}?"));
-    query.append_pair("return_to", return_to).finish()
+    let return_to: String = form_urlencoded::byte_serialize(return_to.as_bytes()).collect();
+    format!("{SIGN_IN}?return_to={return_to}")
 }
 
 /// `/.wicketgate/login`: a page before the provider's, for those who come on their own, and for
 /// those who have a choice. `?start` goes on at once where there is nothing left to choose.
+///
+/// # Errors
+/// `NoRoute` where there is nothing to sign in for.
 pub async fn page(
     gate: &Gate,
     arrival: &Arrival,
     host: &Authority,
     query: &str,
-) -> Response<Bytes> {
+) -> Result<Response<Bytes>, Refusal> {
     let (mut start, mut wanted, mut return_to) = (false, None, "/".to_owned());
     let mut wish = Wish::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -92,11 +117,21 @@ pub async fn page(
             "start" => start = true,
             "provider" => wanted = Some(value.into_owned()),
             "return_to" => return_to = value.into_owned(),
+            // A protected host's request to the sign-in host.
+            "for" => {
+                let begun = handover::begin(gate, arrival, host, &value).await;
+                let failed = |error| reply::login_failed(gate, arrival, host, error);
+                return Ok(begun.unwrap_or_else(failed));
+            }
             name => wish.note(name, &value),
         }
     }
     let return_to = login::return_to(&return_to);
     let offered = offered(&arrival.snapshot, host, &return_to);
+    if offered.is_empty() {
+        // A sign-in host without routes has nobody to sign in for itself.
+        return Err(Refusal::NoRoute);
+    }
     let chosen = match (offered.as_slice(), &wanted) {
         ([one], None) => Some(*one),
         (several, Some(name)) => several.iter().copied().find(|one| **one.name() == **name),
@@ -105,23 +140,18 @@ pub async fn page(
     if let Some(provider) = chosen.filter(|_| start) {
         let asked = wish.of(provider.step_up_levels());
         let asked = asked.as_ref();
-        let mut response =
-            reply::begin_login(gate, arrival, host, provider, &return_to, asked).await;
+        let mut response = begin(gate, arrival, host, provider, &return_to, asked).await;
         // Begun by a click: no circle.
         if let Some(cleared) = RecentLogins::clear(&arrival.head.headers) {
             response.headers_mut().append(SET_COOKIE, cleared);
         }
-        return response;
+        return Ok(response);
     }
-    let address = |provider: &Provider| {
-        let mut query = form_urlencoded::Serializer::new(format!("{SIGN_IN}?start&"));
-        query.append_pair("provider", provider.name()).append_pair("return_to", &return_to);
-        query.finish()
-    };
-    let addresses: Vec<String> = offered.iter().map(|provider| address(provider)).collect();
+    let addresses: Vec<String> =
+        offered.iter().map(|provider| start_with(provider, &return_to)).collect();
     let choices: Vec<_> = std::iter::zip(&offered, &addresses)
         .map(|(provider, href)| pages::Link { href, label: provider.display_name() })
         .collect();
     let page = pages::SignIn { host: &host.to_string(), return_to: &return_to, choices: &choices };
-    reply::html(StatusCode::OK, arrival.id, page.render())
+    Ok(reply::html(StatusCode::OK, arrival.id, page.render()))
 }

@@ -16,6 +16,7 @@ pub mod frontchannel;
 pub mod gate;
 pub mod gather;
 pub mod guard;
+mod handover;
 pub mod headers;
 pub mod kept;
 pub mod live;

@@ -15,7 +15,8 @@ use crate::domain::decision::Decision;
 use crate::domain::event::Event;
 use crate::domain::id::DecisionId;
 use crate::domain::step_up::StepUp;
-use crate::identity::oidc::{LoginStart, Provider};
+use crate::identity::login::Part;
+use crate::identity::oidc::{LoginError, LoginStart, Provider};
 use crate::pages;
 
 use super::asker::{Asker, navigates};
@@ -165,8 +166,11 @@ pub async fn begin_login(
     provider: &Provider,
     return_to: &str,
     step_up: Option<&StepUp>,
+    part: Part,
 ) -> Response<Bytes> {
-    let start = LoginStart { host, return_to, step_up, headers: &arrival.head.headers };
+    let several = arrival.snapshot.providers.are_several();
+    let headers = &arrival.head.headers;
+    let start = LoginStart { host, return_to, step_up, headers, several, part };
     match provider.begin(&start).await {
         Ok(redirect) => {
             let mut response = see_other(arrival.id, &redirect.location);
@@ -175,17 +179,25 @@ pub async fn begin_login(
             }
             response
         }
-        Err(error) => {
-            gate.metrics.logins("unavailable");
-            record::stranger(gate, arrival, "login-failed", || Event::LoginFailed {
-                id: arrival.id,
-                reason: error.to_string(),
-                host: host.to_string(),
-                source: record::source(arrival),
-            });
-            short(&Asker::of(&arrival.head), arrival.id, &Refusal::Login(error))
-        }
+        Err(error) => login_failed(gate, arrival, host, error),
     }
+}
+
+/// Answers for a login that could not begin or end: on record.
+pub fn login_failed(
+    gate: &Gate,
+    arrival: &Arrival,
+    host: &Authority,
+    error: LoginError,
+) -> Response<Bytes> {
+    gate.metrics.logins(if error.status() >= 500 { "unavailable" } else { "failure" });
+    record::stranger(gate, arrival, "login-failed", || Event::LoginFailed {
+        id: arrival.id,
+        reason: error.to_string(),
+        host: host.to_string(),
+        source: record::source(arrival),
+    });
+    short(&Asker::of(&arrival.head), arrival.id, &Refusal::Login(error))
 }
 
 /// Host and port as the client named them; only asked for after they were found good.

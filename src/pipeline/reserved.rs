@@ -14,7 +14,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use crate::domain::canonical::CanonicalRequest;
 use crate::domain::event::{EndReason, Event};
 use crate::identity::cookie::{self, CookieState};
-use crate::identity::oidc::{LoginError, Provider};
+use crate::identity::oidc::{Login, LoginError, Provider};
 use crate::identity::providers::Callback;
 use crate::identity::recent::RecentLogins;
 use crate::identity::session::{AtProvider, NewSession, Session, SessionError};
@@ -27,6 +27,7 @@ use super::choice;
 use super::frontchannel;
 use super::gate::Gate;
 use super::guard;
+use super::handover;
 use super::kept;
 use super::receive::Arrival;
 use super::record;
@@ -59,9 +60,10 @@ pub async fn answer(
         "" | "/" | "/me" => me(gate, arrival, request).await,
         "/login" => {
             let query = request.query.as_deref().unwrap_or_default();
-            Ok(choice::page(gate, arrival, &request.authority, query).await)
+            choice::page(gate, arrival, &request.authority, query).await
         }
-        "/callback" => callback(gate, arrival, request).await,
+        "/callback" => callback(gate, arrival, request, None).await,
+        "/handover" => handed_over(gate, arrival, request).await,
         "/logout" if posts => sign_out(gate, arrival, request).await,
         "/logout" => confirm_sign_out(gate, arrival, request).await,
         "/resume" => kept::page::answer(gate, arrival, request).await,
@@ -79,7 +81,10 @@ pub async fn answer(
             "application/jwk-set+json",
             gate.signer.jwks().as_bytes().to_vec().into(),
         )),
-        _ => asset(arrival, request).ok_or(Refusal::NoRoute),
+        _ => match path.strip_prefix("/callback/") {
+            Some(provider) => callback(gate, arrival, request, Some(provider)).await,
+            None => asset(arrival, request).ok_or(Refusal::NoRoute),
+        },
     }
 }
 
@@ -119,25 +124,49 @@ async fn me(
     Ok(with_sign_out_form(arrival, &session, page.render(), None))
 }
 
-/// The provider's answer (RFC 6749, section 4.1.2), and the beginning of a session.
+/// The provider's answer (RFC 6749, section 4.1.2).
 async fn callback(
     gate: &Gate,
     arrival: &Arrival,
     request: &CanonicalRequest,
+    of: Option<&str>,
 ) -> Result<Response<Bytes>, Refusal> {
     let finished = arrival
         .snapshot
         .providers
         .finish(&Callback {
             host: &request.authority,
+            of,
             query: request.query.as_deref(),
             headers: &arrival.head.headers,
         })
         .await;
-    let login = match finished {
-        Ok(login) => login,
-        Err(error) => return Err(login_failed(gate, arrival, request, error)),
-    };
+    let failed = |error| login_failed(gate, arrival, request, error);
+    let login = finished.map_err(failed)?;
+    match &login.for_host {
+        Some(to) => handover::give(arrival, &login, to).await.map_err(failed),
+        None => signed_in(gate, arrival, request, login).await,
+    }
+}
+
+/// What the sign-in host hands over.
+async fn handed_over(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+) -> Result<Response<Bytes>, Refusal> {
+    let login = handover::take(arrival, request).await;
+    let login = login.map_err(|error| login_failed(gate, arrival, request, error))?;
+    signed_in(gate, arrival, request, login).await
+}
+
+/// The beginning of a session.
+async fn signed_in(
+    gate: &Gate,
+    arrival: &Arrival,
+    request: &CanonicalRequest,
+    login: Login,
+) -> Result<Response<Bytes>, Refusal> {
     // A new login never keeps the session that the browser had before (session fixation).
     let previous = match cookie::session_cookie(&arrival.head.headers) {
         CookieState::Present(value) => Some(value),

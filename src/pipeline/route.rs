@@ -88,6 +88,7 @@ impl RouteEntry {
 pub struct RouteTable {
     hosts: FnvHashMap<Host, HostRoutes>,
     by_name: BTreeMap<Arc<str>, Arc<RouteEntry>>,
+    sign_in_host: Option<Host>,
 }
 
 #[derive(Debug, Default)]
@@ -165,6 +166,20 @@ impl RouteTable {
             table.hosts.entry(entry.config.host.clone()).or_default().insert(key, entry);
         }
         table
+    }
+
+    /// Signs users of all hosts in at this one, which may have no routes.
+    #[must_use]
+    pub fn signing_in_at(mut self, host: Option<Host>) -> Self {
+        if let Some(host) = &host {
+            self.hosts.entry(host.clone()).or_default();
+        }
+        self.sign_in_host = host;
+        self
+    }
+
+    pub fn sign_in_host(&self) -> Option<&Host> {
+        self.sign_in_host.as_ref()
     }
 
     pub fn entries(&self) -> impl Iterator<Item = &Arc<RouteEntry>> {

@@ -35,7 +35,7 @@ pub async fn answer(
             return reply::short(&Asker::of(&arrival.head), arrival.id, &Refusal::Internal);
         };
         let target = reply::own_target(arrival);
-        return reply::begin_login(gate, arrival, &host, provider, target, Some(asked)).await;
+        return choice::begin(gate, arrival, &host, provider, target, Some(asked)).await;
     }
     let page = came_from(arrival).unwrap_or_else(|| "/".to_owned());
     let sign_in = address(provider, asked, &page);

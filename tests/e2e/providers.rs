@@ -1,9 +1,16 @@
 //! Several identity providers: two instances of the certified one.
 
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
+use rcgen::KeyPair;
 use serde_json::json;
 
-use crate::harness::gate::{mentions, route};
+use crate::harness::gate::{SECOND_HOST, mentions, route};
+use crate::harness::pki::write_secret;
 use crate::harness::servers::{Echo, Heard};
 use crate::harness::{Browser, Gate, Recorder, eventually, websocket};
 
@@ -170,7 +177,13 @@ async fn two_hundred_logins_of_two_users_at_once_never_cross() {
             let mut browser = gate.browser();
             let page = format!("/login-{number}");
             let callback = gate.until_callback_at(&mut browser, provider, user, &page).await;
-            let answer = browser.get(&callback).await.expect(303);
+            // What the store can't write in time is told to come again, and may.
+            let answer = eventually("the end of a login", async || {
+                let answer = browser.get(&callback).await;
+                (answer.status != 503).then_some(answer)
+            })
+            .await
+            .expect(303);
             assert_eq!(answer.location().path(), page);
             browser.get(&page).await.expect(200);
             let seen = upstream.requests();
@@ -185,4 +198,168 @@ async fn two_hundred_logins_of_two_users_at_once_never_cross() {
     sessions.sort();
     sessions.dedup();
     assert_eq!(sessions.len(), LOGINS, "each has a session of its own");
+}
+
+#[tokio::test]
+async fn keys_that_the_provider_changes_are_followed_but_not_more_often_than_is_good() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    gate.login("vera").await;
+    let rotate = async || {
+        let address = format!("{}/test/rotate", gate.provider.issuer);
+        gate.browser().post(&address, "").await.expect(200);
+    };
+    rotate().await;
+    gate.login("otto").await.get("/").await.expect(200);
+    // Again within half a minute: nobody is let in with a key that the gate can't know.
+    rotate().await;
+    let mut browser = gate.browser();
+    let callback = gate.until_callback(&mut browser, "ada", "/").await;
+    browser.get(&callback).await.expect(400);
+    assert_eq!(browser.session_cookie(), None);
+    gate.audited("the refusal", |one| mentions(one, &["login-failed", "no key"])).await;
+}
+
+#[tokio::test]
+async fn the_gate_is_a_client_by_secret_by_key_and_by_neither() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let file = folder.path().join("client.key");
+    write_secret(&file, &key.serialize_pem());
+    // Uncompressed: a byte that says so, then both coordinates.
+    let point = key.public_key_raw();
+    let part = |from: usize| BASE64_URL_SAFE_NO_PAD.encode(&point[from..from + 32]);
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "gate-1",
+        "x": part(1), "y": part(33) });
+    let by = |method: &str| json!({ "token_endpoint_auth_method": method });
+    let gate = Gate::with_upstream(&Recorder::start().await)
+        .provider_with(
+            "post",
+            by("client_secret_post"),
+            json!({
+                "client_authentication": "client_secret_post",
+                "authorization_parameters": { "ui_locales": "de" },
+                "callback": "shared",
+            }),
+        )
+        .provider_with("public", by("none"), json!({ "client_secret": null }))
+        .provider_with(
+            "key",
+            json!({
+                "token_endpoint_auth_method": "private_key_jwt",
+                "token_endpoint_auth_signing_alg": "ES256",
+                "jwks": { "keys": [jwk] },
+            }),
+            json!({
+                "client_secret": null,
+                "client_key": format!("file:{}", file.display()),
+                "client_key_id": "gate-1",
+            }),
+        )
+        .start()
+        .await;
+    for provider in ["test", "post", "public", "key"] {
+        let mut browser = gate.browser();
+        sign_in(&gate, &mut browser, provider, "vera", "/").await;
+        let id = format!("{provider}/vera");
+        gate.audited("the session", |one| mentions(one, &["session-started", &id])).await;
+    }
+    let answer = gate.browser().get("/.wicketgate/login?start&provider=post").await.expect(303);
+    assert!(answer.location().query().unwrap().contains("ui_locales=de"));
+}
+
+#[tokio::test]
+async fn one_redirect_uri_serves_every_host_and_its_code_only_the_host_and_browser_that_began() {
+    let upstream = Recorder::start().await;
+    let second = |path: &str, port: u16| format!("https://{SECOND_HOST}:{port}{path}");
+    let gate = Gate::setup()
+        .route(route("app", "/", &upstream.url()))
+        .route(route("other", "/", &upstream.url()))
+        .configure(|config| {
+            config["routes"][1]["host"] = json!("other.localhost");
+            config["session"] = json!({ "sign_in_host": SECOND_HOST });
+        })
+        .start()
+        .await;
+    let other = |path: &str| format!("https://other.localhost:{}{path}", gate.port());
+    let mut browser = gate.browser();
+    let answer = browser.get("/orders?page=2").await.expect(303);
+    let sign_in = answer.location();
+    assert!(sign_in.as_str().starts_with(&second("/.wicketgate/login?for=", gate.port())));
+    let answer = browser.get(sign_in.as_str()).await.expect(303);
+    let redirect = answer
+        .location()
+        .query_pairs()
+        .find(|(key, _)| key == "redirect_uri")
+        .unwrap()
+        .1
+        .into_owned();
+    assert_eq!(redirect, second("/.wicketgate/callback", gate.port()));
+    let form = browser.follow(answer).await.expect(200);
+    let mut answer = browser.post(form.url.as_str(), "user=vera").await;
+    while answer.location().path() != "/.wicketgate/handover" {
+        answer = browser.get(answer.location().as_str()).await.expect(303);
+    }
+    assert_eq!(browser.session_cookie(), None, "the sign-in host has no session");
+    let handover = answer.location();
+    assert!(handover.as_str().starts_with(&gate.url("/.wicketgate/handover?code=")), "{handover}");
+
+    // Another browser; one with a login of its own; another host; the callback's address.
+    let before = browser.clone();
+    gate.browser().get(handover.as_str()).await.expect(400);
+    let mut theirs = gate.browser();
+    let begun = theirs.get("/").await.expect(303);
+    theirs.get(begun.location().as_str()).await.expect(303);
+    theirs.get(handover.as_str()).await.expect(400);
+    assert_eq!(theirs.session_cookie(), None, "no login is forced on a browser");
+    let mut elsewhere = browser.clone();
+    let query = handover.query().unwrap();
+    elsewhere.get(&other(&format!("/.wicketgate/handover?{query}"))).await.expect(400);
+    elsewhere.get(&gate.url(&format!("/.wicketgate/callback?{query}"))).await.expect(400);
+
+    let answer = browser.get(handover.as_str()).await.expect(303);
+    assert_eq!(answer.location().as_str(), gate.url("/orders?page=2"));
+    browser.get("/orders?page=2").await.expect(200);
+    gate.audited("the session", |one| {
+        mentions(one, &["session-started", "test/vera", "app.localhost"])
+    })
+    .await;
+    // A second time, as it was and as it is.
+    for mut again in [before, browser.clone()] {
+        let refused = again.get(handover.as_str()).await.expect(400);
+        assert!(refused.text().contains("Sign-in failed"), "{}", refused.text());
+    }
+    gate.audited("the replay", |one| mentions(one, &["login-failed", "used before"])).await;
+
+    // The other host: the provider knows the browser, and nobody has to do a thing.
+    let answer = browser.get(&other("/plans")).await;
+    let answer = browser.follow(answer).await.expect(200);
+    assert_eq!(answer.url.as_str(), other("/plans"));
+    // Nobody asks the sign-in host for a host that isn't served, or with what the gate didn't make.
+    let forged = second("/.wicketgate/login?for=AAAA", gate.port());
+    gate.browser().get(&forged).await.expect(400);
+    for path in ["/", "/.wicketgate/login"] {
+        gate.browser().get(&second(path, gate.port())).await.expect(404);
+    }
+}
+
+#[tokio::test]
+async fn a_person_in_a_real_browser_chooses_a_provider_without_a_script() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream)
+        .provider("second")
+        .configure(|config| {
+            config["identity_providers"][0]["display_name"] = json!("Plant staff");
+            config["identity_providers"][1]["display_name"] = json!("Acme Corporation");
+        })
+        .start()
+        .await;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("choice");
+    let (script, address) = (root.join("tests/browser/choice.mjs"), gate.url("/orders?page=2"));
+    let run = move || Command::new("node").arg(script).arg(address).arg(pictures).output().unwrap();
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    gate.audited("the session", |one| mentions(one, &["session-started", "second/vera"])).await;
 }

@@ -29,15 +29,19 @@ function user(name, groups, tenant) {
 
 // Two providers need two hosts: cookies know no ports.
 const settings = JSON.parse(process.argv[2]);
-const { origins, secret, client_id = 'wicketgate', host = '127.0.0.1' } = settings;
+const { origins, secret, client_id = 'wicketgate', host = '127.0.0.1', client = {} } = settings;
 const at = (path) => origins.map((origin) => origin + path);
 
 const server = createServer();
 await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
 const issuer = `http://${host}:${server.address().port}`;
 
-const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
-const key = { ...privateKey.export({ format: 'jwk' }), alg: 'RS256', use: 'sig', kid: 'test-1' };
+let keys = 0;
+function newKey() {
+  const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+  keys += 1;
+  return { ...privateKey.export({ format: 'jwk' }), alg: 'RS256', use: 'sig', kid: `test-${keys}` };
+}
 
 // Who is signed in as something else than what is asked for signs in again, once.
 const { Check, base } = interactionPolicy;
@@ -50,7 +54,7 @@ const acrNotMet = new Check('acr_not_met', 'another kind of sign-in is asked for
 });
 policy.get('login').checks.add(acrNotMet);
 
-const provider = new Provider(issuer, {
+const configuration = {
   clients: [
     {
       client_id,
@@ -60,9 +64,11 @@ const provider = new Provider(issuer, {
       backchannel_logout_uri: at('/.wicketgate/backchannel-logout')[0],
       backchannel_logout_session_required: true,
       require_auth_time: true,
+      // What the test says of the client: how it authenticates, say.
+      ...client,
     },
   ],
-  jwks: { keys: [key] },
+  jwks: { keys: [newKey()] },
   cookies: { keys: [randomBytes(32).toString('hex')] },
   pkce: { required: () => true, methods: ['S256'] },
   scopes: ['openid', 'profile', 'email'],
@@ -107,8 +113,9 @@ const provider = new Provider(issuer, {
     ctx.type = 'json';
     ctx.body = out;
   },
-});
+};
 
+let provider = new Provider(issuer, configuration);
 for (const outcome of ['success', 'error']) {
   provider.on(`backchannel.${outcome}`, (_ctx, ...of) => {
     const why = of.find((what) => what instanceof Error)?.message;
@@ -116,8 +123,15 @@ for (const outcome of ['success', 'error']) {
   });
 }
 
-const handle = provider.callback();
+let handle = provider.callback();
 server.on('request', (request, response) => {
+  if (request.method === 'POST' && request.url === '/test/rotate') {
+    // What users and clients hold stays good: it is kept outside.
+    provider = new Provider(issuer, { ...configuration, jwks: { keys: [newKey()] } });
+    handle = provider.callback();
+    response.end();
+    return undefined;
+  }
   if (!request.url.startsWith('/interaction/')) return handle(request, response);
   interact(request, response).catch((error) => {
     response.writeHead(400, { 'content-type': 'text/plain' }).end(String(error));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::secret::Secret;
+use super::{ClaimNames, ClientAuthentication};
 use crate::domain::step_up::SignInLevel;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +17,13 @@ pub struct IdentityProvider {
     pub display_name: Arc<str>,
     pub issuer: Issuer,
     pub client_id: String,
-    pub client_secret: Option<Secret>,
+    pub client: ClientAuthentication,
     pub scopes: Vec<String>,
+    /// Further parameters of the authorization request; none that the gate itself sets.
+    pub parameters: Vec<(String, String)>,
+    /// Whether users come back to an address that no other provider's users come back to, for one
+    /// that doesn't say in its answers that it gave them (RFC 9207). Default false.
+    pub own_callback: bool,
     /// PEM bundle that the provider's TLS certificate is verified with, instead of the system's.
     pub ca: Option<PathBuf>,
     pub claims: ClaimNames,
@@ -51,21 +56,6 @@ impl Issuer {
     pub fn url(&self) -> &Url {
         &self.url
     }
-}
-
-/// Which claims carry what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimNames {
-    /// Default `sub`.
-    pub user: String,
-    /// Default `email`; used only when `email_verified` is true.
-    pub email: String,
-    /// Default `name`.
-    pub name: String,
-    /// Default `groups`: a list of strings, or one string.
-    pub groups: String,
-    /// Default `tenant`.
-    pub tenant: String,
 }
 
 /// The names of some identity providers, in the order in which they are offered.

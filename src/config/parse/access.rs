@@ -10,6 +10,7 @@ use crate::config::yaml::{Cursor, Map, quote};
 
 use super::files::{Base, is_file};
 use super::keys;
+use super::values::host;
 
 const SCHEMA: &str = "wicketgate.cedarschema";
 
@@ -19,6 +20,7 @@ pub(super) fn session(top: &Map<'_>) -> Option<(Session, Arc<[Box<str>]>)> {
         idle_timeout: Duration::from_secs(30 * 60),
         absolute_lifetime: Duration::from_secs(10 * 3600),
         keep_forms: 64 << 10,
+        sign_in_host: None,
     };
     let Some(at) = top.get("session") else { return Some((session, Arc::default())) };
     let map = keys(&at)?;
@@ -26,6 +28,7 @@ pub(super) fn session(top: &Map<'_>) -> Option<(Session, Arc<[Box<str>]>)> {
     session.absolute_lifetime =
         map.or("absolute_lifetime", session.absolute_lifetime, Cursor::duration);
     session.keep_forms = map.or("keep_forms", session.keep_forms, |at| at.bytes(0, 1 << 20));
+    session.sign_in_host = map.get("sign_in_host").and_then(|at| host(&at));
     if session.idle_timeout > session.absolute_lifetime {
         at.error_with(
             "`idle_timeout` is longer than `absolute_lifetime`",

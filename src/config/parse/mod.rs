@@ -8,6 +8,7 @@ mod access;
 mod applications;
 mod backend;
 mod bounds;
+mod client;
 mod files;
 mod listeners;
 mod providers;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::model::{ClaimNames, IdentityProvider, Issuer, ProviderNames};
+use crate::config::model::{ClaimNames, ClaimPath, IdentityProvider, Issuer, ProviderNames};
 use crate::config::yaml::{Cursor, Map, closest, quote};
 use crate::domain::step_up::{MAX_LEVELS, SignInLevel, is_acr};
 
 use super::files::Base;
-use super::keys;
 use super::values::{Unique, unique_name, words};
+use super::{client, keys};
 
 pub(super) fn identity_providers(at: &Cursor<'_>, base: &Base) -> Vec<Arc<IdentityProvider>> {
     let (mut names, mut clients) = (Unique::new(), Unique::new());
@@ -71,7 +71,10 @@ fn provider(
     let display_name = map.get("display_name").and_then(|at| words(&at));
     let issuer = map.required("issuer").and_then(|at| issuer(&at));
     let client_id = map.required("client_id").and_then(|at| words(&at));
-    let client_secret = map.get("client_secret").and_then(|at| base.secret(&at));
+    let client = client::authentication(&map, base);
+    let parameters = map.get("authorization_parameters").map(|at| client::parameters(&at));
+    let own_callback =
+        map.or("callback", false, |at| at.choice(&[("shared", false), ("own", true)]));
     let default = ["openid", "profile", "email"].map(str::to_owned).to_vec();
     let scopes = map.or("scopes", default, scopes);
     let ca = map.get("ca").and_then(|at| base.file(&at));
@@ -84,8 +87,10 @@ fn provider(
         name,
         issuer: issuer?,
         client_id: client_id?.as_ref().to_owned(),
-        client_secret,
+        client: client?,
         scopes,
+        parameters: parameters.unwrap_or_default(),
+        own_callback,
         ca,
         claims,
         step_up,
@@ -180,17 +185,41 @@ fn scopes(at: &Cursor<'_>) -> Option<Vec<String>> {
 }
 
 fn claims(provider: &Map<'_>) -> ClaimNames {
-    let map = provider.get("claims").and_then(|at| keys(&at));
-    let claim = |key: &str| {
-        let given = map.as_ref().and_then(|map| map.get(key)).and_then(|at| words(&at));
-        given.map_or_else(|| key.to_owned(), |name| name.as_ref().to_owned())
-    };
-    let user = map.as_ref().and_then(|map| map.get("user")).and_then(|at| words(&at));
-    ClaimNames {
-        user: user.map_or_else(|| "sub".to_owned(), |name| name.as_ref().to_owned()),
-        email: claim("email"),
-        name: claim("name"),
-        groups: claim("groups"),
-        tenant: claim("tenant"),
+    let mut names = ClaimNames::default();
+    if let Some(at) = provider.get("tenant") {
+        names.fixed_tenant = words(&at);
     }
+    let Some(map) = provider.get("claims").and_then(|at| keys(&at)) else { return names };
+    let path = |key: &str| map.get(key).and_then(|at| claim_path(&at));
+    for (key, place) in [
+        ("user", &mut names.user),
+        ("email", &mut names.email),
+        ("name", &mut names.name),
+        ("groups", &mut names.groups),
+        ("tenant", &mut names.tenant),
+    ] {
+        if let Some(path) = path(key) {
+            *place = path;
+        }
+    }
+    names.roles = path("roles");
+    names.group_prefix = map.get("group_prefix").and_then(|at| words(&at));
+    names.separator = map.get("separator").and_then(|at| words(&at));
+    if let (Some(_), Some(at)) = (&names.fixed_tenant, map.get("tenant")) {
+        at.error_with(
+            "`tenant` stands here and at the provider itself",
+            "keep one of the two: a claim, or one tenant for all of its users",
+        );
+    }
+    names
+}
+
+fn claim_path(at: &Cursor<'_>) -> Option<ClaimPath> {
+    let text = words(at)?;
+    let found = ClaimPath::parse(&text);
+    if found.is_none() {
+        let hint = "write `groups`, or `realm_access.roles` for what stands in another claim";
+        at.error_with(format!("{} names no claim", quote(&text)), hint);
+    }
+    found
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::model::*;
+use crate::config::secret::Secret;
 use crate::domain::connection::{ClientAddr, SourceRules};
 
 #[test]
@@ -24,7 +25,10 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(provider.issuer.as_str(), "https://id.example.com", "without a slash of ours");
     assert_eq!(provider.scopes, ["openid", "profile", "email"]);
     let claims = &provider.claims;
-    assert_eq!((claims.user.as_str(), claims.tenant.as_str()), ("sub", "tenant"));
+    assert_eq!(*claims, ClaimNames::default());
+    assert_eq!(provider.client, ClientAuthentication::Public);
+    assert!(provider.parameters.is_empty() && !provider.own_callback);
+    assert!(config.session.sign_in_host.is_none());
     let route = &config.routes[0];
     assert_eq!((&*route.path, route.max_body_bytes), ("/", 10 << 20));
     assert!(route.cross_site_origins.is_empty() && provider.step_up.is_empty());
@@ -59,8 +63,27 @@ fn every_value_arrives_in_the_model() {
     assert!(source.allows(ClientAddr([192, 0, 2, 1].into())));
     assert!(!source.allows(ClientAddr([192, 0, 3, 1].into())));
     let provider = &config.identity_providers[0];
-    assert_eq!(provider.client_secret.as_ref().unwrap().expose(), "hunter2");
-    assert_eq!(provider.claims.user, "oid");
+    let method = Some(SecretMethod::Post);
+    let secret = Secret::new("hunter2");
+    assert_eq!(provider.client, ClientAuthentication::Secret { secret: secret.clone(), method });
+    assert_eq!(provider.parameters, [("prompt".into(), "login".into()), ("hd".into(), "x".into())]);
+    let claims = &provider.claims;
+    assert_eq!(
+        (claims.user.names(), claims.groups.names()),
+        (&["oid".into()][..], &["roles".into()][..])
+    );
+    assert_eq!(claims.roles.as_ref().unwrap().names(), ["realm_access", "roles"]);
+    assert_eq!(
+        (claims.separator.as_deref(), claims.group_prefix.as_deref()),
+        (Some(","), Some("main:"))
+    );
+    let other = &config.identity_providers[1];
+    assert!(other.own_callback && !provider.own_callback);
+    assert_eq!(other.claims.fixed_tenant.as_deref(), Some("acme"));
+    let ClientAuthentication::Key { pem, id, audience } = &other.client else { panic!("no key") };
+    assert_eq!((pem, id.as_deref()), (&secret, Some("k1")));
+    assert_eq!(*audience, AssertionAudience::TokenEndpoint);
+    assert_eq!(config.session.sign_in_host.as_ref().unwrap().as_str(), "login.example.com");
     let kinds: Vec<_> = provider.step_up.iter().map(|kind| (&*kind.acr, kind.amr.len())).collect();
     assert_eq!(kinds, [("urn:x:mfa", 2), ("phr", 0)]);
     assert_eq!(config.session.keep_forms, 9 << 10);

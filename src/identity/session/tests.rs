@@ -116,8 +116,12 @@ impl World {
 }
 
 async fn opened(store: &Arc<Flaky>, clock: &Clock) -> Arc<Sessions> {
-    let config =
-        config::model::Session { idle_timeout: IDLE, absolute_lifetime: LIFETIME, keep_forms: 0 };
+    let config = config::model::Session {
+        idle_timeout: IDLE,
+        absolute_lifetime: LIFETIME,
+        keep_forms: 0,
+        sign_in_host: None,
+    };
     let store: Arc<dyn Store> = store.clone();
     Sessions::open(store, &config, clock.clone(), Metrics::new()).await.unwrap()
 }

@@ -54,7 +54,7 @@ pub struct Setup {
     configure: Vec<Edit>,
     launch: Launch,
     port: Option<Port>,
-    others: Vec<&'static str>,
+    others: Vec<(&'static str, Value, Value)>,
 }
 
 /// How the binary is started.
@@ -100,8 +100,15 @@ impl Setup {
 
     /// Signs in with another real provider, too, of this name.
     #[must_use]
-    pub fn provider(mut self, name: &'static str) -> Self {
-        self.others.push(name);
+    pub fn provider(self, name: &'static str) -> Self {
+        self.provider_with(name, json!({}), json!({}))
+    }
+
+    /// The same, where `client` is what it has registered of the gate, and `entry` what the gate's
+    /// configuration has of it, instead of or besides what is usual. `null` leaves a key out.
+    #[must_use]
+    pub fn provider_with(mut self, name: &'static str, client: Value, entry: Value) -> Self {
+        self.others.push((name, client, entry));
         self
     }
 
@@ -174,17 +181,22 @@ impl Setup {
             "store": { "path": root.join("store.redb") },
         });
         let mut others = BTreeMap::new();
-        for name in self.others {
+        for (name, client, changes) in self.others {
             // A host of its own: cookies know no ports.
             let host = format!("{name}-id.localhost");
-            let settings = json!({ "origins": origins, "secret": provider::SECRET, "host": host });
+            let secret = provider::SECRET;
+            let settings =
+                json!({ "origins": origins, "secret": secret, "host": host, "client": client });
             let other = Provider::start_with(settings).await;
-            let entry = json!({
+            let mut entry = json!({
                 "name": name,
                 "issuer": other.issuer,
                 "client_id": "wicketgate",
                 "client_secret": "file:client-secret",
             });
+            let known = entry.as_object_mut().unwrap();
+            known.extend(changes.as_object().unwrap().clone());
+            known.retain(|_, value| !value.is_null());
             config["identity_providers"].as_array_mut().unwrap().push(entry);
             others.insert(name, other);
         }

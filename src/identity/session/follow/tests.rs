@@ -124,6 +124,7 @@ impl Gate {
             idle_timeout: IDLE,
             absolute_lifetime: 24 * LONG,
             keep_forms: 0,
+            sign_in_host: None,
         };
         let sessions =
             Sessions::open(Arc::new(seen), &config, clock.clone(), Metrics::new()).await.unwrap();

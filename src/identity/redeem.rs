@@ -1,0 +1,115 @@
+//! Codes for tokens, at the provider's token endpoint.
+
+use openidconnect::core::{CoreErrorResponseType, CoreTokenResponse};
+use openidconnect::{
+    AuthType, AuthorizationCode, ClientId, ClientSecret, PkceCodeVerifier, RedirectUrl,
+    RequestTokenError, StandardErrorResponse,
+};
+
+use super::client_key::ClientKeyError;
+use super::discovery::{DiscoveryError, Metadata};
+use super::http::HttpError;
+use super::login::LoginState;
+use super::oidc::{LoginError, Provider, printable};
+use crate::config::model::{AssertionAudience, ClientAuthentication, SecretMethod};
+use crate::domain::canonical::Authority;
+
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+impl Provider {
+    /// Redeems the code (RFC 6749, section 4.1.3; RFC 7636, section 4.5).
+    pub(super) async fn redeem(
+        &self,
+        metadata: &Metadata,
+        login: &LoginState,
+        code: String,
+        host: &Authority,
+    ) -> Result<CoreTokenResponse, LoginError> {
+        let token_endpoint =
+            metadata.token_endpoint().cloned().ok_or(DiscoveryError::NoTokenEndpoint)?;
+        let redirect = RedirectUrl::new(self.redirect_uri(host))
+            .map_err(|_| LoginError::invalid("the callback's host makes no address"))?;
+        let client = openidconnect::core::CoreClient::new(
+            ClientId::new(self.config.client_id.clone()),
+            metadata.issuer().clone(),
+            openidconnect::core::CoreJsonWebKeySet::default(),
+        )
+        .set_token_uri(token_endpoint)
+        .set_redirect_uri(redirect);
+        let (client, assertion) = match &self.config.client {
+            ClientAuthentication::Public => (client, None),
+            ClientAuthentication::Secret { secret, method } => {
+                let secret = ClientSecret::new(secret.expose().to_owned());
+                let by = auth_type(*method, metadata);
+                (client.set_client_secret(secret).set_auth_type(by), None)
+            }
+            ClientAuthentication::Key { audience, .. } => {
+                let client = client.set_auth_type(AuthType::RequestBody);
+                (client, Some(self.assertion(metadata, *audience)?))
+            }
+        };
+        let mut request = client
+            .exchange_code(AuthorizationCode::new(code))
+            .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()));
+        if let Some(assertion) = assertion {
+            // RFC 7521, section 4.2.
+            request = request
+                .add_extra_param("client_assertion_type", ASSERTION_TYPE)
+                .add_extra_param("client_assertion", assertion);
+        }
+        request.request_async(&self.http).await.map_err(token_error)
+    }
+
+    /// Says to the provider that the gate is its client.
+    fn assertion(
+        &self,
+        metadata: &Metadata,
+        audience: AssertionAudience,
+    ) -> Result<String, LoginError> {
+        let audience = match (audience, metadata.token_endpoint()) {
+            (AssertionAudience::TokenEndpoint, Some(endpoint)) => endpoint.as_str(),
+            _ => self.config.issuer.as_str(),
+        };
+        let taken = metadata.token_endpoint_auth_signing_alg_values_supported();
+        let (id, now) = (&self.config.client_id, self.clock.now());
+        let key = self.key.as_ref().ok_or(ClientKeyError::Sign);
+        key.and_then(|key| key.assertion(id, audience, taken.map(Vec::as_slice), now))
+            .map_err(|error| LoginError::invalid(error.to_string()))
+    }
+}
+
+/// `client_secret_basic` is what a provider that says nothing takes (OpenID Connect Discovery 1.0,
+/// section 3).
+fn auth_type(method: Option<SecretMethod>, metadata: &Metadata) -> AuthType {
+    use openidconnect::core::CoreClientAuthMethod as Method;
+    match method {
+        Some(SecretMethod::Basic) => return AuthType::BasicAuth,
+        Some(SecretMethod::Post) => return AuthType::RequestBody,
+        None => {}
+    }
+    match metadata.token_endpoint_auth_methods_supported() {
+        Some(methods)
+            if methods.contains(&Method::ClientSecretPost)
+                && !methods.contains(&Method::ClientSecretBasic) =>
+        {
+            AuthType::RequestBody
+        }
+        _ => AuthType::BasicAuth,
+    }
+}
+
+fn token_error(
+    error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>,
+) -> LoginError {
+    match error {
+        RequestTokenError::Request(error) => error.into(),
+        // `invalid_grant` is a code that was used, expired or stolen (RFC 6749, section 5.2).
+        RequestTokenError::ServerResponse(response) => LoginError::invalid(format!(
+            "the identity provider did not redeem the code: `{}`",
+            printable(response.error().as_ref())
+        )),
+        RequestTokenError::Parse(..) | RequestTokenError::Other(_) => {
+            LoginError::invalid("the identity provider's token response can't be read")
+        }
+    }
+}

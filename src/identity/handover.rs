@@ -364,6 +364,7 @@ mod tests {
         let taken = world.take("a.example:8443", &query, &half.cookies).await.unwrap();
         assert_eq!(taken.principal.id.as_ref(), "idp/ada");
         assert_eq!((taken.return_to.as_str(), taken.sid.as_deref()), ("/orders", Some("s1")));
+        assert_eq!(taken.subject.as_deref(), Some("ada"));
         assert_eq!(taken.authentication.acr.as_deref(), Some("mfa"));
         assert_eq!(taken.id_token.unwrap().expose(), "a.b.c");
         assert_eq!(taken.set_cookie.len(), 1, "the cookie is removed");

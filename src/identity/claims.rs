@@ -68,7 +68,7 @@ pub fn principal(
                 value.as_i64().ok_or_else(|| ClaimError::Type("auth_time".to_owned()))?,
             )),
         },
-        session_started: None,
+        ..Authentication::default()
     };
     Ok((principal, authentication))
 }
@@ -90,7 +90,7 @@ pub fn text(sources: &[&Claims], name: &str) -> Result<Option<Arc<str>>, ClaimEr
     }
 }
 
-fn texts(sources: &[&Claims], name: &str) -> Result<BTreeSet<Arc<str>>, ClaimError> {
+pub fn texts(sources: &[&Claims], name: &str) -> Result<BTreeSet<Arc<str>>, ClaimError> {
     match first(sources, name) {
         None => Ok(BTreeSet::new()),
         Some(Value::String(text)) if text.is_empty() => Ok(BTreeSet::new()),

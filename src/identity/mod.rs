@@ -3,12 +3,18 @@
 //! There are any number of [`providers`]. A login goes [`oidc`] (redirect, callback, token checks) with [`login`] (what the browser keeps
 //! meanwhile), then [`session`] (an opaque id in a cookie, [`cookie`]), then on every request
 //! [`assertion`] (a signed statement for the upstream), and ends with [`logout`].
+//! Machines bring an access token ([`bearer`]) or a [`certificate`] instead; what a request was authenticated with is a
+//! [`credential`] from then on.
 //! `openidconnect`, `reqwest` and `jsonwebtoken` are known here only.
 
 pub mod assertion;
+pub mod bearer;
+pub mod certificate;
 pub mod claims;
 pub mod cookie;
+pub mod credential;
 pub mod discovery;
+pub mod exchange;
 pub mod http;
 mod id_token;
 pub mod kept;
@@ -22,3 +28,5 @@ mod oidc_tests;
 pub mod providers;
 pub mod recent;
 pub mod session;
+mod signing;
+mod strict;

@@ -145,9 +145,9 @@ pub struct Login {
 /// One identity provider.
 #[derive(Debug)]
 pub struct Provider {
-    config: Arc<IdentityProvider>,
-    discovery: Discovery,
-    http: ProviderHttp,
+    pub(super) config: Arc<IdentityProvider>,
+    pub(super) discovery: Discovery,
+    pub(super) http: ProviderHttp,
     logins: Arc<LoginStates>,
     clock: Clock,
 }
@@ -389,7 +389,7 @@ fn check_issuer(metadata: &Metadata, said: Option<&str>) -> Result<(), LoginErro
 
 /// `client_secret_basic` is what a provider that says nothing takes (OpenID Connect Discovery 1.0,
 /// section 3).
-fn auth_type(metadata: &Metadata) -> AuthType {
+pub(super) fn auth_type(metadata: &Metadata) -> AuthType {
     use openidconnect::core::CoreClientAuthMethod as Method;
     match metadata.token_endpoint_auth_methods_supported() {
         Some(methods)

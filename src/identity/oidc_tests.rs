@@ -162,6 +162,7 @@ impl World {
             display_name: "IdP".into(),
             issuer: Issuer::parse(&issuer).unwrap(),
             client_id: "gate".into(),
+            access_tokens: None,
             client_secret: None,
             scopes: vec!["openid".into(), "email".into()],
             ca: None,

@@ -12,6 +12,8 @@ import { createServer } from 'node:http';
 
 import Provider, { interactionPolicy } from 'oidc-provider';
 
+import * as accessTokens from './access_tokens.mjs';
+
 const USERS = {
   ada: user('Ada Acme', ['customers'], 'acme'),
   grace: user('Grace Globex', ['customers'], 'globex'),
@@ -55,12 +57,14 @@ const provider = new Provider(issuer, {
     {
       client_id,
       client_secret: secret,
+      grant_types: ['authorization_code', accessTokens.EXCHANGE],
       redirect_uris: at('/.wicketgate/callback'),
       post_logout_redirect_uris: [...at('/.wicketgate/signed-out'), ...at('/')],
       backchannel_logout_uri: at('/.wicketgate/backchannel-logout')[0],
       backchannel_logout_session_required: true,
       require_auth_time: true,
     },
+    ...accessTokens.clients(secret),
   ],
   jwks: { keys: [key] },
   cookies: { keys: [randomBytes(32).toString('hex')] },
@@ -76,7 +80,9 @@ const provider = new Provider(issuer, {
     ? [{ address: '127.0.0.1', family: 4 }] : '127.0.0.1', 4) }),
   // The gate reads the ID token only.
   conformIdTokenClaims: false,
+  extraTokenClaims: accessTokens.extraTokenClaims(USERS),
   features: {
+    ...accessTokens.features,
     devInteractions: { enabled: false },
     backchannelLogout: { enabled: true },
     rpInitiatedLogout: {
@@ -115,6 +121,8 @@ for (const outcome of ['success', 'error']) {
     console.log(JSON.stringify({ backchannel: outcome, ...(why && { why }) }));
   });
 }
+
+accessTokens.register(provider);
 
 const handle = provider.callback();
 server.on('request', (request, response) => {

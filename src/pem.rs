@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::{Error as SectionError, PemObject as _};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
 use crate::config::finding::Finding;
 use crate::config::secret;
@@ -30,6 +30,10 @@ pub enum PemError {
     Broken { path: PathBuf, cause: String },
     #[error("the file holds no certificate")]
     NoCertificate { path: PathBuf },
+    #[error("the file holds no certificate revocation list")]
+    NoList { path: PathBuf },
+    #[error("list {position} of the file is not a valid certificate revocation list")]
+    NotAList { path: PathBuf, position: usize },
     #[error("the file holds no private key")]
     NoKey { path: PathBuf },
     #[error("the private key is encrypted")]
@@ -49,6 +53,8 @@ impl PemError {
             | Self::TooLarge { path }
             | Self::Broken { path, .. }
             | Self::NoCertificate { path }
+            | Self::NoList { path }
+            | Self::NotAList { path, .. }
             | Self::NoKey { path }
             | Self::EncryptedKey { path }
             | Self::SeveralKeys { path, .. }
@@ -70,6 +76,11 @@ impl PemError {
             Self::NoCertificate { .. } => {
                 "the file needs a `-----BEGIN CERTIFICATE-----` section".to_owned()
             }
+            Self::NoList { path } => format!(
+                "the file needs a `-----BEGIN X509 CRL-----` section; from DER: `openssl crl -inform DER -in {}`",
+                path.display()
+            ),
+            Self::NotAList { .. } => "have the CA write it again".to_owned(),
             Self::NoKey { .. } => {
                 "the file needs a `-----BEGIN PRIVATE KEY-----` section".to_owned()
             }
@@ -104,6 +115,47 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemErro
     }
     if found.is_empty() {
         return Err(PemError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(found)
+}
+
+/// What a certificate revocation list says (RFC 5280, section 5.1). Who signed it is for TLS to
+/// verify.
+#[derive(Clone, Debug)]
+pub struct RevocationList {
+    /// The issuer's name in DER.
+    pub issuer: Box<[u8]>,
+    /// Of the certificates that were taken back.
+    pub serials: Vec<Box<[u8]>>,
+    pub next_update: Option<Timestamp>,
+}
+
+/// All certificate revocation lists of a file.
+///
+/// # Errors
+/// When the file can't be read, is broken, or holds none. Each list is known to parse.
+pub fn revocation_lists(
+    path: &Path,
+) -> Result<Vec<(CertificateRevocationListDer<'static>, RevocationList)>, PemError> {
+    let text = read(path)?;
+    let mut found = Vec::new();
+    for section in CertificateRevocationListDer::pem_slice_iter(&text) {
+        let der = section.map_err(|error| broken(path, &error))?;
+        let Ok((_, parsed)) = CertificateRevocationList::from_der(&der) else {
+            return Err(PemError::NotAList { path: path.to_owned(), position: found.len() + 1 });
+        };
+        let list = RevocationList {
+            issuer: parsed.issuer().as_raw().into(),
+            serials: parsed
+                .iter_revoked_certificates()
+                .map(|revoked| revoked.raw_serial().into())
+                .collect(),
+            next_update: parsed.next_update().map(|due| Timestamp::from_seconds(due.timestamp())),
+        };
+        found.push((der, list));
+    }
+    if found.is_empty() {
+        return Err(PemError::NoList { path: path.to_owned() });
     }
     Ok(found)
 }
@@ -173,6 +225,8 @@ pub struct CertificateFacts {
     pub not_after: Timestamp,
     /// The subject's distinguished name, for messages.
     pub subject: String,
+    /// The same in DER, to compare.
+    pub subject_der: Box<[u8]>,
 }
 
 impl CertificateFacts {
@@ -194,6 +248,7 @@ impl CertificateFacts {
             not_before: Timestamp::from_seconds(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_seconds(parsed.validity().not_after.timestamp()),
             subject: parsed.subject().to_string(),
+            subject_der: parsed.subject().as_raw().into(),
         })
     }
 

@@ -32,6 +32,7 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
         host: host(number / 10),
         path: format!("/part-{}", number % 10).into(),
         application,
+        accepted: wicketgate::config::model::Accepted::default(),
         allow_from: None,
         tenant: None,
         identity_providers: None,

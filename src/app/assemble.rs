@@ -9,6 +9,7 @@ use crate::config::model::{self, Config, ListenerRole};
 use crate::config::watch::Fingerprint;
 use crate::domain::clock::Clock;
 use crate::domain::query::Resource;
+use crate::identity::bearer::Bearers;
 use crate::identity::login::LoginStates;
 use crate::identity::oidc::{self, Provider};
 use crate::identity::providers::Providers;
@@ -19,7 +20,7 @@ use crate::pipeline::route::{RouteEntry, RouteTable};
 use crate::pipeline::slots::Bounds;
 use crate::pipeline::snapshot::Snapshot;
 use crate::policy::Engine;
-use crate::posture::Registry;
+use crate::posture::{Registry, Revoked};
 use crate::tls::ServerTls;
 use crate::upstream::Pool;
 
@@ -64,6 +65,10 @@ pub fn assemble(
             None
         }
     };
+    let mut revoked = Revoked::default();
+    for (_, tls) in &tls {
+        tls.revoked().iter().for_each(|list| revoked.add(list));
+    }
     let devices = match config.devices.as_ref().map(|devices| Registry::load(&devices.registry)) {
         None => Some(Registry::empty()),
         Some(Ok(registry)) => Some(registry),
@@ -95,7 +100,7 @@ pub fn assemble(
             warnings: findings,
             tls,
             policies,
-            devices: Arc::new(devices),
+            devices: Arc::new(devices.without(revoked)),
             routes,
         }),
         _ => Err(findings),
@@ -247,6 +252,7 @@ impl Assembly {
                 .signing_in_at(self.config.session.sign_in_host.clone()),
             policies: Arc::clone(&self.policies),
             devices: Arc::clone(&self.devices),
+            bearers: Bearers::new(providers.iter()),
             providers,
             keep_forms: self.config.session.keep_forms,
             sign_out_urls: Arc::clone(&self.config.sign_out_urls),

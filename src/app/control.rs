@@ -328,6 +328,9 @@ impl Control {
         for (_, acceptor) in &self.acceptors {
             acceptor.refresh_tickets();
         }
+        if let Err(error) = self.gate.signer.tend(self.gate.clock.now()).await {
+            tracing::warn!(%error, "the keys of assertions are not changed; the next try is in {HOUSEKEEPING:?}");
+        }
         // One at servers is heard all the time, and isn't waited for here.
         let store_healthy = if self.gate.sessions.is_shared() {
             self.gate.sessions.is_confirmed(Instant::now())

@@ -1,5 +1,6 @@
 //! The validated configuration. Behind these types nothing is checked again.
 
+mod callers;
 mod claim;
 mod client;
 mod provider;
@@ -15,6 +16,7 @@ use crate::domain::canonical::{Authority, Host};
 use crate::domain::connection::{ClientAddr, SourceRules};
 use crate::domain::network::Networks;
 
+pub use callers::{Accepted, AccessTokens, CERTIFICATES, TokenExchange, UpstreamToken};
 pub use claim::{ClaimNames, ClaimPath};
 pub use client::{AssertionAudience, ClientAuthentication, SecretMethod};
 pub use provider::{IdentityProvider, Issuer, ProviderNames};
@@ -77,6 +79,9 @@ pub struct ListenerTls {
     /// PEM bundle of the device CA. When set, client certificates are asked for (never required
     /// at this level: policies decide) and, when sent, must verify.
     pub client_ca: Option<PathBuf>,
+    /// PEM bundle of revocation lists, one for each CA. A client certificate of which they don't
+    /// say that it is good is refused.
+    pub client_crl: Option<PathBuf>,
     pub minimum_version: TlsVersion,
     /// What session tickets are sealed with; the process's own secret without it.
     pub ticket_keys: Option<PathBuf>,
@@ -157,6 +162,8 @@ pub struct Route {
     /// Decoded path prefix; matches whole segments. `/` matches everything.
     pub path: Arc<str>,
     pub application: Arc<Application>,
+    /// What callers identify themselves with.
+    pub accepted: Accepted,
     /// Whose requests are taken. Everybody's where it is absent.
     pub allow_from: Option<Networks>,
     /// Overrides the application's tenant.

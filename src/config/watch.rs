@@ -246,6 +246,7 @@ pub fn paths(config: &Config) -> Vec<PathBuf> {
     for listener in &config.listeners {
         let ListenerRole::Tls(tls) = &listener.role else { continue };
         paths.extend(tls.client_ca.clone());
+        paths.extend(tls.client_crl.clone());
         paths.extend(tls.ticket_keys.clone());
         for files in &tls.certificates {
             paths.extend([files.certificate.clone(), files.key.clone()]);

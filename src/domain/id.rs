@@ -114,7 +114,8 @@ impl<'de> Deserialize<'de> for DecisionId {
     }
 }
 
-/// The SHA-256 of a session's secret, which itself only ever lives in the user's cookie.
+/// The SHA-256 of a session's secret, which itself only ever lives in the user's cookie; or of what
+/// else a caller proves itself with, which is never 32 bytes long and so never another's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(pub [u8; 32]);
 

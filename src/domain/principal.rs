@@ -24,6 +24,12 @@ pub struct Principal {
     pub tenant: Option<Arc<str>>,
 }
 
+impl Principal {
+    pub fn is_service(&self) -> bool {
+        self.kind == PrincipalKind::Service
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrincipalKind {
@@ -42,7 +48,13 @@ pub struct Authentication {
     pub amr: BTreeSet<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_time: Option<Timestamp>,
-    /// When this session began.
+    /// When this session began. There is none with an access token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_started: Option<Timestamp>,
+    /// What the access token was issued for (RFC 8693, section 4.2).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub scopes: BTreeSet<Arc<str>>,
+    /// The client that the access token was issued to (RFC 9068, section 2.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Arc<str>>,
 }

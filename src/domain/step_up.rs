@@ -122,6 +122,7 @@ mod tests {
             amr: amr.iter().map(|method| Arc::from(*method)).collect(),
             auth_time: age.map(|age| Timestamp::from_seconds(NOW.as_seconds() - age)),
             session_started: None,
+            ..Authentication::default()
         }
     }
 

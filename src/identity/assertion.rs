@@ -2,25 +2,25 @@
 //! verifiable with `/.wicketgate/jwks.json`.
 //!
 //! INVARIANT: an assertion names one audience and lives [`LIFETIME`], so that one upstream can't use
-//! it at another, nor later. The cache's key is everything that varies in it: session and audience;
-//! a session's principal never changes.
+//! it at another, nor later. The cache's key is everything that varies in it: credential and
+//! audience; a credential's principal never changes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use arc_swap::ArcSwap;
 use http::HeaderValue;
-use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse, ThumbprintHash};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::credential::Credential;
 use super::keys;
 use super::login::random_token;
-use super::session::Session;
+use super::signing::Keys;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::id::SessionId;
+use crate::domain::principal::{Principal, PrincipalKind};
 use crate::store::{Store, StoreError};
 
 /// `iss` of every assertion.
@@ -32,7 +32,6 @@ pub const LIFETIME: Duration = Duration::from_secs(60);
 /// For how long one is handed out again.
 const REUSE: Duration = Duration::from_secs(30);
 
-const KEY_NAME: &[u8] = b"assertion-key";
 const STRIPES: usize = 32;
 /// Assertions kept in each stripe.
 const MAX_IN_STRIPE: usize = 1024;
@@ -41,7 +40,7 @@ const MAX_IN_STRIPE: usize = 1024;
 pub enum SignerError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the assertion key in the store is broken; remove `assertion-key` from it")]
+    #[error("an assertion key in the store is broken; remove `assertion-key/...` from it")]
     BadKey,
     #[error("the assertion can't be signed")]
     Sign,
@@ -51,15 +50,16 @@ type Kept = HashMap<(SessionId, Arc<str>), (HeaderValue, Timestamp)>;
 
 /// Signs assertions. One for the process.
 pub struct Signer {
-    key: EncodingKey,
-    header: Header,
-    jwks: Arc<str>,
+    keys: ArcSwap<Keys>,
+    store: Arc<dyn Store>,
     kept: Vec<Mutex<Kept>>,
 }
 
 impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer").field("kid", &self.header.kid).finish_non_exhaustive()
+        f.debug_struct("Signer")
+            .field("kid", &self.keys.load().current.header.kid)
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,38 +77,32 @@ struct Claims<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     groups: &'a BTreeSet<Arc<str>>,
+    kind: PrincipalKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<&'a str>,
 }
 
 impl Signer {
-    /// The key comes from the store, where the first start puts it.
+    /// The keys come from the store, where the first who needs one puts it.
     pub async fn load_or_create(store: Arc<dyn Store>, clock: Clock) -> Result<Self, SignerError> {
-        let fresh = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
-            .and_then(|pair| pair.to_pkcs8v1())
-            .map_err(|_| SignerError::BadKey)?;
-        let der = keys::load_or_put(store.as_ref(), KEY_NAME, fresh.as_ref(), clock.now()).await?;
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)
-            .map_err(|_| SignerError::BadKey)?;
-        let key = EncodingKey::from_ec_der(&der);
-        let mut jwk =
-            Jwk::from_encoding_key(&key, Algorithm::ES256).map_err(|_| SignerError::BadKey)?;
-        // RFC 7638: the name follows from the key.
-        let kid = jwk.thumbprint(ThumbprintHash::SHA256).map_err(|_| SignerError::BadKey)?;
-        jwk.common.key_id = Some(kid.clone());
-        jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-        let jwks = serde_json::to_string(&JwkSet { keys: vec![jwk] })
-            .map_err(|_| SignerError::BadKey)?
-            .into();
-        let mut header = Header::new(Algorithm::ES256);
-        header.kid = Some(kid);
+        let keys = Keys::load(store.as_ref(), clock.now()).await?;
         let kept = (0..STRIPES).map(|_| Mutex::default()).collect();
-        Ok(Self { key, header, jwks, kept })
+        Ok(Self { keys: ArcSwap::from_pointee(keys), store, kept })
     }
 
-    /// The public key as a JWK set (RFC 7517), for `/.wicketgate/jwks.json`.
+    /// Takes another key when it is time, publishes the next and forgets the last. For every now and
+    /// then. With an error the former keys stay in use.
+    pub async fn tend(&self, now: Timestamp) -> Result<(), SignerError> {
+        if !self.keys.load().are_due(now) {
+            self.keys.store(Arc::new(Keys::load(self.store.as_ref(), now).await?));
+            keys::purge(self.store.as_ref(), now).await?;
+        }
+        Ok(())
+    }
+
+    /// The public keys as a JWK set (RFC 7517), for `/.wicketgate/jwks.json`.
     pub fn jwks(&self) -> Arc<str> {
-        Arc::clone(&self.jwks)
+        Arc::clone(&self.keys.load().jwks)
     }
 
     /// Whether an assertion of that time may be handed out now.
@@ -116,23 +110,23 @@ impl Signer {
         made <= now && now.since(made) < REUSE
     }
 
-    /// The assertion about a session's principal for one audience, as a header field's value, and
+    /// The assertion about a caller for one audience, as a header field's value, and
     /// when it was made.
     pub fn assertion(
         &self,
-        session: &Session,
+        caller: &Credential,
         audience: &Arc<str>,
         now: Timestamp,
     ) -> Result<(HeaderValue, Timestamp), SignerError> {
-        let stripe = session.id.0.first().map_or(0, |byte| usize::from(*byte) % STRIPES);
+        let stripe = caller.id().0.first().map_or(0, |byte| usize::from(*byte) % STRIPES);
         let kept = self.kept.get(stripe).ok_or(SignerError::Sign)?;
-        let key = (session.id, Arc::clone(audience));
+        let key = (*caller.id(), Arc::clone(audience));
         if let Some((token, at)) = kept.lock().get(&key)
             && self.is_fresh(*at, now)
         {
             return Ok((token.clone(), *at));
         }
-        let token = self.sign(session, audience, now)?;
+        let token = self.sign(caller.principal(), audience, now)?;
         let mut kept = kept.lock();
         if kept.len() >= MAX_IN_STRIPE {
             kept.retain(|_, (_, at)| self.is_fresh(*at, now));
@@ -146,11 +140,10 @@ impl Signer {
 
     fn sign(
         &self,
-        session: &Session,
+        principal: &Principal,
         audience: &str,
         now: Timestamp,
     ) -> Result<HeaderValue, SignerError> {
-        let principal = &session.principal;
         let claims = Claims {
             iss: ISSUER,
             aud: audience,
@@ -161,9 +154,11 @@ impl Signer {
             email: principal.email.as_deref(),
             name: principal.name.as_deref(),
             groups: &principal.groups,
+            kind: principal.kind,
             tenant: principal.tenant.as_deref(),
         };
-        let token = jsonwebtoken::encode(&self.header, &claims, &self.key)
+        let keys = self.keys.load();
+        let token = jsonwebtoken::encode(&keys.current.header, &claims, &keys.current.key)
             .map_err(|_| SignerError::Sign)?;
         let mut value = HeaderValue::try_from(token).map_err(|_| SignerError::Sign)?;
         value.set_sensitive(true);
@@ -173,17 +168,19 @@ impl Signer {
 
 #[cfg(test)]
 mod tests {
-    use jsonwebtoken::{DecodingKey, Validation};
+    use jsonwebtoken::jwk::JwkSet;
+    use jsonwebtoken::{Algorithm, DecodingKey, Validation};
     use serde_json::Value;
 
+    use super::super::signing::{AFTER, AHEAD, EPOCH};
     use super::*;
     use crate::config;
-    use crate::domain::principal::{Authentication, Principal, PrincipalKind};
+    use crate::domain::principal::Authentication;
     use crate::identity::session::{NewSession, Sessions};
     use crate::metrics::Metrics;
     use crate::store::MemoryStore;
 
-    async fn session(store: &Arc<MemoryStore>, clock: &Clock, user: &str) -> Arc<Session> {
+    async fn session(store: &Arc<MemoryStore>, clock: &Clock, user: &str) -> Credential {
         let config = config::model::Session {
             idle_timeout: Duration::from_secs(60),
             absolute_lifetime: Duration::from_secs(60),
@@ -207,7 +204,7 @@ mod tests {
             id_token: None,
             host: None,
         };
-        sessions.create(login, None).await.unwrap().1
+        Credential::Session(sessions.create(login, None).await.unwrap().1)
     }
 
     fn read(jwks: &str, token: &str, audience: &str) -> Option<Value> {
@@ -232,6 +229,7 @@ mod tests {
         assert_eq!(claims["sub"], "idp/ada");
         assert_eq!(claims["tenant"], "acme");
         assert_eq!(claims["groups"][0], "x");
+        assert_eq!(claims["kind"], "user");
         assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 60);
         assert!(read(&signer.jwks(), token.to_str().unwrap(), "https://other.example").is_none());
         assert!(!signer.jwks().contains("\"d\""));
@@ -255,5 +253,87 @@ mod tests {
         assert_eq!(first, signer.assertion(&ada, &one, clock.now()).unwrap());
         clock.advance(Duration::from_secs(1));
         assert_ne!(first, signer.assertion(&ada, &one, clock.now()).unwrap());
+    }
+
+    fn kids(signer: &Signer) -> Vec<String> {
+        let set: JwkSet = serde_json::from_str(&signer.jwks()).unwrap();
+        set.keys.into_iter().map(|key| key.common.key_id.unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn keys_change_in_step_at_all_gates_and_are_known_before_and_after() {
+        let store = Arc::new(MemoryStore::default());
+        let start = i64::try_from(EPOCH.as_secs()).unwrap() * 700;
+        // Two hours into an epoch, so that the assertions' own clock and the keys' are one.
+        let clock = Clock::manual(Timestamp::from_seconds(start + 7200));
+        let one = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();
+        let two = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();
+        let first = kids(&one);
+        assert_eq!((first.len(), &first), (1, &kids(&two)));
+        let audience: Arc<str> = "app".into();
+        let ada = session(&store, &clock, "idp/ada").await;
+        let signed_with = |signer: &Signer| {
+            let (token, _) = signer.assertion(&ada, &audience, clock.now()).unwrap();
+            let token = token.to_str().unwrap().to_owned();
+            (jsonwebtoken::decode_header(&token).unwrap().kid.unwrap(), token)
+        };
+        let tend = async || {
+            one.tend(clock.now()).await.unwrap();
+            two.tend(clock.now()).await.unwrap();
+            assert_eq!(one.jwks(), two.jwks());
+        };
+
+        // The next one is published before it is used.
+        clock.advance(EPOCH - Duration::from_secs(7200) - AHEAD);
+        tend().await;
+        let both = kids(&one);
+        assert_eq!((both.len(), &both[0]), (2, &first[0]));
+        assert_eq!(signed_with(&one).0, first[0]);
+        let late = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();
+        assert_eq!(late.jwks(), one.jwks());
+
+        // It is used, and what the former signed is still good: at a gate that has not noticed, too.
+        clock.advance(AHEAD - Duration::from_secs(1));
+        let (_, before) = signed_with(&two);
+        clock.advance(Duration::from_secs(1));
+        one.tend(clock.now()).await.unwrap();
+        let bob = session(&store, &clock, "idp/bob").await;
+        let (token, _) = one.assertion(&bob, &audience, clock.now()).unwrap();
+        let token = token.to_str().unwrap();
+        assert_eq!(jsonwebtoken::decode_header(token).unwrap().kid, Some(both[1].clone()));
+        assert_eq!(kids(&one), both);
+        for (jwks, token) in [(one.jwks(), &*before), (two.jwks(), token)] {
+            let set: JwkSet = serde_json::from_str(&jwks).unwrap();
+            let kid = jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
+            assert!(set.find(&kid).is_some(), "each gate knows the other's");
+        }
+
+        // Then the former is gone, from the store too.
+        clock.advance(AFTER);
+        tend().await;
+        assert_eq!(kids(&one), both[1..]);
+        clock.advance(EPOCH);
+        tend().await;
+        let left = store.scan(crate::store::Space::Keys, b"assertion-key/").await.unwrap();
+        assert!(!left.iter().any(|(name, _)| name == b"assertion-key/700"), "{}", left.len());
+    }
+
+    #[tokio::test]
+    async fn what_the_store_holds_in_the_place_of_a_key_leaves_the_former_in_use() {
+        let clock = Clock::manual(Timestamp::from_seconds(1_800_000_000));
+        let store = Arc::new(MemoryStore::default());
+        let signer = Signer::load_or_create(store.clone(), clock.clone()).await.unwrap();
+        let ada = session(&store, &clock, "idp/ada").await;
+        let before = kids(&signer);
+        clock.advance(EPOCH * 2);
+        let number = clock.now().as_seconds() / i64::try_from(EPOCH.as_secs()).unwrap();
+        let name = format!("assertion-key/{number}").into_bytes();
+        keys::put(store.as_ref(), &name, b"no key").await.unwrap();
+        assert!(matches!(signer.tend(clock.now()).await, Err(SignerError::BadKey)));
+        assert_eq!(kids(&signer), before);
+        assert!(signer.assertion(&ada, &"app".into(), clock.now()).is_ok());
+        store.remove(crate::store::Space::Keys, &name).await.unwrap();
+        signer.tend(clock.now()).await.unwrap();
+        assert!(!kids(&signer).contains(&before[0]));
     }
 }

@@ -60,18 +60,7 @@ pub fn principal(
         text_at(&sources, &names.user)?
             .ok_or_else(|| ClaimError::Missing(names.user.to_string()))?
     };
-    let tenant = match &names.fixed_tenant {
-        Some(tenant) => Some(Arc::clone(tenant)),
-        None => text_at(&sources, &names.tenant)?,
-    };
-    let principal = Principal {
-        kind: PrincipalKind::User,
-        id: format!("{provider}/{user}").into(),
-        email,
-        name: text_at(&sources, &names.name)?,
-        groups: groups(&sources, names)?,
-        tenant,
-    };
+    let principal = Principal { email, ..described(provider, &user, names, &sources)? };
     // How the user signed in is said by the ID token alone.
     let token = [id_token];
     let authentication = Authentication {
@@ -83,9 +72,40 @@ pub fn principal(
                 value.as_i64().ok_or_else(|| ClaimError::Type("auth_time".to_owned()))?,
             )),
         },
-        session_started: None,
+        ..Authentication::default()
     };
     Ok((principal, authentication))
+}
+
+/// A client of the provider's that speaks for itself, from a token of its own.
+pub fn service(
+    provider: &str,
+    client: &str,
+    names: &ClaimNames,
+    token: &Claims,
+) -> Result<Principal, ClaimError> {
+    let principal = described(provider, client, names, &[token])?;
+    Ok(Principal { kind: PrincipalKind::Service, ..principal })
+}
+
+/// What the claims say of a user or service of that name.
+fn described(
+    provider: &str,
+    subject: &str,
+    names: &ClaimNames,
+    sources: &[&Claims],
+) -> Result<Principal, ClaimError> {
+    Ok(Principal {
+        kind: PrincipalKind::User,
+        id: format!("{provider}/{subject}").into(),
+        email: None,
+        name: text_at(sources, &names.name)?,
+        groups: groups(sources, names)?,
+        tenant: match &names.fixed_tenant {
+            Some(tenant) => Some(Arc::clone(tenant)),
+            None => text_at(sources, &names.tenant)?,
+        },
+    })
 }
 
 /// Whether every claim that is configured stands in the ID token, so that userinfo adds nothing.

@@ -14,13 +14,33 @@ pub async fn load_or_put(
     fresh: &[u8],
     now: Timestamp,
 ) -> Result<Vec<u8>, StoreError> {
-    if let Some(found) = store.get(Space::Keys, name).await? {
+    load_or_put_until(store, name, fresh, NEVER, now).await
+}
+
+/// The same for a key that the store forgets after a time.
+pub async fn load_or_put_until(
+    store: &dyn Store,
+    name: &[u8],
+    fresh: &[u8],
+    expires: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<u8>, StoreError> {
+    if let Some(found) = find(store, name).await? {
         return Ok(found);
     }
-    if store.put_if_absent(Space::Keys, name, fresh, NEVER, now).await? {
+    if store.put_if_absent(Space::Keys, name, fresh, expires, now).await? {
         return Ok(fresh.to_vec());
     }
     Ok(store.get(Space::Keys, name).await?.unwrap_or_default())
+}
+
+pub async fn find(store: &dyn Store, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    store.get(Space::Keys, name).await
+}
+
+/// Has the store forget the keys whose time is over.
+pub async fn purge(store: &dyn Store, now: Timestamp) -> Result<usize, StoreError> {
+    store.purge(Space::Keys, now).await
 }
 
 /// Puts a value that isn't a key but has to outlive restarts as one does.

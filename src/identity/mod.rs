@@ -3,13 +3,19 @@
 //! There are any number of [`providers`]. A login goes [`oidc`] (redirect, callback, token checks) with [`login`] (what the browser keeps
 //! meanwhile), then [`session`] (an opaque id in a cookie, [`cookie`]), then on every request
 //! [`assertion`] (a signed statement for the upstream), and ends with [`logout`].
+//! Machines bring an access token ([`bearer`]) or a [`certificate`] instead; what a request was authenticated with is a
+//! [`credential`] from then on.
 //! `openidconnect`, `reqwest` and `jsonwebtoken` are known here only.
 
 pub mod assertion;
+pub mod bearer;
+pub mod certificate;
 pub mod claims;
 pub mod client_key;
 pub mod cookie;
+pub mod credential;
 pub mod discovery;
+pub mod exchange;
 pub mod handover;
 pub mod http;
 mod id_token;
@@ -27,4 +33,6 @@ mod redeem;
 mod refreshed;
 pub mod seal;
 pub mod session;
+mod signing;
+mod strict;
 pub mod suspension;

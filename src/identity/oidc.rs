@@ -164,7 +164,7 @@ pub struct Login {
 pub struct Provider {
     pub(super) config: Arc<IdentityProvider>,
     pub(super) key: Option<ClientKey>,
-    discovery: Discovery,
+    pub(super) discovery: Discovery,
     pub(super) http: ProviderHttp,
     logins: Arc<LoginStates>,
     pub(super) clock: Clock,

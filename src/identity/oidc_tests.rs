@@ -189,6 +189,7 @@ impl World {
             client: ClientAuthentication::Public,
             parameters: Vec::new(),
             own_callback: false,
+            access_tokens: None,
             scopes: vec!["openid".into(), "email".into()],
             ca: None,
             claims: ClaimNames::default(),

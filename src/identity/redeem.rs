@@ -14,7 +14,7 @@ use super::oidc::{LoginError, Provider, printable};
 use crate::config::model::{AssertionAudience, ClientAuthentication, SecretMethod};
 use crate::domain::canonical::Authority;
 
-const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 impl Provider {
     /// Redeems the code (RFC 6749, section 4.1.3; RFC 7636, section 4.5).
@@ -61,7 +61,7 @@ impl Provider {
     }
 
     /// Says to the provider that the gate is its client.
-    fn assertion(
+    pub(super) fn assertion(
         &self,
         metadata: &Metadata,
         audience: AssertionAudience,
@@ -80,7 +80,7 @@ impl Provider {
 
 /// `client_secret_basic` is what a provider that says nothing takes (OpenID Connect Discovery 1.0,
 /// section 3).
-fn auth_type(method: Option<SecretMethod>, metadata: &Metadata) -> AuthType {
+pub(super) fn auth_type(method: Option<SecretMethod>, metadata: &Metadata) -> AuthType {
     use openidconnect::core::CoreClientAuthMethod as Method;
     match method {
         Some(SecretMethod::Basic) => return AuthType::BasicAuth,

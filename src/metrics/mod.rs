@@ -70,6 +70,7 @@ pub struct Metrics {
     tls_handshakes: IntCounterVec,
     sessions_ended: IntCounterVec,
     logins: IntCounterVec,
+    access_tokens: IntCounterVec,
     reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     policy_set_info: IntGaugeVec,
@@ -245,6 +246,11 @@ impl Metrics {
             sessions_active: add
                 .gauge("wicketgate_sessions_active", "Sessions that this process keeps in memory."),
             logins: add.counters("wicketgate_logins_total", "Logins, by result.", &["result"]),
+            access_tokens: add.counters(
+                "wicketgate_access_tokens_total",
+                "Access tokens that were not known from an earlier request, by result.",
+                &["result"],
+            ),
             decision_errors: add.counter(
                 "wicketgate_decision_errors_total",
                 "Decisions denied because a policy could not be evaluated.",
@@ -377,6 +383,12 @@ impl Metrics {
     /// Counts a session's end.
     pub fn sessions_ended(&self, reason: EndReason) {
         self.sessions_ended.with_label_values(&[labels::end_reason(reason)]).inc();
+    }
+
+    /// Counts an access token that was checked: `verified`, `refused` or `unavailable` (the
+    /// issuer's keys).
+    pub fn access_tokens(&self, result: &'static str) {
+        self.access_tokens.with_label_values(&[result]).inc();
     }
 
     /// Counts a login: `success`, `failure` (the user's or browser's part) or `unavailable` (the

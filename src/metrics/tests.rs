@@ -15,6 +15,7 @@ fn touched() -> Arc<Metrics> {
     metrics.tls_handshakes("1.3", "full");
     metrics.sessions_ended(EndReason::Logout);
     metrics.logins("success");
+    metrics.access_tokens("verified");
     metrics.rate_limited("portal", "address");
     metrics.shed("portal", "route");
     metrics.reloads("applied");

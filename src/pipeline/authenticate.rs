@@ -2,20 +2,29 @@
 //!
 //! INVARIANT: no credentials and bad credentials are never the same value, a store that doesn't
 //! answer is never "no session", and nothing falls through to an anonymous principal.
+//! INVARIANT: a route sees only the kinds of credential that it takes, and an access token is judged
+//! alone: a good session beside it doesn't make up for a bad one. The gate's own pages take sessions
+//! only.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
 
 use crate::config::model::Route;
 use crate::domain::clock::Timestamp;
+use crate::identity::bearer::{self, AccessToken, BearerError};
 use crate::identity::cookie::{self, CookieState};
+use crate::identity::credential::Credential;
 use crate::identity::session::Session;
 
 use super::client::ClientConnection;
 use super::gate::Gate;
+use super::receive::Arrival;
 use super::refusal::Refusal;
+use super::route::RouteEntry;
+use super::snapshot::Snapshot;
 use super::suspended;
 
 #[derive(Debug)]
@@ -38,6 +47,121 @@ impl Authenticated {
             Self::NotAttempted | Self::NotTaken => Err(Refusal::Unauthenticated { stale: false }),
             Self::Failed => Err(Refusal::Unauthenticated { stale: true }),
         }
+    }
+}
+
+/// Who asks for something behind a route.
+///
+/// # Errors
+/// `Unauthenticated`, `TokenRequired` and `CertificateRequired` when nobody says so, `Token` when what was said is not
+/// good, and those of [`authenticate`].
+pub async fn caller(
+    gate: &Gate,
+    arrival: &Arrival,
+    route: &RouteEntry,
+) -> Result<Credential, Refusal> {
+    let headers = &arrival.head.headers;
+    let accepted = &route.config.accepted;
+    if accepted.bearer
+        && let Some(token) = bearer::presented(headers)?
+    {
+        return access_token(gate, arrival, route, token).await;
+    }
+    if accepted.session {
+        let told = authenticate(
+            gate,
+            &arrival.connection,
+            headers,
+            arrival.at,
+            arrival.begun,
+            Some(&route.config),
+        )
+        .await?;
+        match told {
+            Authenticated::NotAttempted if accepted.certificate => {}
+            told => return told.required().map(Credential::Session),
+        }
+    }
+    if accepted.certificate
+        && let Some(service) = arrival.connection.told().service(arrival)
+    {
+        suspended::refuse(gate, &arrival.connection, &service.principal, arrival.at)?;
+        return Ok(Credential::Certificate(service));
+    }
+    Err(match (accepted.session, accepted.bearer) {
+        (true, _) => Refusal::Unauthenticated { stale: false },
+        (false, true) => Refusal::TokenRequired,
+        (false, false) => Refusal::CertificateRequired,
+    })
+}
+
+/// Whether the request was judged by an access token.
+pub fn brought_token(arrival: &Arrival) -> bool {
+    let takes = arrival.route.as_ref().is_some_and(|route| route.config.accepted.bearer);
+    takes && arrival.head.headers.contains_key(AUTHORIZATION)
+}
+
+async fn access_token(
+    gate: &Gate,
+    arrival: &Arrival,
+    route: &RouteEntry,
+    text: &str,
+) -> Result<Credential, Refusal> {
+    let bearers = &arrival.snapshot.bearers;
+    let token = match bearers.known(text, arrival.at) {
+        Some(token) => token,
+        None => {
+            // On the heap, so that requests with a known token stay as small as they are.
+            let verified = Box::pin(bearers.verify(text, arrival.at)).await;
+            gate.metrics.access_tokens(match &verified {
+                Ok(_) => "verified",
+                Err(BearerError::Unavailable(_)) => "unavailable",
+                Err(_) => "refused",
+            });
+            verified?
+        }
+    };
+    if !route.config.takes(token.provider()) {
+        return Err(BearerError::Issuer.into());
+    }
+    if !is_for(&token, &route.config) {
+        return Err(BearerError::Audience.into());
+    }
+    if token.bound_to.is_some() {
+        let presented = arrival.connection.client_certificate.as_deref();
+        let devices = &arrival.snapshot.devices;
+        token.check_binding(presented.filter(|der| devices.is_current(der, arrival.at)))?;
+    }
+    suspended::refuse(gate, &arrival.connection, &token.principal, arrival.at)?;
+    Ok(Credential::Token(token))
+}
+
+/// Whether the token was issued for this route's audience.
+fn is_for(token: &AccessToken, route: &Route) -> bool {
+    let Some(wanted) = &route.accepted.audience else { return true };
+    token.audiences.contains(wanted)
+}
+
+/// Whether the route takes this credential, as it is configured now.
+pub fn is_taken(route: &Route, credential: &Credential) -> bool {
+    match credential {
+        Credential::Session(_) => route.accepted.session,
+        Credential::Token(token) => route.accepted.bearer && is_for(token, route),
+        Credential::Certificate(_) => route.accepted.certificate,
+    }
+}
+
+/// Whether a credential that was good still is.
+pub fn is_good(gate: &Gate, snapshot: &Snapshot, credential: &Credential, now: Timestamp) -> bool {
+    match credential {
+        Credential::Session(session) => {
+            gate.sessions.is_alive(&session.id, now) && is_trusted(gate, session)
+        }
+        Credential::Token(token) => now < token.expires && snapshot.bearers.trusts(token),
+        Credential::Certificate(known) => snapshot
+            .devices
+            .service(&known.der, now)
+            .is_some_and(|service| service == known.principal),
     }
 }
 

@@ -16,12 +16,16 @@ use parking_lot::{Mutex, MutexGuard};
 use super::gate::Gate;
 use super::headers;
 use super::prepare::{self, value};
+use super::receive::Arrival;
 use super::refusal::Refusal;
 use crate::domain::canonical::Authority;
 use crate::domain::clock::Timestamp;
 use crate::domain::connection::{ClientAddr, Connection};
 use crate::domain::id::SessionId;
+use crate::identity::certificate::ClientCertificate;
+use crate::identity::credential::Credential;
 use crate::identity::session::{Cached, Known, Session, Sessions};
+use crate::posture::Registry;
 
 #[derive(Debug)]
 pub struct ClientConnection {
@@ -55,6 +59,15 @@ pub(super) struct Told {
     names: Option<Names>,
     assertion: Option<Assertion>,
     session: Option<Known>,
+    service: Option<Box<LookedUp>>,
+}
+
+/// What a registry said of the client's certificate.
+#[derive(Debug)]
+struct LookedUp {
+    registry: Arc<Registry>,
+    at: Timestamp,
+    service: Option<Arc<ClientCertificate>>,
 }
 
 /// Which host was asked for, and by whom.
@@ -69,13 +82,13 @@ pub(super) struct Place {
 
 #[derive(Debug)]
 struct Names {
-    session: SessionId,
+    caller: SessionId,
     fields: Box<[(HeaderName, HeaderValue)]>,
 }
 
 #[derive(Debug)]
 struct Assertion {
-    session: SessionId,
+    caller: SessionId,
     audience: Arc<str>,
     value: HeaderValue,
     made: Timestamp,
@@ -100,6 +113,28 @@ impl Told {
         Some(session)
     }
 
+    /// The service that the client's certificate stands for. Looked up once a second and whenever
+    /// the registry is another.
+    pub fn service(&mut self, arrival: &Arrival) -> Option<Arc<ClientCertificate>> {
+        let der = arrival.connection.client_certificate.as_ref()?;
+        let (devices, now) = (&arrival.snapshot.devices, arrival.at);
+        let known = self.service.as_ref().filter(|known| {
+            Arc::ptr_eq(&known.registry, devices) && known.at.as_seconds() == now.as_seconds()
+        });
+        if let Some(known) = known {
+            return known.service.clone();
+        }
+        let found = devices.service(der, now);
+        let former = self.service.take().and_then(|known| known.service);
+        let service = match (former, found) {
+            (Some(former), Some(found)) if former.principal == found => Some(former),
+            (_, found) => found.map(|principal| Arc::new(ClientCertificate::new(der, principal))),
+        };
+        let (registry, at) = (Arc::clone(devices), now);
+        self.service = Some(Box::new(LookedUp { registry, at, service: service.clone() }));
+        service
+    }
+
     /// What this text was read as, when the last request named its host so.
     pub fn authority(&self, text: &[u8]) -> Option<Authority> {
         let place = self.place.as_ref().filter(|place| place.host == *text)?;
@@ -117,11 +152,12 @@ impl Told {
 
     /// A field that the principal lacks is absent: it was stripped before, so nobody else's
     /// survives (CVE-2026-30851).
-    pub fn names(&mut self, session: &Session) -> &[(HeaderName, HeaderValue)] {
-        let names = match self.names.take().filter(|names| names.session == session.id) {
+    pub fn names(&mut self, caller: &Credential) -> &[(HeaderName, HeaderValue)] {
+        let names = match self.names.take().filter(|names| names.caller == *caller.id()) {
             Some(names) => names,
             None => {
-                Names { session: session.id, fields: prepare::identity_fields(&session.principal) }
+                let fields = prepare::identity_fields(caller.principal());
+                Names { caller: *caller.id(), fields }
             }
         };
         &self.names.insert(names).fields
@@ -130,23 +166,23 @@ impl Told {
     pub fn assertion(
         &mut self,
         gate: &Gate,
-        session: &Session,
+        caller: &Credential,
         audience: &Arc<str>,
         now: Timestamp,
     ) -> Result<HeaderValue, Refusal> {
         if let Some(kept) = &self.assertion
-            && kept.session == session.id
+            && kept.caller == *caller.id()
             && (Arc::ptr_eq(&kept.audience, audience) || kept.audience == *audience)
             && gate.signer.is_fresh(kept.made, now)
         {
             return Ok(kept.value.clone());
         }
-        let (value, made) = gate.signer.assertion(session, audience, now).map_err(|error| {
+        let (value, made) = gate.signer.assertion(caller, audience, now).map_err(|error| {
             tracing::error!(%error, "the identity assertion can't be signed");
             Refusal::SessionsUnavailable
         })?;
         self.assertion = Some(Assertion {
-            session: session.id,
+            caller: *caller.id(),
             audience: Arc::clone(audience),
             value: value.clone(),
             made,

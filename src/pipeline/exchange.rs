@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::domain::connection::ClientAddr;
 use crate::domain::id::DecisionId;
-use crate::identity::session::Session;
+use crate::identity::credential::Credential;
 use crate::metrics::RequestOutcome;
 use crate::policy::Permit;
 use crate::upstream::{Caller, Pool, UpstreamError};
@@ -31,7 +31,7 @@ use super::slots::Held;
 #[derive(Debug)]
 pub struct Authorized {
     pub(super) permit: Permit,
-    pub(super) session: Arc<Session>,
+    pub(super) caller: Credential,
     pub(super) websocket: bool,
     /// What takes the place of the request's body: a form that was kept.
     pub(super) body: Option<Bytes>,
@@ -92,8 +92,8 @@ impl Exchange<Authorized> {
 
     /// On whose behalf the upstream is asked.
     pub fn caller(&self, worker: usize) -> Caller<'_> {
-        let session = &self.state.session;
-        Caller { worker, session: session.id, principal: &session.principal.id }
+        let caller = &self.state.caller;
+        Caller { worker, session: *caller.share(), principal: &caller.principal().id }
     }
 
     pub fn route(&self) -> &Arc<RouteEntry> {

@@ -5,22 +5,26 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderValue, Method};
 
 use crate::audit::AuditLog;
+use crate::config::model::UpstreamToken;
 use crate::domain::clock::Clock;
 use crate::domain::event::Occasion;
 use crate::identity::assertion::Signer;
+use crate::identity::bearer;
+use crate::identity::credential::Credential;
+use crate::identity::exchange::ExchangeError;
 use crate::identity::kept::KeptForms;
 use crate::identity::recent::{ENOUGH, RecentLogins};
-use crate::identity::session::{Session, Sessions};
+use crate::identity::session::Sessions;
 use crate::identity::suspension::Suspensions;
 use crate::metrics::{Metrics, RequestOutcome, Stage};
 use crate::policy::{Denial, Permit};
 
 use super::asker::{Asker, navigates};
 use super::attempts::Attempts;
-use super::authenticate::authenticate;
+use super::authenticate;
 use super::backchannel;
 use super::client::ClientConnection;
 use super::exchange::{Authorized, Exchange};
@@ -216,62 +220,59 @@ impl Gate {
         guard::guard(arrival, asked, route)?;
         Timer::stage(&mut timer, route, Stage::Normalise);
         // Who asks: no principal, no question to the policies.
-        let Arrival { connection, head, at, begun, .. } = &*arrival;
-        let route_config = Some(&*route.config);
-        let session = authenticate(self, connection, &head.headers, *at, *begun, route_config)
-            .await?
-            .required()?;
+        let caller = authenticate::caller(self, arrival, route).await?;
         Timer::stage(&mut timer, route, Stage::Authenticate);
-        match self.of_session(arrival, asked, route, &session, timer).await {
+        match self.of_caller(arrival, asked, route, &caller, timer).await {
             Ok((permit, held, body)) => {
                 let websocket = asked.upgrade == Upgrade::WebSocket;
-                Ok(Authorized { permit, session, websocket, body, held: Some(held) })
+                Ok(Authorized { permit, caller, websocket, body, held: Some(held) })
             }
             Err(refusal) => {
-                arrival.principal = Some(Arc::clone(&session.principal.id));
+                arrival.principal = Some(Arc::clone(&caller.principal().id));
                 Err(refusal)
             }
         }
     }
 
-    async fn of_session(
+    async fn of_caller(
         &self,
         arrival: &mut Arrival,
         asked: &Normalised,
         route: &RouteEntry,
-        session: &Session,
+        caller: &Credential,
         mut timer: Option<Timer>,
     ) -> Result<(Permit, Held, Option<Bytes>), Refusal> {
         let at = arrival.at;
         // A caller's own share, before the policies are asked on his behalf.
-        rate::by_caller(arrival, route, session)?;
+        rate::by_caller(arrival, route, caller)?;
         // The policies decide on everything that is known.
         let Arrival { connection, client, snapshot, .. } = &*arrival;
-        let query = gather(snapshot, connection, *client, at, asked, route, session);
+        let query = gather(snapshot, connection, *client, at, asked, route, caller);
         let permit = arrival.snapshot.policies.decide(arrival.id, query).map_err(|denial| {
-            record::denial(self, at, &denial, session, Occasion::Request);
+            record::denial(self, at, &denial, caller, Occasion::Request);
             if !denial.decision().errors.is_empty() {
                 self.metrics.decision_errors.inc();
             }
-            denied(snapshot, session, denial)
+            denied(snapshot, caller, denial)
         })?;
         Timer::stage(&mut timer, route, Stage::Authorise);
         // What all share, only for those who are entitled to a part of it.
         rate::by_route(arrival, route)?;
         let websocket = asked.upgrade == Upgrade::WebSocket;
-        let held = route.places.take(&route.config, websocket, &session.principal.id)?;
+        let held = route.places.take(&route.config, websocket, &caller.principal().id)?;
         // Access that can't be recorded is denied.
-        record::permit(self, at, &permit, session, route.config.audit).await?;
+        record::permit(self, at, &permit, caller, route.config.audit).await?;
         Timer::stage(&mut timer, route, Stage::Record);
         // A form that was kept is taken out once its way is clear.
-        let body = match kept::ticket(arrival, asked) {
-            None => None,
-            Some(ticket) => {
+        let body = match (caller, kept::ticket(arrival, asked)) {
+            (Credential::Session(session), Some(ticket)) => {
                 Some(Box::pin(kept::resume(self, arrival, asked, session, &ticket)).await?)
             }
+            _ => None,
         };
+        let token = upstream_token(arrival, route, caller).await?;
         // The head is rewritten last: what the gate adds, nothing strips.
-        prepare(self, arrival, asked, route, session)?;
+        prepare(self, arrival, asked, route, caller, token)?;
         Timer::stage(&mut timer, route, Stage::Prepare);
         Ok((permit, held, body))
     }
@@ -354,19 +355,39 @@ impl Gate {
     }
 }
 
-/// A denial, and whether another sign-in at the session's provider would lift it.
-fn denied(snapshot: &Snapshot, session: &Session, denial: Denial) -> Refusal {
-    let provider = snapshot.providers.named(&session.provider);
-    let levels = provider.map_or(&[][..], |provider| provider.step_up_levels());
-    let asked = snapshot.policies.step_up(denial.query(), levels);
+/// The token for the application in the place of the caller's own, where the route wants one.
+async fn upstream_token(
+    arrival: &Arrival,
+    route: &RouteEntry,
+    caller: &Credential,
+) -> Result<Option<HeaderValue>, Refusal> {
+    let UpstreamToken::Exchange(wanted) = &route.config.accepted.upstream_token else {
+        return Ok(None);
+    };
+    let (Credential::Token(token), Some(text)) =
+        (caller, bearer::presented(&arrival.head.headers)?)
+    else {
+        // The configuration has no such route.
+        return Err(ExchangeError::Unusable.into());
+    };
+    // On the heap, for the sake of all who exchange nothing.
+    let asked = Box::pin(arrival.snapshot.bearers.exchange(token, text, wanted, arrival.at));
+    Ok(Some(asked.await?))
+}
+
+/// A denial, and whether another sign-in at the caller's provider would lift it. Machines don't sign
+/// in.
+fn denied(snapshot: &Snapshot, caller: &Credential, denial: Denial) -> Refusal {
+    let provider = caller.provider().filter(|_| !caller.principal().is_service());
+    let known = provider.and_then(|provider| snapshot.providers.named(provider));
+    let levels = known.map_or(&[][..], |provider| provider.step_up_levels());
+    let asked = provider.and_then(|_| snapshot.policies.step_up(denial.query(), levels));
     let denial = Box::new(denial);
-    match asked {
-        Some(asked) => Refusal::StepUp {
-            denial,
-            provider: Arc::clone(&session.provider),
-            asked: Box::new(asked),
-        },
-        None => Refusal::Denied(denial),
+    match (provider, asked) {
+        (Some(provider), Some(asked)) => {
+            Refusal::StepUp { denial, provider: Arc::clone(provider), asked: Box::new(asked) }
+        }
+        _ => Refusal::Denied(denial),
     }
 }
 
@@ -391,7 +412,12 @@ impl Timer {
 pub(super) fn outcome(refusal: &Refusal) -> RequestOutcome {
     match refusal {
         Refusal::Denied(_) | Refusal::StepUp { .. } => RequestOutcome::Denied,
-        Refusal::Unauthenticated { .. } | Refusal::NoSessionKept => RequestOutcome::Unauthenticated,
+        Refusal::Unauthenticated { .. }
+        | Refusal::NoSessionKept
+        | Refusal::TokenRequired
+        | Refusal::CertificateRequired => RequestOutcome::Unauthenticated,
+        Refusal::Token(error) if !error.is_unavailable() => RequestOutcome::Unauthenticated,
+        Refusal::Token(_) | Refusal::Exchange(_) => RequestOutcome::Error,
         Refusal::Login(error) if error.status() >= 500 => RequestOutcome::Error,
         Refusal::SessionsUnavailable
         | Refusal::AuditUnavailable

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::domain::clock::Timestamp;
 use crate::domain::connection::{ClientAddr, Connection};
 use crate::domain::query::{AccessQuery, Action, RequestContext};
-use crate::identity::session::Session;
+use crate::identity::credential::Credential;
 
 use super::normalise::{Normalised, Upgrade};
 use super::route::RouteEntry;
@@ -27,12 +27,12 @@ pub fn gather(
     at: Timestamp,
     asked: &Normalised,
     route: &RouteEntry,
-    session: &Session,
+    caller: &Credential,
 ) -> AccessQuery {
     let device = snapshot.devices.identify(connection.client_certificate.as_deref(), at);
     AccessQuery {
-        principal: Arc::clone(&session.principal),
-        authentication: Arc::clone(&session.authentication),
+        principal: Arc::clone(caller.principal()),
+        authentication: Arc::clone(caller.authentication()),
         action: action(asked),
         resource: Arc::clone(&route.resource),
         context: RequestContext {

@@ -17,10 +17,10 @@ use crate::domain::event::{Event, Occasion};
 use crate::domain::id::{DecisionId, SessionId};
 use crate::domain::query::{AccessQuery, Action};
 use crate::domain::suspension::Subject;
-use crate::identity::session::Session;
+use crate::identity::credential::Credential;
 use crate::policy::Denial;
 
-use super::authenticate::is_trusted;
+use super::authenticate::{is_good, is_taken};
 use super::client::ClientConnection;
 use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
@@ -34,7 +34,7 @@ use super::suspended;
 /// How often a live connection is asked about again.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
-/// All live connections, by session.
+/// All live connections, by what they were opened with.
 #[derive(Debug, Default)]
 pub struct Live {
     sessions: Mutex<HashMap<SessionId, Vec<Arc<Signal>>>>,
@@ -91,6 +91,12 @@ pub enum CutReason {
     SessionEnded,
     #[error("it can't be known whether the session has ended")]
     Unconfirmed,
+    #[error("the access token has expired, or its issuer is no longer trusted")]
+    TokenEnded,
+    #[error("the client's certificate has expired, was revoked, or stands for somebody else now")]
+    CertificateEnded,
+    #[error("the route no longer takes what the client identified itself with")]
+    Credential,
     #[error("the policies no longer allow it")]
     Denied,
     #[error("the route is gone")]
@@ -103,12 +109,22 @@ pub enum CutReason {
     Suspended(Subject),
 }
 
+impl CutReason {
+    fn of(caller: &Credential) -> Self {
+        match caller {
+            Credential::Session(_) => Self::SessionEnded,
+            Credential::Token(_) => Self::TokenEnded,
+            Credential::Certificate(_) => Self::CertificateEnded,
+        }
+    }
+}
+
 /// The hold on one live connection. Dropping it ends the watch.
 #[derive(Debug)]
 pub struct Watch {
     signal: Arc<Signal>,
     opened: DecisionId,
-    session: Arc<Session>,
+    caller: Credential,
     connection: Arc<ClientConnection>,
     client: ClientAddr,
     asked: Arc<Normalised>,
@@ -124,7 +140,7 @@ pub struct Watch {
 pub struct Holding {
     opened: DecisionId,
     begun: Instant,
-    session: Arc<Session>,
+    caller: Credential,
     connection: Arc<ClientConnection>,
     client: ClientAddr,
     asked: Arc<Normalised>,
@@ -137,7 +153,7 @@ impl Holding {
         Self {
             opened: exchange.id,
             begun: exchange.begun,
-            session: Arc::clone(&exchange.state.session),
+            caller: exchange.state.caller.clone(),
             connection: Arc::clone(&exchange.connection),
             client: exchange.client,
             asked: Arc::new(exchange.asked.clone()),
@@ -155,9 +171,9 @@ impl Holding {
     pub fn watch(&self) -> Watch {
         self.route.metrics.live.inc();
         let watch = Watch {
-            signal: self.connection.gate.live.register(self.session.id),
+            signal: self.connection.gate.live.register(*self.caller.id()),
             opened: self.opened,
-            session: Arc::clone(&self.session),
+            caller: self.caller.clone(),
             connection: Arc::clone(&self.connection),
             client: self.client,
             asked: Arc::clone(&self.asked),
@@ -204,7 +220,7 @@ impl Watch {
         }
         let now = self.gate().clock.now();
         if let Err(NoLonger::Denied(denial)) = self.decide(Action::WebSocketSend) {
-            record::denial(self.gate(), now, &denial, &self.session, Occasion::Reauthorisation);
+            record::denial(self.gate(), now, &denial, &self.caller, Occasion::Reauthorisation);
         }
         record::note(
             self.gate(),
@@ -212,7 +228,7 @@ impl Watch {
             Event::FramesDropped {
                 id: DecisionId::new(now, random_u128()),
                 opened_by: self.opened,
-                principal: Arc::clone(&self.session.principal.id),
+                principal: Arc::clone(&self.caller.principal().id),
                 route: Arc::clone(self.route.name()),
             },
         );
@@ -226,27 +242,29 @@ impl Watch {
 
     /// What the client sends on a live connection keeps its session from idling out.
     pub fn client_active(&self) {
-        self.gate().sessions.touch(&self.session, self.gate().clock.now());
+        if let Credential::Session(session) = &self.caller {
+            self.gate().sessions.touch(session, self.gate().clock.now());
+        }
     }
 
     /// Asks at once whether it is still allowed. That it is not is then recorded.
     pub fn check(&self) -> Option<CutReason> {
         let now = self.gate().clock.now();
         // Before the end of the session, which follows from it: the record says why.
-        let (connection, principal) = (&self.connection, &self.session.principal);
+        let (connection, principal) = (&self.connection, self.caller.principal());
         if let Some(subject) = suspended::find(self.gate(), connection, principal, now) {
             self.record_cut(CutReason::Suspended(subject));
             return Some(CutReason::Suspended(subject));
         }
         let ended = self.signal.ended.load(Ordering::Acquire);
-        if ended
-            || !self.gate().sessions.is_alive(&self.session.id, now)
-            || !is_trusted(self.gate(), &self.session)
-        {
-            self.record_cut(CutReason::SessionEnded);
-            return Some(CutReason::SessionEnded);
+        if ended || !is_good(self.gate(), &self.gate().snapshot.load(), &self.caller, now) {
+            let reason = CutReason::of(&self.caller);
+            self.record_cut(reason);
+            return Some(reason);
         }
-        if !self.gate().sessions.is_confirmed(Instant::now()) {
+        // Tokens and certificates don't depend on the store.
+        let of_session = matches!(self.caller, Credential::Session(_));
+        if of_session && !self.gate().sessions.is_confirmed(Instant::now()) {
             self.record_cut(CutReason::Unconfirmed);
             return Some(CutReason::Unconfirmed);
         }
@@ -265,8 +283,9 @@ impl Watch {
             Err(NoLonger::RouteGone) => CutReason::RouteGone,
             Err(NoLonger::Source) => CutReason::Source,
             Err(NoLonger::Provider) => CutReason::Provider,
+            Err(NoLonger::Taken) => CutReason::Credential,
             Err(NoLonger::Denied(denial)) => {
-                record::denial(self.gate(), now, &denial, &self.session, Occasion::Reauthorisation);
+                record::denial(self.gate(), now, &denial, &self.caller, Occasion::Reauthorisation);
                 CutReason::Denied
             }
         };
@@ -280,6 +299,7 @@ enum NoLonger {
     RouteGone,
     Source,
     Provider,
+    Taken,
     Denied(Box<Denial>),
 }
 
@@ -307,11 +327,14 @@ impl Watch {
         if !route.config.allows(self.client) {
             return Err(NoLonger::Source);
         }
-        if !route.config.takes(&self.session.provider) {
+        if self.caller.provider().is_some_and(|provider| !route.config.takes(provider)) {
             return Err(NoLonger::Provider);
         }
+        if !is_taken(&route.config, &self.caller) {
+            return Err(NoLonger::Taken);
+        }
         let (connection, asked) = (&self.connection, &self.asked);
-        let query = gather(&snapshot, connection, self.client, now, asked, &route, &self.session);
+        let query = gather(&snapshot, connection, self.client, now, asked, &route, &self.caller);
         let query = AccessQuery { action, ..query };
         snapshot
             .policies
@@ -337,8 +360,8 @@ impl Watch {
             Event::ConnectionCut {
                 id: DecisionId::new(now, random_u128()),
                 opened_by: self.opened,
-                session: Some(self.session.id.short()),
-                principal: Arc::clone(&self.session.principal.id),
+                session: Some(self.caller.id().short()),
+                principal: Arc::clone(&self.caller.principal().id),
                 route: Arc::clone(self.route.name()),
                 reason: reason.to_string(),
             },
@@ -348,7 +371,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.gate().live.deregister(&self.session.id, &self.signal);
+        self.gate().live.deregister(self.caller.id(), &self.signal);
         self.route.metrics.live.dec();
     }
 }

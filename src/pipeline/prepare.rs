@@ -1,14 +1,14 @@
 //! The head that the upstream sees: everything of the client's that could speak for the
 //! gate is gone, and what the gate vouches for is added last.
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderName, TE, UPGRADE, VIA};
+use http::header::{AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, TE, UPGRADE, VIA};
 use http::{HeaderMap, HeaderValue, Uri, Version};
 
-use crate::config::model::{UpstreamHost, UpstreamProtocol};
+use crate::config::model::{UpstreamHost, UpstreamProtocol, UpstreamToken};
 use crate::domain::id::DecisionId;
 use crate::domain::principal::Principal;
 use crate::identity::cookie;
-use crate::identity::session::Session;
+use crate::identity::credential::Credential;
 
 use super::gate::Gate;
 use super::headers::{self, encode_value};
@@ -27,7 +27,8 @@ pub fn prepare(
     arrival: &mut Arrival,
     asked: &Normalised,
     route: &RouteEntry,
-    session: &Session,
+    caller: &Credential,
+    token: Option<HeaderValue>,
 ) -> Result<(), Refusal> {
     // In its place: it is larger than all that is added to it.
     let Arrival { id, at, connection, client, head, .. } = arrival;
@@ -35,6 +36,15 @@ pub fn prepare(
     let wants_trailers = upstream.protocol == UpstreamProtocol::Http2
         && headers::lists_token(&head.headers, &TE, "trailers");
     strip(&mut head.headers);
+    if matches!(caller, Credential::Token(_))
+        && route.config.accepted.upstream_token != UpstreamToken::Pass
+    {
+        // It was for the gate: whoever gets it could be its bearer elsewhere.
+        head.headers.remove(AUTHORIZATION);
+    }
+    if let Some(token) = token {
+        head.headers.insert(AUTHORIZATION, token);
+    }
     head.headers.reserve(ADDED);
     if wants_trailers {
         head.headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -52,11 +62,11 @@ pub fn prepare(
     head.headers.insert(HOST, host);
     place.tell(&mut head.headers);
     head.headers.append(VIA, HeaderValue::from_static(via(head.version)));
-    for (name, value) in told.names(session) {
+    for (name, value) in told.names(caller) {
         head.headers.insert(name, value.clone());
     }
     let audience = &route.config.application.name;
-    let assertion = told.assertion(gate, session, audience, *at)?;
+    let assertion = told.assertion(gate, caller, audience, *at)?;
     drop(told);
     head.headers.insert(headers::ASSERTION, assertion);
     head.headers.insert(headers::DECISION, decision(*id));

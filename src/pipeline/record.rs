@@ -9,9 +9,11 @@ use crate::audit::{AuditUnavailable, Decided, Stranger, Ticket};
 use crate::config::model::AuditDurability;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::{Event, Occasion};
-use crate::identity::session::Session;
+use crate::identity::bearer::BearerError;
+use crate::identity::credential::Credential;
 use crate::policy::{Denial, Permit};
 
+use super::authenticate::is_good;
 use super::gate::Gate;
 use super::receive::Arrival;
 use super::refusal::Refusal;
@@ -24,7 +26,7 @@ pub async fn permit(
     gate: &Gate,
     at: Timestamp,
     permit: &Permit,
-    session: &Session,
+    caller: &Credential,
     durability: AuditDurability,
 ) -> Result<(), Refusal> {
     let decided = Decided {
@@ -32,7 +34,7 @@ pub async fn permit(
         occasion: Occasion::Request,
         query: permit.query(),
         decision: permit.decision(),
-        session: &session.id,
+        session: caller.id(),
     };
     let ticket = gate.audit.append_decision(at, &decided).map_err(|error| {
         tracing::error!(%error, "access refused because it can't be recorded");
@@ -43,10 +45,15 @@ pub async fn permit(
         AuditDurability::Durable => {
             on_disk(gate, ticket).await?;
             // The disk may have taken long: what was true before the wait has to be true after.
-            if !gate.sessions.is_alive(&session.id, gate.clock.now()) {
-                return Err(Refusal::Unauthenticated { stale: true });
+            let snapshot = gate.snapshot.load();
+            if !is_good(gate, &snapshot, caller, gate.clock.now()) {
+                return Err(match caller {
+                    Credential::Session(_) => Refusal::Unauthenticated { stale: true },
+                    Credential::Token(_) => BearerError::Expired.into(),
+                    Credential::Certificate(_) => Refusal::CertificateRequired,
+                });
             }
-            if gate.snapshot.load().policies.hash() != &permit.decision().policy_set {
+            if snapshot.policies.hash() != &permit.decision().policy_set {
                 return Err(Refusal::Overtaken);
             }
             Ok(())
@@ -69,13 +76,19 @@ async fn on_disk(gate: &Gate, ticket: Ticket<'_>) -> Result<(), Refusal> {
     }
 }
 
-pub fn denial(gate: &Gate, at: Timestamp, denial: &Denial, session: &Session, occasion: Occasion) {
+pub fn denial(
+    gate: &Gate,
+    at: Timestamp,
+    denial: &Denial,
+    caller: &Credential,
+    occasion: Occasion,
+) {
     let decided = Decided {
         id: denial.id(),
         occasion,
         query: denial.query(),
         decision: denial.decision(),
-        session: &session.id,
+        session: caller.id(),
     };
     kept(gate.audit.append_decision(at, &decided));
 }

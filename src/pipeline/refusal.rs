@@ -6,6 +6,8 @@ use crate::config::model::LimitPer;
 use crate::domain::canonical::{HostError, TargetError};
 use crate::domain::step_up::StepUp;
 use crate::domain::suspension::Subject;
+use crate::identity::bearer::BearerError;
+use crate::identity::exchange::ExchangeError;
 use crate::identity::oidc::{LoginError, LogoutError};
 use crate::policy::Denial;
 use crate::upstream::UpstreamError;
@@ -61,6 +63,16 @@ pub enum Refusal {
     FormGone,
     #[error("the form was filled in by another user")]
     FormOfAnother,
+    /// The route takes no sessions, so that signing in doesn't help.
+    #[error("an access token is required")]
+    TokenRequired,
+    /// The route takes neither sessions nor tokens.
+    #[error("a client certificate that stands for a service is required")]
+    CertificateRequired,
+    #[error("{0}")]
+    Token(#[from] BearerError),
+    #[error("{0}")]
+    Exchange(#[from] ExchangeError),
     #[error("the policies do not allow this")]
     Denied(Box<Denial>),
     #[error("the policies do not allow this without a stronger sign-in")]
@@ -142,10 +154,16 @@ impl Refusal {
             | Self::Cut(_) => StatusCode::FORBIDDEN,
             Self::NotUpgraded => StatusCode::BAD_GATEWAY,
             Self::FormGone => StatusCode::GONE,
-            Self::FormOfAnother => StatusCode::FORBIDDEN,
-            Self::Unauthenticated { .. } | Self::NoSessionKept | Self::StepUp { .. } => {
-                StatusCode::UNAUTHORIZED
-            }
+            // 401 would have to name a way that HTTP knows (RFC 9110, section 15.5.2).
+            Self::FormOfAnother | Self::CertificateRequired => StatusCode::FORBIDDEN,
+            Self::Exchange(error) if error.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Exchange(_) => StatusCode::BAD_GATEWAY,
+            Self::Token(error) if error.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthenticated { .. }
+            | Self::NoSessionKept
+            | Self::StepUp { .. }
+            | Self::TokenRequired
+            | Self::Token(_) => StatusCode::UNAUTHORIZED,
             Self::Login(error) => {
                 StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
@@ -189,6 +207,12 @@ impl Refusal {
             Self::Logout(LogoutError::ProviderUnavailable(_)) => {
                 "the identity provider's keys can't be had, so the token can't be checked"
                     .to_owned()
+            }
+            Self::Token(error) if error.is_unavailable() => {
+                "access tokens can't be checked at the moment".to_owned()
+            }
+            Self::Exchange(_) => {
+                "the identity provider gave no token for the application".to_owned()
             }
             Self::Login(LoginError::ProviderUnavailable(_)) => {
                 "the identity provider can't be reached, so nobody can sign in right now".to_owned()
@@ -235,6 +259,11 @@ impl Refusal {
             Self::NoSessionKept => "no-session-kept",
             Self::FormGone => "form-gone",
             Self::FormOfAnother => "form-of-another",
+            Self::Exchange(_) => "token-exchange",
+            Self::TokenRequired => "token-required",
+            Self::CertificateRequired => "certificate-required",
+            Self::Token(error) if error.is_unavailable() => "keys-unavailable",
+            Self::Token(_) => "invalid-token",
             Self::Denied(_) => "denied",
             Self::StepUp { .. } => "step-up-required",
             Self::Suspended { .. } => "suspended",
@@ -273,6 +302,11 @@ impl Refusal {
             Self::FormGone => "This form is gone",
             Self::FormOfAnother => "Not your form",
             Self::StepUp { .. } => "A stronger sign-in is required",
+            Self::Token(error) if error.is_unavailable() => "Not available at the moment",
+            Self::Exchange(_) => "Not available at the moment",
+            Self::TokenRequired => "Access token required",
+            Self::CertificateRequired => "Client certificate required",
+            Self::Token(_) => "Access token refused",
             Self::Login(_) => "Sign-in failed",
             Self::Logout(_) => "Logout refused",
             Self::SessionsUnavailable
@@ -325,6 +359,13 @@ impl Refusal {
                 "Allow this site to keep cookies, and see that the clock of this device is right. If \
                  it happens again, give the id to your administrator."
             }
+            Self::CertificateRequired => {
+                "Connect with the certificate of a service that the device registry lists."
+            }
+            Self::TokenRequired | Self::Token(_) => {
+                "Programs get an access token from the identity provider and send it as \
+                 `Authorization: Bearer`."
+            }
             Self::Denied(_) => {
                 "If you should have access, give the decision id to your administrator: it says \
                  exactly what was decided and why."
@@ -342,6 +383,7 @@ impl Refusal {
             | Self::NotUpgraded
             | Self::Busy(_)
             | Self::Overloaded
+            | Self::Exchange(_)
             | Self::Upstream(_) => {
                 "Try again in a moment. If it stays, give the id to your administrator."
             }

@@ -30,6 +30,9 @@ use super::refusal::Refusal;
 use super::respond::HSTS;
 use super::step_up;
 
+/// Says nothing of what is wrong where nothing was brought (RFC 6750, section 3.1).
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+
 /// The answer to a refused request.
 pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Response<Bytes> {
     let asker = Asker::of(&arrival.head);
@@ -46,6 +49,20 @@ pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Respo
                 WWW_AUTHENTICATE,
                 HeaderValue::from_static("Wicketgate login=\"/.wicketgate/login\""),
             );
+            if arrival.route.as_ref().is_some_and(|route| route.config.accepted.bearer) {
+                response.headers_mut().append(WWW_AUTHENTICATE, BEARER);
+            }
+            response
+        }
+        Refusal::TokenRequired => {
+            let mut response = short(&asker, arrival.id, refusal);
+            response.headers_mut().insert(WWW_AUTHENTICATE, BEARER);
+            response
+        }
+        Refusal::Token(error) if !error.is_unavailable() => {
+            let mut response = short(&asker, arrival.id, refusal);
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             response
         }
         Refusal::Denied(denial) if asker.page => {

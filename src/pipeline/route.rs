@@ -251,6 +251,7 @@ mod tests {
             host: Host::parse(host).unwrap(),
             path: path.into(),
             application,
+            accepted: crate::config::model::Accepted::default(),
             allow_from: None,
             tenant: None,
             identity_providers: None,

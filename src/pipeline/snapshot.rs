@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::rate::Limits;
 use super::route::RouteTable;
+use crate::identity::bearer::Bearers;
 use crate::identity::providers::Providers;
 use crate::policy::Engine;
 use crate::posture::Registry;
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub keep_forms: u64,
     /// Where a browser may go after signing out, besides the gate's own hosts.
     pub sign_out_urls: Arc<[Box<str>]>,
+    /// Whose access tokens are taken.
+    pub bearers: Bearers,
     /// Of the whole gate; routes have their own.
     pub limits: Arc<Limits>,
 }

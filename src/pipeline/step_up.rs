@@ -14,6 +14,7 @@ use crate::domain::step_up::{SignInLevel, StepUp};
 use crate::policy::Denial;
 
 use super::asker::{Asker, navigates};
+use super::authenticate::brought_token;
 use super::choice;
 use super::gate::Gate;
 use super::receive::Arrival;
@@ -28,7 +29,8 @@ pub async fn answer(
     provider: &str,
     asked: &StepUp,
 ) -> Response<Bytes> {
-    if navigates(&arrival.head) {
+    // Whoever brought a token gets another one himself.
+    if navigates(&arrival.head) && !brought_token(arrival) {
         let host = reply::request_authority(arrival);
         let (Some(host), Some(provider)) = (host, arrival.snapshot.providers.named(provider))
         else {

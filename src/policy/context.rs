@@ -142,6 +142,9 @@ fn value_of(field: Field, query: &AccessQuery) -> Option<Value> {
             .then(|| Value::Texts(authentication.amr.iter().cloned().collect())),
         Field::AuthAge => since(authentication.auth_time),
         Field::SessionAge => since(authentication.session_started),
+        Field::Scopes => (!authentication.scopes.is_empty())
+            .then(|| Value::Texts(authentication.scopes.iter().cloned().collect())),
+        Field::Client => text(&authentication.client),
         Field::Device => context.device.as_ref().map(|device| Value::Device {
             id: Arc::clone(&device.id),
             owner: device.owner.clone(),

@@ -115,6 +115,8 @@ fn policy() -> impl Strategy<Value = String> {
         "when { context has amr && context.amr.contains(\"mfa\") }",
         "when { (if context has acr then context else context).method == \"GET\" }",
         "unless { principal has tenant && resource has tenant && principal.tenant == resource.tenant }",
+        "when { context has scopes && context.scopes.contains(\"orders:read\") }",
+        "unless { context has client && context.client == \"erp\" }",
         "when { context has session_age && 9223372036854775807 + context.session_age > 5 }",
     ]);
     let effect = prop_oneof![3 => Just("permit"), 1 => Just("forbid")];
@@ -173,6 +175,8 @@ fn questions() -> impl Strategy<Value = Vec<AccessQuery>> {
         option::of(select(vec!["high", "low"])),
         option::of(0_i64..3),
         option::of(0_i64..3),
+        option::of(select(vec!["orders:read", "orders:write"])),
+        option::of(select(vec!["erp", "mes"])),
     );
     let one = (
         (select(principals), select(Action::ALL.to_vec()), select(resources)),
@@ -192,6 +196,8 @@ fn questions() -> impl Strategy<Value = Vec<AccessQuery>> {
             acr: how.1.map(Arc::from),
             auth_time: how.2.map(ago),
             session_started: how.3.map(ago),
+            scopes: how.4.into_iter().map(Arc::from).collect(),
+            client: how.5.map(Arc::from),
         });
         query.context.path = path.into();
         query.context.source = address.parse::<IpAddr>().unwrap();

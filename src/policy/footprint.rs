@@ -18,6 +18,8 @@ pub(super) enum Field {
     Amr,
     AuthAge,
     SessionAge,
+    Scopes,
+    Client,
     Device,
     Segments,
     SegmentCount,
@@ -43,7 +45,7 @@ pub(super) enum Field {
 
 impl Field {
     /// Every field, and where it stands in the context. A record comes before what is in it.
-    pub(super) const ALL: [(Self, &'static [&'static str]); 30] = [
+    pub(super) const ALL: [(Self, &'static [&'static str]); 32] = [
         (Self::Host, &["host"]),
         (Self::Path, &["path"]),
         (Self::Method, &["method"]),
@@ -53,6 +55,8 @@ impl Field {
         (Self::Amr, &["amr"]),
         (Self::AuthAge, &["auth_age"]),
         (Self::SessionAge, &["session_age"]),
+        (Self::Scopes, &["scopes"]),
+        (Self::Client, &["client"]),
         (Self::Device, &["device"]),
         (Self::Segments, &["segments"]),
         (Self::SegmentCount, &["segments", "count"]),
@@ -76,8 +80,8 @@ impl Field {
         (Self::PatchAgeDays, &["posture", "patch_age_days"]),
     ];
 
-    const fn bit(self) -> u32 {
-        1 << (self as u32)
+    const fn bit(self) -> u64 {
+        1 << (self as u64)
     }
 
     /// Records carry nothing of their own but that they are there.
@@ -88,7 +92,7 @@ impl Field {
 
 /// A set of fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Footprint(u32);
+pub(super) struct Footprint(u64);
 
 impl Footprint {
     pub(super) const ALL: Self = Self((1 << Field::ALL.len()) - 1);

@@ -124,6 +124,7 @@ mod tests {
             amr: ["pwd".into()].into(),
             auth_time: Some(an_hour_ago),
             session_started: Some(an_hour_ago),
+            ..Authentication::default()
         });
         assert!(!engine.would_allow(&denied), "{condition} allows it as it is");
         let asked = engine.step_up(&denied, &levels())?;

@@ -251,6 +251,8 @@ fn context(at: &Cursor<'_>, world: &World) -> Option<(Arc<Authentication>, Reque
         "amr",
         "auth_age",
         "session_age",
+        "scopes",
+        "client",
         "device",
     ])?;
     let plain = plain_context();
@@ -262,6 +264,8 @@ fn context(at: &Cursor<'_>, world: &World) -> Option<(Arc<Authentication>, Reque
         amr: texts(&map, "amr"),
         auth_time: ago("auth_age"),
         session_started: ago("session_age"),
+        scopes: texts(&map, "scopes"),
+        client: text(&map, "client"),
     };
     let device = match map.get("device") {
         None => None,

@@ -1,6 +1,6 @@
 //! Which device a connection comes from, and what is known of its health.
 //!
-//! A client certificate that the device CA signed identifies a device of the registry, a YAML file
+//! A client certificate that the device CA signed identifies a device or a service of the registry, a YAML file
 //! that is replaced as a whole. Several sources of posture may come; the types in
 //! [`crate::domain::device`] stay.
 //!
@@ -8,6 +8,9 @@
 //! freshness (its age is the largest there is), and a certificate that is not valid now identifies
 //! nothing.
 
+mod named;
 mod registry;
+mod revoked;
 
 pub use registry::Registry;
+pub use revoked::Revoked;

@@ -8,19 +8,27 @@
 //!     posture:
 //!       observed_at: 2026-11-21T08:00:00Z
 //!       disk_encrypted: true
+//! services:
+//!   - id: historian
+//!     certificate: { uri: "spiffe://plant.example/historian" }   # or `dns`, or as above
+//!     groups: [machines]
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::finding::Finding;
-use crate::config::yaml::{self, Cursor, Findings, Map};
+use crate::config::model::CERTIFICATES;
+use crate::config::yaml::{self, Cursor, Findings};
 use crate::domain::clock::Timestamp;
 use crate::domain::device::{Device, DeviceIdentity, Posture};
+use crate::domain::principal::{Principal, PrincipalKind};
+
+use super::named::{self, Index};
+use super::revoked::Revoked;
 
 const MAX_TEXT: usize = 256;
 
@@ -28,8 +36,9 @@ const MAX_TEXT: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     devices: HashMap<Arc<str>, Arc<Device>>,
-    by_fingerprint: HashMap<[u8; 32], Arc<Device>>,
-    by_common_name: HashMap<Arc<str>, Arc<Device>>,
+    by_certificate: Index<Device>,
+    services: Index<Principal>,
+    revoked: Revoked,
 }
 
 impl Registry {
@@ -49,11 +58,17 @@ impl Registry {
 
     fn read(root: &Cursor<'_>) -> Self {
         let mut registry = Self::default();
-        let Some(devices) = root.map(&["devices"]).and_then(|root| root.required("devices")) else {
-            return registry;
-        };
-        for entry in devices.list() {
+        let Some(root) = root.map(&["devices", "services"]) else { return registry };
+        let services = root.get("services");
+        // One of the two has to be there, so that a file of another kind is not an empty registry.
+        let devices =
+            if services.is_some() { root.get("devices") } else { root.required("devices") };
+        for entry in devices.iter().flat_map(Cursor::list) {
             registry.add(&entry);
+        }
+        let mut ids = HashSet::new();
+        for entry in services.iter().flat_map(Cursor::list) {
+            registry.add_service(&entry, &mut ids);
         }
         registry
     }
@@ -63,63 +78,79 @@ impl Registry {
         let id = map.required("id").and_then(|at| text(&at));
         let owner = map.get("owner").and_then(|at| text(&at));
         let posture = map.get("posture").and_then(|at| posture(&at));
-        let certificate =
-            map.required("certificate").and_then(|at| at.map(&["sha256", "common_name"]));
+        let certificate = map.required("certificate").and_then(|at| at.map(&named::KEYS));
         let (Some(id), Some(certificate)) = (id, certificate) else { return };
         let device = Arc::new(Device { id: Arc::clone(&id), owner, posture });
         if self.devices.insert(Arc::clone(&id), Arc::clone(&device)).is_some() {
             entry.error(format!("the device `{id}` is listed twice"));
         }
-        self.add_certificate(&certificate, &device);
+        self.by_certificate.add(&certificate, &device);
     }
 
-    fn add_certificate(&mut self, map: &Map<'_>, device: &Arc<Device>) {
-        match (map.get("sha256"), map.get("common_name")) {
-            (Some(list), None) => {
-                for at in list.non_empty_list() {
-                    let hint = "write the SHA-256 of the certificate as 64 hex digits";
-                    let Some(fingerprint) = at.parsed(fingerprint, hint) else { continue };
-                    if self.by_fingerprint.insert(fingerprint, Arc::clone(device)).is_some() {
-                        at.error("the certificate is listed twice");
-                    }
-                }
-            }
-            (None, Some(at)) => {
-                let Some(name) = text(&at) else { return };
-                if self.by_common_name.insert(Arc::clone(&name), Arc::clone(device)).is_some() {
-                    at.error(format!("the common name `{name}` is listed twice"));
-                }
-            }
-            _ => map.cursor().error_with(
-                "a certificate is named by either `sha256` or `common_name`",
-                "prefer `sha256`: it names one certificate, not whoever gets the name",
-            ),
+    fn add_service(&mut self, entry: &Cursor<'_>, ids: &mut HashSet<Arc<str>>) {
+        let Some(map) = entry.map(&["id", "certificate", "name", "groups", "tenant"]) else {
+            return;
+        };
+        let id = map.required("id").and_then(|at| text(&at));
+        let certificate = map.required("certificate").and_then(|at| at.map(&named::KEYS));
+        let name = map.get("name").and_then(|at| text(&at));
+        let tenant = map.get("tenant").and_then(|at| text(&at));
+        let groups = map.get("groups").map(|at| at.list()).unwrap_or_default();
+        let groups = groups.iter().filter_map(text).collect();
+        let (Some(id), Some(certificate)) = (id, certificate) else { return };
+        if !ids.insert(Arc::clone(&id)) {
+            entry.error(format!("the service `{id}` is listed twice"));
         }
+        let principal = Principal {
+            kind: PrincipalKind::Service,
+            id: format!("{CERTIFICATES}/{id}").into(),
+            email: None,
+            name,
+            groups,
+            tenant,
+        };
+        self.services.add(&certificate, &Arc::new(principal));
+    }
+
+    /// Has certificates stand for nobody that were taken back.
+    #[must_use]
+    pub fn without(mut self, revoked: Revoked) -> Self {
+        self.revoked = revoked;
+        self
     }
 
     /// The device that a verified client certificate stands for.
     pub fn identify(&self, certificate: Option<&[u8]>, now: Timestamp) -> DeviceIdentity {
         let Some(der) = certificate else { return DeviceIdentity::NotPresented };
-        // The handshake verified the chain; but a connection may outlive its certificate.
-        let Ok((_, parsed)) = X509Certificate::from_der(der) else {
-            return DeviceIdentity::Unregistered;
-        };
+        let known =
+            self.current(der, now).and_then(|parsed| self.by_certificate.find(der, &parsed));
+        known.map_or(DeviceIdentity::Unregistered, |device| {
+            DeviceIdentity::Known(Arc::clone(device))
+        })
+    }
+
+    /// The service that a verified client certificate stands for,.
+    pub fn service(&self, der: &[u8], now: Timestamp) -> Option<Arc<Principal>> {
+        if self.services.is_empty() {
+            return None;
+        }
+        let parsed = self.current(der, now)?;
+        self.services.find(der, &parsed).map(Arc::clone)
+    }
+
+    /// Whether a verified client certificate is still good.
+    pub fn is_current(&self, der: &[u8], now: Timestamp) -> bool {
+        self.current(der, now).is_some()
+    }
+
+    /// The handshake verified the chain; but a connection may outlive its certificate.
+    fn current<'a>(&self, der: &'a [u8], now: Timestamp) -> Option<X509Certificate<'a>> {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
         let validity = parsed.validity();
         let seconds = now.as_seconds();
-        if seconds < validity.not_before.timestamp() || seconds > validity.not_after.timestamp() {
-            return DeviceIdentity::Unregistered;
-        }
-        let hash = digest::digest(&digest::SHA256, der);
-        let device = hash
-            .as_ref()
-            .try_into()
-            .ok()
-            .and_then(|hash: [u8; 32]| self.by_fingerprint.get(&hash))
-            .or_else(|| self.by_common_name.get(common_name(&parsed)?));
-        match device {
-            None => DeviceIdentity::Unregistered,
-            Some(device) => DeviceIdentity::Known(Arc::clone(device)),
-        }
+        let valid =
+            seconds >= validity.not_before.timestamp() && seconds <= validity.not_after.timestamp();
+        (valid && !self.revoked.refuses(&parsed, now)).then_some(parsed)
     }
 
     pub fn find(&self, id: &str) -> Option<&Arc<Device>> {
@@ -133,13 +164,6 @@ impl Registry {
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
     }
-}
-
-/// The subject's common name, when there is exactly one.
-fn common_name<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a str> {
-    let mut names = certificate.subject().iter_common_name();
-    let name = names.next()?;
-    if names.next().is_some() { None } else { name.as_str().ok() }
 }
 
 fn posture(at: &Cursor<'_>) -> Option<Posture> {
@@ -172,7 +196,7 @@ fn posture(at: &Cursor<'_>) -> Option<Posture> {
     observed_at.map(|_| read)
 }
 
-fn text(at: &Cursor<'_>) -> Option<Arc<str>> {
+pub(super) fn text(at: &Cursor<'_>) -> Option<Arc<str>> {
     let text = at.text()?;
     if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
         at.error(format!("the text is longer than {MAX_TEXT} bytes or holds control characters"));
@@ -185,27 +209,13 @@ fn timestamp(text: &str) -> Result<Timestamp, &'static str> {
     Timestamp::parse(text).map_err(|_| "not a date and time")
 }
 
-/// 64 hex digits, with colons between bytes or without, as tools print them.
-fn fingerprint(text: &str) -> Result<[u8; 32], &'static str> {
-    const WRONG: &str = "not a SHA-256 fingerprint";
-    let digits: Vec<u8> = text
-        .bytes()
-        .filter(|byte| *byte != b':')
-        .map(|byte| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-        .collect::<Option<_>>()
-        .ok_or(WRONG)?;
-    let bytes: Vec<u8> = match digits.as_chunks::<2>() {
-        (pairs, []) => pairs.iter().map(|[high, low]| (high << 4) | low).collect(),
-        _ => return Err(WRONG),
-    };
-    bytes.try_into().map_err(|_| WRONG)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
     use std::time::Duration;
+
+    use aws_lc_rs::digest;
 
     use super::*;
 
@@ -286,6 +296,76 @@ mod tests {
         }
     }
 
+    fn with_names(common_name: &str, uris: &[&str], hosts: &[&str]) -> Vec<u8> {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        let uris = uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap()));
+        let hosts = hosts.iter().map(|host| rcgen::SanType::DnsName((*host).try_into().unwrap()));
+        params.subject_alt_names = uris.chain(hosts).collect();
+        params.not_before = time::OffsetDateTime::from_unix_timestamp(NOW.as_seconds()).unwrap();
+        params.not_after = params.not_before + Duration::from_secs(3600);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn a_service_is_known_by_its_alternative_names_before_its_subject() {
+        let registry = parsed(
+            "services:\n  - {id: historian, certificate: {uri: 'spiffe://plant/historian'}, groups: [machines], tenant: acme}\n\
+             \x20 - {id: erp, certificate: {dns: ERP.plant.example}}\n\
+             \x20 - {id: old, certificate: {common_name: old}}\n",
+        )
+        .unwrap();
+        let id = |der: &[u8]| registry.service(der, NOW).map(|service| service.id.to_string());
+        let historian = with_names("old", &["spiffe://plant/historian"], &[]);
+        let found = registry.service(&historian, NOW).unwrap();
+        assert_eq!(&*found.id, "certificate/historian");
+        assert!(found.is_service() && found.groups.contains("machines"));
+        assert_eq!(found.tenant.as_deref(), Some("acme"));
+        let erp = with_names("x", &[], &["other.example", "erp.plant.example"]);
+        assert_eq!(id(&erp).as_deref(), Some("certificate/erp"));
+        assert_eq!(id(&with_names("old", &[], &[])).as_deref(), Some("certificate/old"));
+        // Two at once is neither, and a part of a name is none.
+        let both = with_names("old", &["spiffe://plant/historian"], &["erp.plant.example"]);
+        assert_eq!(id(&both), None);
+        assert_eq!(id(&with_names("x", &["spiffe://plant/historian/x"], &["plant.example"])), None);
+        assert_eq!(registry.identify(Some(&historian), NOW), DeviceIdentity::Unregistered);
+        let late = NOW.plus(Duration::from_secs(3601));
+        assert!(registry.service(&historian, late).is_none());
+    }
+
+    #[test]
+    fn a_certificate_that_was_taken_back_stands_for_nobody() {
+        let yaml = "devices: [{id: one, certificate: {common_name: one}}]\n\
+             services: [{id: one, certificate: {common_name: one}}]";
+        let registry = parsed(yaml).unwrap();
+        let der = certificate(&["one"]);
+        let (_, read) = X509Certificate::from_der(&der).unwrap();
+        let due = NOW.plus(Duration::from_secs(60));
+        let list = |serial: &[u8]| crate::pem::RevocationList {
+            issuer: read.issuer().as_raw().into(),
+            serials: vec![serial.into()],
+            next_update: Some(due),
+        };
+        let known = |list: &crate::pem::RevocationList, at| {
+            let mut revoked = Revoked::default();
+            revoked.add(list);
+            let registry = registry.clone().without(revoked);
+            let known = registry.identify(Some(&der), at).known().is_some();
+            assert_eq!(registry.service(&der, at).is_some(), known);
+            assert_eq!(registry.is_current(&der, at), known);
+            known
+        };
+        assert!(known(&list(&[1, 2, 3]), due));
+        assert!(!known(&list(read.raw_serial()), NOW));
+        assert!(!known(&list(&[1, 2, 3]), due.plus(Duration::from_secs(1))), "nobody knows");
+        let elsewhere = crate::pem::RevocationList {
+            issuer: b"other".as_slice().into(),
+            ..list(read.raw_serial())
+        };
+        assert!(known(&elsewhere, NOW));
+    }
+
     #[test]
     fn posture_from_the_future_keeps_its_facts_and_its_time() {
         let registry = parsed(
@@ -316,7 +396,7 @@ mod tests {
             "not a SHA-256 fingerprint",
             "the device `a` is listed twice",
             "the certificate is listed twice",
-            "either `sha256` or `common_name`",
+            "exactly one of `sha256`, `uri`, `dns` and `common_name`",
             "`observed_at` is missing",
             "`maybe` is neither",
             "the key `id` is missing",

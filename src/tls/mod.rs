@@ -13,6 +13,7 @@
 mod acceptor;
 mod ahead;
 mod certificates;
+mod clients;
 mod server;
 mod tickets;
 

@@ -4,18 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use rustls_pki_types::CertificateDer;
 
 use super::certificates::Certificates;
+use super::clients::{self, ClientVerifier};
 use super::tickets::Secrets;
 use crate::config::finding::Finding;
 use crate::config::model::{CertificateFiles, ListenerTls, TlsVersion};
 use crate::domain::canonical::Host;
 use crate::domain::clock::{Clock, Timestamp};
-use crate::pem::{self, CertificateFacts};
+use crate::pem::{self, CertificateFacts, RevocationList};
 
 /// A listener's certificates and rules, checked and ready to serve.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub struct ServerTls {
     pub(super) client_ca: Vec<CertificateDer<'static>>,
     /// What asks for and verifies client certificates.
     pub(super) verifier: Option<ClientVerifier>,
+    revoked: Vec<RevocationList>,
     pub(super) ticket_secrets: Option<Secrets>,
     expiries: Vec<(String, Timestamp)>,
     warnings: Vec<Finding>,
@@ -65,22 +66,21 @@ impl ServerTls {
                 Err(findings) => errors.extend(findings),
             }
         }
-        let mut client_ca = Vec::new();
-        let mut verifier = None;
-        if let Some(path) = &tls.client_ca {
-            match load_client_ca(path, &provider) {
-                Ok((bundle, made)) => {
-                    for certificate in &bundle {
-                        if let Some(facts) = CertificateFacts::of(certificate) {
-                            warnings.extend(out_of_date(path, &facts, now));
-                            expiries.push((path.display().to_string(), facts.not_after));
-                        }
-                    }
-                    (client_ca, verifier) = (bundle, Some(made));
+        let mut found = None;
+        if let Some(ca) = &tls.client_ca {
+            match clients::load(ca, tls.client_crl.as_deref(), &provider, now) {
+                Ok(mut clients) => {
+                    warnings.append(&mut clients.warnings);
+                    expiries.append(&mut clients.expiries);
+                    found = Some(clients);
                 }
                 Err(finding) => errors.push(finding),
             }
         }
+        let (client_ca, verifier, revoked) = match found {
+            Some(clients) => (clients.ca, Some(clients.verifier), clients.revoked),
+            None => (Vec::new(), None, Vec::new()),
+        };
         let ticket_secrets = tls.ticket_keys.as_deref().map(Secrets::read).transpose();
         let ticket_secrets = ticket_secrets.unwrap_or_else(|findings| {
             errors.extend(findings);
@@ -123,6 +123,7 @@ impl ServerTls {
                 certificates,
                 client_ca,
                 verifier,
+                revoked,
                 ticket_secrets,
                 expiries,
                 warnings,
@@ -141,6 +142,11 @@ impl ServerTls {
     /// When each certificate ends, with the file that it is in: the servers' and the device CA's.
     pub fn expiries(&self) -> Vec<(String, Timestamp)> {
         self.expiries.clone()
+    }
+
+    /// What the device CA took back.
+    pub fn revoked(&self) -> &[RevocationList] {
+        &self.revoked
     }
 
     /// What is not right but no reason to refuse: certificates out of date.
@@ -197,31 +203,11 @@ fn load_pair(
     }
 }
 
-/// Verifies the chains of client certificates.
-pub(super) type ClientVerifier = Arc<dyn rustls::server::danger::ClientCertVerifier>;
-
-fn load_client_ca(
+pub(super) fn out_of_date(
     path: &Path,
-    provider: &Arc<CryptoProvider>,
-) -> Result<(Vec<CertificateDer<'static>>, ClientVerifier), Finding> {
-    let bundle = pem::certificates(path).map_err(|error| error.finding())?;
-    let mut roots = RootCertStore::empty();
-    for certificate in &bundle {
-        roots.add(certificate.clone()).map_err(|error| {
-            Finding::error(path, format!("a certificate can't be used as a CA: {error}"))
-        })?;
-    }
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| {
-                Finding::error(path, format!("the device CA can't be used: {error}"))
-            })?;
-    Ok((bundle, verifier))
-}
-
-fn out_of_date(path: &Path, facts: &CertificateFacts, now: Timestamp) -> Option<Finding> {
+    facts: &CertificateFacts,
+    now: Timestamp,
+) -> Option<Finding> {
     let subject = &facts.subject;
     let cause = if facts.not_after < now {
         format!("the certificate of `{subject}` expired at {}", facts.not_after)

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn listener(certificates: Vec<CertificateFiles>, client_ca: Option<&TestCa>) -> ListenerTls {
     let client_ca = client_ca.map(TestCa::file);
     let minimum_version = TlsVersion::Tls12;
-    ListenerTls { certificates, client_ca, minimum_version, ticket_keys: None }
+    ListenerTls { certificates, client_ca, client_crl: None, minimum_version, ticket_keys: None }
 }
 
 fn acceptor(tls: ServerTls) -> Acceptor {
@@ -411,6 +411,7 @@ async fn what_certs_generate_makes_serves_and_verifies() {
     };
     let settings = ListenerTls {
         certificates: vec![pair("server")],
+        client_crl: None,
         client_ca: Some(file("device-ca.pem")),
         minimum_version: TlsVersion::Tls13,
         ticket_keys: None,

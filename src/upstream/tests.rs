@@ -60,6 +60,7 @@ fn route(upstream: Upstream) -> Arc<Route> {
         host: Host::parse("public.example").unwrap(),
         path: "/".into(),
         application: Arc::new(application),
+        accepted: crate::config::model::Accepted::default(),
         allow_from: None,
         tenant: None,
         identity_providers: None,

@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod access_tokens;
 mod audit;
 mod backchannel;
 mod bodies;
@@ -19,6 +20,7 @@ mod bounds;
 mod browser;
 mod bypass;
 mod circles;
+mod client_certificates;
 mod commands;
 mod cross_site;
 mod docs;

@@ -12,6 +12,8 @@ import { createServer } from 'node:http';
 
 import Provider, { interactionPolicy } from 'oidc-provider';
 
+import * as accessTokens from './access_tokens.mjs';
+
 const USERS = {
   ada: user('Ada Acme', ['customers'], 'acme'),
   grace: user('Grace Globex', ['customers'], 'globex'),
@@ -59,6 +61,7 @@ const configuration = {
     {
       client_id,
       client_secret: secret,
+      grant_types: ['authorization_code', accessTokens.EXCHANGE],
       redirect_uris: at('/.wicketgate/callback'),
       post_logout_redirect_uris: [...at('/.wicketgate/signed-out'), ...at('/')],
       backchannel_logout_uri: at('/.wicketgate/backchannel-logout')[0],
@@ -67,6 +70,7 @@ const configuration = {
       // What the test says of the client: how it authenticates, say.
       ...client,
     },
+    ...accessTokens.clients(secret),
   ],
   jwks: { keys: [newKey()] },
   cookies: { keys: [randomBytes(32).toString('hex')] },
@@ -82,7 +86,9 @@ const configuration = {
     ? [{ address: '127.0.0.1', family: 4 }] : '127.0.0.1', 4) }),
   // The gate reads the ID token only.
   conformIdTokenClaims: false,
+  extraTokenClaims: accessTokens.extraTokenClaims(USERS),
   features: {
+    ...accessTokens.features,
     devInteractions: { enabled: false },
     backchannelLogout: { enabled: true },
     rpInitiatedLogout: {
@@ -123,6 +129,7 @@ const serve = (configured) => {
       console.log(JSON.stringify({ backchannel: outcome, ...(why && { why }) }));
     });
   }
+  accessTokens.register(provider);
   return provider;
 };
 

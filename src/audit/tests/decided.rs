@@ -22,7 +22,9 @@ fn query(user: &str, route: &str, action: Action, path: &str) -> AccessQuery {
             acr: Some("mfa".into()),
             amr: ["otp".into()].into(),
             auth_time: Some(second(1)),
-            session_started: None,
+            scopes: ["orders:read".into()].into(),
+            client: Some("erp".into()),
+            ..Authentication::default()
         }),
         action,
         resource: Arc::new(Resource {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::callers::AccessTokens;
 use super::{ClaimNames, ClientAuthentication};
 use crate::domain::step_up::SignInLevel;
 
@@ -29,6 +30,8 @@ pub struct IdentityProvider {
     pub claims: ClaimNames,
     /// What it can be asked for when a policy wants more, in order of preference.
     pub step_up: Vec<SignInLevel>,
+    /// Whether its access tokens are taken, and which. They are not by default.
+    pub access_tokens: Option<AccessTokens>,
     /// For each call to the provider. Default 10 s.
     pub timeout: Duration,
 }

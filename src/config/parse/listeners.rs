@@ -98,6 +98,13 @@ fn tls(at: &Cursor<'_>, base: &Base) -> Option<ListenerTls> {
         .required("certificates")
         .map(|at| at.non_empty_list().iter().filter_map(|entry| base.certificate(entry)).collect());
     let client_ca = map.get("client_ca").and_then(|at| base.file(&at));
+    let client_crl = map.get("client_crl").and_then(|at| {
+        if map.get("client_ca").is_none() {
+            let hint = "add `client_ca`, or leave `client_crl` out";
+            at.error_with("without `client_ca` no client certificate is asked for", hint);
+        }
+        base.file(&at)
+    });
     let versions = [("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
     let minimum_version = map.or("minimum_version", TlsVersion::Tls12, |at| at.choice(&versions));
     let ticket_keys = map.get("ticket_keys").map(|at| base.private_file(&at));
@@ -105,7 +112,13 @@ fn tls(at: &Cursor<'_>, base: &Base) -> Option<ListenerTls> {
         Some(None) => return None,
         found => found.flatten(),
     };
-    Some(ListenerTls { certificates: certificates?, client_ca, minimum_version, ticket_keys })
+    Some(ListenerTls {
+        certificates: certificates?,
+        client_ca,
+        client_crl,
+        minimum_version,
+        ticket_keys,
+    })
 }
 
 fn proxy_protocol(at: &Cursor<'_>) -> Option<ProxyProtocol> {

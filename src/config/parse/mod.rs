@@ -8,6 +8,7 @@ mod access;
 mod applications;
 mod backend;
 mod bounds;
+mod callers;
 mod client;
 mod files;
 mod listeners;
@@ -55,12 +56,15 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
     let providers = identity_providers.as_ref().filter(|known| !known.is_empty());
     let session = session::session(&top, &base);
     let devices = top.get("devices").and_then(|at| access::devices(&at, &base));
+    let asked = listeners.as_ref().is_none_or(|all| all.iter().any(callers::asks_for_certificates));
+    let certificates = asked && top.get("devices").is_some();
     let policies = top.required("policies").and_then(|at| access::policies(&at, &base));
     let applications =
         top.required("applications").map(|at| applications::applications(&at, providers));
     // Without applications every route would be reported for naming an unknown one.
     let known = applications.as_ref().filter(|known| !known.is_empty());
-    let routes = top.required("routes").map(|at| routes::routes(&at, known, providers, &base));
+    let routes =
+        top.required("routes").map(|at| routes::routes(&at, known, providers, certificates, &base));
     let audit = top.required("audit").and_then(|at| state::audit(&at, &base));
     let admin = listeners::admin(&top, &addresses.unwrap_or_default(), audit.as_ref(), &base);
     let store = top.required("store").and_then(|at| store::store(&at, &base));

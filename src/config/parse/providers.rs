@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::config::model::{ClaimNames, ClaimPath, IdentityProvider, Issuer, ProviderNames};
+use crate::config::model::{
+    CERTIFICATES, ClaimNames, ClaimPath, IdentityProvider, Issuer, ProviderNames,
+};
 use crate::config::yaml::{Cursor, Map, closest, quote};
 use crate::domain::step_up::{MAX_LEVELS, SignInLevel, is_acr};
 
 use super::files::Base;
 use super::values::{Unique, unique_name, words};
-use super::{client, keys};
+use super::{callers, client, keys};
 
 pub(super) fn identity_providers(at: &Cursor<'_>, base: &Base) -> Vec<Arc<IdentityProvider>> {
     let (mut names, mut clients) = (Unique::new(), Unique::new());
@@ -68,6 +70,12 @@ fn provider(
 ) -> Option<IdentityProvider> {
     let map = keys(entry)?;
     let name = unique_name(&map, names);
+    if name.as_deref() == Some(CERTIFICATES)
+        && let Some(at) = map.get("name")
+    {
+        let hint = "give the provider another name";
+        at.error_with("services with client certificates are called `certificate/...`", hint);
+    }
     let display_name = map.get("display_name").and_then(|at| words(&at));
     let issuer = map.required("issuer").and_then(|at| issuer(&at));
     let client_id = map.required("client_id").and_then(|at| words(&at));
@@ -80,6 +88,8 @@ fn provider(
     let ca = map.get("ca").and_then(|at| base.file(&at));
     let claims = claims(&map);
     let step_up = step_up(&map);
+    let id = client_id.as_deref();
+    let access_tokens = map.get("bearer").and_then(|at| callers::access_tokens(&at, id));
     let timeout = map.or("timeout", Duration::from_secs(10), Cursor::duration);
     let name = name?;
     Some(IdentityProvider {
@@ -94,6 +104,7 @@ fn provider(
         ca,
         claims,
         step_up,
+        access_tokens,
         timeout,
     })
 }

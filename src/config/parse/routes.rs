@@ -10,7 +10,7 @@ use crate::domain::canonical::{Authority, CanonicalPath, Host, path_segments};
 
 use super::files::Base;
 use super::values::{Unique, host, networks, unique_name, words};
-use super::{bounds, keys, providers, upstream};
+use super::{bounds, callers, keys, providers, upstream};
 
 /// The first segment of the paths that the gate answers itself.
 const RESERVED: &str = ".wicketgate";
@@ -20,6 +20,7 @@ pub(super) fn routes(
     at: &Cursor<'_>,
     known: Option<&Vec<Arc<Application>>>,
     known_providers: Option<&Vec<Arc<IdentityProvider>>>,
+    certificates: bool,
     base: &Base,
 ) -> Vec<Arc<Route>> {
     let mut names = Unique::new();
@@ -29,6 +30,7 @@ pub(super) fn routes(
         let name = unique_name(&map, &mut names);
         let place = place(&map, &mut places);
         let application = map.required("application").and_then(|at| application(&at, known));
+        let accepted = callers::accepted(&map, known_providers, certificates);
         let allow_from = map.get("allow_from").map(|at| networks(&at));
         let tenant = map.get("tenant").and_then(|at| words(&at));
         let own_providers = providers::taken(&map, known_providers);
@@ -58,6 +60,7 @@ pub(super) fn routes(
             identity_providers: own_providers
                 .or_else(|| application.identity_providers.as_ref().map(Arc::clone)),
             application,
+            accepted,
             allow_from,
             tenant,
             upstream: upstream?,

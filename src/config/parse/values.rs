@@ -122,6 +122,10 @@ impl<T: PartialEq> Unique<T> {
         self.0.push((value, line));
         None
     }
+
+    pub(super) fn has(&self, value: &T) -> bool {
+        self.0.iter().any(|(known, _)| known == value)
+    }
 }
 
 /// The required `name` of a list's entry, unique in that list.

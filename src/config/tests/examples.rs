@@ -22,6 +22,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((&listener.proxy_protocol, &*listener.source), (&None, &SourceRules::default()));
     let provider = &config.identity_providers[0];
     assert_eq!(&*provider.display_name, "main");
+    assert!(provider.access_tokens.is_none());
     assert_eq!(provider.issuer.as_str(), "https://id.example.com", "without a slash of ours");
     assert_eq!(provider.scopes, ["openid", "profile", "email"]);
     let claims = &provider.claims;
@@ -33,6 +34,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((&*route.path, route.max_body_bytes), ("/", 10 << 20));
     assert!(route.cross_site_origins.is_empty() && provider.step_up.is_empty());
     assert_eq!(config.session.keep_forms, 64 << 10);
+    assert_eq!(route.accepted, Accepted::default());
     assert!(route.websocket && route.refuse_cross_site && !route.path_parameters);
     assert!(route.response.location && route.response.cookie_domain);
     assert_eq!(route.audit, AuditDurability::Buffered);
@@ -50,6 +52,7 @@ fn every_value_arrives_in_the_model() {
     let ListenerRole::Tls(tls) = &config.listeners[0].role else { panic!("no tls") };
     assert_eq!(tls.minimum_version, TlsVersion::Tls13);
     assert!(tls.client_ca.as_ref().unwrap().ends_with("file"));
+    assert!(tls.client_crl.as_ref().unwrap().ends_with("file"));
     assert!(tls.ticket_keys.as_ref().unwrap().ends_with("private"));
     assert!(matches!(config.listeners[1].role, ListenerRole::RedirectToHttps { port: 8443 }));
     let limits = &config.listeners[0].limits;
@@ -87,10 +90,16 @@ fn every_value_arrives_in_the_model() {
     let kinds: Vec<_> = provider.step_up.iter().map(|kind| (&*kind.acr, kind.amr.len())).collect();
     assert_eq!(kinds, [("urn:x:mfa", 2), ("phr", 0)]);
     assert_eq!(config.session.keep_forms, 9 << 10);
+    let tokens = provider.access_tokens.as_ref().unwrap();
+    let audiences: Vec<&str> = tokens.audiences.iter().map(|one| &**one).collect();
+    assert_eq!(audiences, ["https://portal.example.com", "second"]);
     assert_eq!(provider.issuer.as_str(), "https://id.example.com/x");
     let route = &config.routes[0];
     assert_eq!((route.host.as_str(), &*route.path), ("portal.example.com", "/café"));
     assert_eq!(route.tenant.as_deref(), Some("globex"));
+    let audience = Some("second".into());
+    let expected = Accepted { bearer: true, certificate: true, audience, ..Accepted::default() };
+    assert_eq!(route.accepted, expected);
     assert!(!route.allows(ClientAddr([192, 0, 2, 1].into())));
     assert!(route.takes("main") && !route.takes("other"), "its own list, not the application's");
     let names = config.routes[1].identity_providers.as_deref().unwrap();

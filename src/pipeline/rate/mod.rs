@@ -28,7 +28,7 @@ use super::refusal::Refusal;
 use super::route::RouteEntry;
 use crate::config::model::{LimitPer, RateLimit};
 use crate::domain::network::Subscriber;
-use crate::identity::session::Session;
+use crate::identity::credential::Credential;
 
 /// draft-ietf-httpapi-ratelimit-headers-11, section 3.
 pub const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -181,15 +181,15 @@ pub fn by_address_on(arrival: &mut Arrival, route: &RouteEntry) -> Result<(), Re
 pub fn by_caller(
     arrival: &mut Arrival,
     route: &RouteEntry,
-    session: &Session,
+    caller: &Credential,
 ) -> Result<(), Refusal> {
     let Arrival { snapshot, quota, begun, .. } = arrival;
     for limit in snapshot.limits.caller.iter().chain(&route.limits.caller) {
-        let caller = match limit.rule.per {
-            LimitPer::Tenant => tenant(session.principal.tenant.as_deref()),
-            _ => self::session(&session.id.0),
+        let counted = match limit.rule.per {
+            LimitPer::Tenant => tenant(caller.principal().tenant.as_deref()),
+            _ => session(&caller.share().0),
         };
-        limit.take(caller, *begun, quota)?;
+        limit.take(counted, *begun, quota)?;
     }
     Ok(())
 }

@@ -1,0 +1,155 @@
+//! Services that are known by their client certificates, until these are taken back.
+
+use std::fs;
+
+use futures_util::StreamExt;
+use serde_json::json;
+
+use crate::harness::gate::{mentions, route};
+use crate::harness::pki::Identity;
+use crate::harness::servers::{Echo, Heard};
+use crate::harness::{Browser, Gate, Raw, Recorder, Setup, eventually, websocket, within};
+
+const URI: &str = "spiffe://plant.example/historian";
+
+const POLICY: &str = r#"
+@id("signed-in")
+permit (principal is Wicketgate::User, action, resource);
+@id("machines")
+permit (principal is Wicketgate::Service in Wicketgate::Group::"machines", action, resource);
+"#;
+
+/// `/` takes sessions and certificates, `/api` certificates alone. The list of what was revoked is
+/// due again in this year.
+fn world(upstream: &Recorder, due: i32) -> Setup {
+    let (mut both, mut api) =
+        (route("both", "/", &upstream.url()), route("api", "/api", &upstream.url()));
+    both["authentication"] = json!(["session", "certificate"]);
+    api["authentication"] = json!(["certificate"]);
+    Gate::setup()
+        .route(both)
+        .route(api)
+        .policy(POLICY)
+        .devices(move |authority, folder| {
+            authority.client_with_uri("x", URI).write(folder, "historian");
+            authority.client("old").write(folder, "old");
+            authority.client("stranger").write(folder, "stranger");
+            fs::write(folder.join("revoked.pem"), authority.revoke(&[], due)).unwrap();
+            format!(
+                "devices: []\nservices:\n\
+                 \x20 - {{id: historian, certificate: {{uri: '{URI}'}}, groups: [machines]}}\n\
+                 \x20 - {{id: old, certificate: {{common_name: old}}, groups: [retired]}}\n"
+            )
+        })
+        .configure(|config| {
+            let list = config["devices"]["registry"].as_str().unwrap();
+            let list = list.replace("devices.yaml", "revoked.pem");
+            config["listeners"][0]["tls"]["client_crl"] = json!(list);
+        })
+}
+
+fn identity(gate: &Gate, name: &str) -> Identity {
+    let read = |end: &str| fs::read_to_string(gate.folder().join(format!("{name}.{end}"))).unwrap();
+    Identity { certificate: read("pem"), key: read("key") }
+}
+
+/// Whether the gate takes a new connection with this certificate.
+async fn connects(browser: &Browser) -> bool {
+    let mut raw = Raw::connect(browser).await;
+    raw.send(b"GET / HTTP/1.1\r\nhost: app.localhost\r\n\r\n").await;
+    raw.answer().await.is_some()
+}
+
+#[tokio::test]
+async fn a_service_is_who_its_certificate_stands_for() {
+    let upstream = Recorder::start().await;
+    let gate = world(&upstream, 2099).start().await;
+    let historian = identity(&gate, "historian");
+    for browser in [gate.browser_on(&historian), gate.browser_h2_on(&historian)] {
+        let mut browser = browser.as_program();
+        for path in ["/orders", "/api/orders"] {
+            browser.get(path).await.expect(200);
+            let seen = upstream.last();
+            assert_eq!(seen.value("x-wicketgate-user"), Some("certificate/historian"));
+            assert_eq!(seen.value("x-wicketgate-groups"), Some("machines"));
+        }
+    }
+    let record = gate.audited("the service", |record| mentions(record, &["historian"])).await;
+    assert_eq!(record["principal"]["kind"], "service");
+    // Known, but not allowed.
+    let mut old = gate.browser_on(&identity(&gate, "old")).as_program();
+    assert_eq!(old.get("/api").await.expect(403).json()["type"], "urn:wicketgate:denied");
+    // Verified, but nobody; and no certificate at all.
+    let before = upstream.requests().len();
+    for browser in [gate.browser_on(&identity(&gate, "stranger")), gate.browser()] {
+        let answer = browser.clone().as_program().get("/api").await.expect(403);
+        assert_eq!(answer.json()["type"], "urn:wicketgate:certificate-required");
+        browser.clone().as_program().get("/").await.expect(401);
+        assert_eq!(browser.clone().get("/").await.status, 303, "a person can sign in");
+    }
+    // A session is nothing where certificates alone are taken, and a certificate is no session.
+    gate.login("ada").await.get("/api").await.expect(403);
+    gate.browser_on(&historian).as_program().get("/.wicketgate/me").await.expect(401);
+    // A cookie that is no good isn't made up for by a good certificate.
+    let mut stale = gate.browser_on(&historian).as_program();
+    stale.set_session_cookie(&"A".repeat(43));
+    stale.get("/").await.expect(401);
+    let seen = &upstream.requests()[before..];
+    let by_certificate = |request: &&crate::harness::recorder::Recorded| {
+        request.value("x-wicketgate-user") != Some("test/ada")
+    };
+    assert_eq!(seen.iter().filter(by_certificate).count(), 0, "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_taken_back_ends_what_is_open_and_opens_nothing() {
+    let (upstream, mut echo) = (Recorder::start().await, Echo::start().await);
+    let mut ws = route("ws", "/ws", &echo.url);
+    ws["authentication"] = json!(["certificate"]);
+    let gate = world(&upstream, 2099).route(ws).start().await;
+    let (historian, old) = (identity(&gate, "historian"), identity(&gate, "old"));
+    let browser = gate.browser_on(&historian);
+    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    let mut kept = Raw::connect(&browser).await;
+    let host = gate.url("").replace("https://", "");
+    let ask = format!("GET /api HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    kept.send(ask.as_bytes()).await;
+    assert_eq!(kept.answer().await.unwrap().status, 200);
+
+    let list = gate.device_authority.revoke(&[&historian], 2099);
+    let fresh = gate.folder().join("revoked.new");
+    fs::write(&fresh, list).unwrap();
+    fs::rename(&fresh, gate.folder().join("revoked.pem")).unwrap();
+    within("the end of the WebSocket", async {
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_close() {
+                break;
+            }
+        }
+    })
+    .await;
+    assert_eq!(echo.next().await, Heard::Ended);
+    let words = ["connection-cut", "certificate/historian", "was revoked"];
+    gate.audited("the cut", |record| mentions(record, &words)).await;
+    kept.send(ask.as_bytes()).await;
+    assert_eq!(kept.answer().await.unwrap().status, 403, "a connection that was kept");
+    eventually("new connections to be refused", async || (!connects(&browser).await).then_some(()))
+        .await;
+    assert!(connects(&gate.browser_on(&old)).await, "others are not touched");
+}
+
+#[tokio::test]
+async fn a_list_that_is_past_its_time_lets_no_certificate_in() {
+    let upstream = Recorder::start().await;
+    let gate = world(&upstream, 2022).start().await;
+    assert!(!connects(&gate.browser_on(&identity(&gate, "historian"))).await);
+    assert!(connects(&gate.browser()).await, "without a certificate nothing depends on it");
+    let output = gate.command(&["check"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("the revocation list of `CN=Test device CA") && said.contains("2022"),
+        "{said}"
+    );
+}

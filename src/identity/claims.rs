@@ -315,6 +315,20 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_bound_to_its_providers_tenant_and_groups_like_a_user() {
+        let names = ClaimNames {
+            fixed_tenant: Some("acme".into()),
+            group_prefix: Some("acme:".into()),
+            ..names()
+        };
+        let token = claims(json!({"sub": "robot", "tenant": "globex", "groups": ["admins"]}));
+        let found = service("idp", "robot", &names, &token).unwrap();
+        assert_eq!((found.kind, found.id.as_ref()), (PrincipalKind::Service, "idp/robot"));
+        assert_eq!(found.tenant.as_deref(), Some("acme"));
+        assert_eq!(found.groups, BTreeSet::from(["acme:admins".into()]));
+    }
+
+    #[test]
     fn groups_are_taken_whole_or_the_login_is_refused() {
         assert_eq!(of(json!({"sub": "1", "groups": "x"})).unwrap().groups.len(), 1);
         let many: Vec<String> = (0..201).map(|index| format!("g{index}")).collect();

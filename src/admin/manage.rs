@@ -32,6 +32,9 @@ const CONNECTIONS: usize = 16;
 /// For a question to arrive and its answer to leave.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// For whoever is not answered to take in why.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// As long a list as one answer holds.
 const MOST_SESSIONS: usize = 10_000;
 
@@ -96,9 +99,9 @@ impl Manager {
     async fn connection(&self, stream: UnixStream) -> io::Result<()> {
         let user = stream.peer_cred()?.uid();
         let (reader, mut writer) = stream.into_split();
+        let mut reader = BufReader::new(reader.take(LONGEST_ASK));
         let answer = if self.may(user) {
             let mut line = String::new();
-            let mut reader = BufReader::new(reader.take(LONGEST_ASK));
             tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await??;
             match serde_json::from_str(&line) {
                 Ok(ask) => self.answer(&ask, &format!("uid:{user}")).await,
@@ -111,7 +114,11 @@ impl Manager {
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
         tokio::time::timeout(PATIENCE, writer.write_all(&text)).await??;
-        writer.shutdown().await
+        writer.shutdown().await?;
+        // Closed with something unread, the answer would be lost on its way.
+        let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut reader, &mut tokio::io::sink()))
+            .await;
+        Ok(())
     }
 
     fn may(&self, user: u32) -> bool {

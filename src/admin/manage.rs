@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::protocol::{Answer, Ask, LONGEST_ASK, SessionLine};
+use crate::config::model::CERTIFICATES;
 use crate::domain::event::{EndReason, Event};
 use crate::domain::suspension::{Subject, Suspension};
 use crate::identity::session::Session;
@@ -109,7 +110,7 @@ impl Manager {
             }
         } else {
             tracing::warn!(user, "somebody else asked at the admin socket and was refused");
-            failed("only root and the user that the gate runs as may ask this")
+            failed("only root and the user that the gate runs as may ask this; use `sudo`")
         };
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
@@ -199,7 +200,32 @@ impl Manager {
     async fn named(&self, session: &str) -> Result<Arc<Session>, String> {
         let found = self.gate.sessions.named(session, self.gate.clock.now()).await;
         let found = found.map_err(text)?;
-        found.ok_or_else(|| format!("there is no session `{session}`; it may be over by now"))
+        found.ok_or_else(|| {
+            format!(
+                "there is no session `{session}`; `wicketgate sessions list` shows those there are"
+            )
+        })
+    }
+
+    /// Somebody who is mistyped would not be shut out, and nobody would notice.
+    fn names(&self, subject: Subject, name: &str) -> Result<(), String> {
+        let snapshot = self.gate.snapshot.load();
+        match subject {
+            Subject::User => {
+                let provider = name.split_once('/').map_or("", |(provider, _)| provider);
+                if provider == CERTIFICATES || snapshot.providers.named(provider).is_some() {
+                    return Ok(());
+                }
+                Err(format!(
+                    "`{name}` is no user's id; write PROVIDER/SUBJECT, as `wicketgate sessions \
+                     list` shows it"
+                ))
+            }
+            Subject::Device if snapshot.devices.find(name).is_none() => {
+                Err(format!("there is no device `{name}` in the device registry"))
+            }
+            Subject::Device | Subject::Tenant => Ok(()),
+        }
     }
 
     async fn suspended(&self, subject: Subject) -> Result<Answer, String> {
@@ -210,6 +236,7 @@ impl Manager {
 
     async fn suspend(&self, suspension: &Suspension) -> Result<Answer, String> {
         let Suspension { subject, name, .. } = suspension;
+        self.names(*subject, name)?;
         let changed = !self.gate.suspensions.holds(*subject, name);
         self.gate.suspensions.suspend(suspension).await.map_err(text)?;
         let before = self.gate.sessions.ended_count();
@@ -217,7 +244,7 @@ impl Manager {
         suspended::end_stored(&self.gate, *subject, name).await.map_err(|error| {
             format!(
                 "the {} is suspended, but not every session is gone from the store: {error}; \
-                 say it again",
+                 run the same command again",
                 subject.name()
             )
         })?;

@@ -1,6 +1,6 @@
 //! `wicketgate sessions`, `users`, `devices` and `tenants`: asks the running gate.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Subcommand)]
 pub enum Sessions {
-    /// List sessions, the most recently used first
+    /// List sessions, the most recently used first; of more than the limit, some
     List {
         /// Only those of this user: PROVIDER/SUBJECT
         #[arg(long)]
@@ -126,7 +126,7 @@ fn run(reach: &Reach, ask: &Ask) -> ExitCode {
             Ok((config, _)) => config.admin.socket,
             Err(found) => {
                 super::output::findings(&found);
-                complain("name the gate's admin socket with `--socket` to do without the file");
+                complain("  hint: `--socket PATH` asks the gate without reading its configuration");
                 return super::FINDINGS;
             }
         },
@@ -145,9 +145,16 @@ fn run(reach: &Reach, ask: &Ask) -> ExitCode {
             super::GOOD
         }
         Err(error) => {
+            let hint = match error.kind() {
+                ErrorKind::PermissionDenied => "run this as root, or as the gate's user",
+                ErrorKind::UnexpectedEof => "it is busy or stopping; try again",
+                _ => {
+                    "is it running, with this configuration? `--socket` names another socket \
+                     (`admin.socket`; by default `admin.sock` in `audit.directory`)"
+                }
+            };
             complain(format_args!(
-                "error: no gate answers at `{}`: {error}\n  hint: is it running, with this \
-                 configuration? Only root and the user that it runs as may ask it",
+                "error: no gate answers at `{}`: {error}\n  hint: {hint}",
                 socket.display()
             ));
             super::FINDINGS

@@ -205,6 +205,23 @@ async fn operators_list_show_and_revoke_sessions_and_that_is_on_record() {
 }
 
 #[tokio::test]
+async fn a_mistyped_name_is_refused_because_nobody_would_be_shut_out() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    for (ask, answer) in [
+        (["users", "suspend", "vera"], "`vera` is no user's id; write PROVIDER/SUBJECT"),
+        (["users", "suspend", "tset/vera"], "is no user's id"),
+        (["devices", "suspend", "latpop"], "there is no device `latpop` in the device registry"),
+    ] {
+        let output = gate.command(&ask);
+        assert!(!output.status.success(), "{ask:?}");
+        assert!(said(&output).contains(answer), "{}", said(&output));
+    }
+    asks(&gate, &["users", "suspend", "certificate/historian"]);
+    // Who is not there any more can be let in again.
+    asks(&gate, &["users", "restore", "vera"]);
+}
+
+#[tokio::test]
 async fn without_a_gate_the_commands_say_so() {
     let mut gate = Gate::with_upstream(&Recorder::start().await).start().await;
     gate.process.kill();

@@ -73,7 +73,7 @@ pub(super) fn authentication(map: &Map<'_>, base: &Base) -> Option<ClientAuthent
                     None
                 }
                 Some(Method::Public) => {
-                    at.error("a client with the authentication `none` has no secret");
+                    at.error("a client with the authentication `none` takes no secret");
                     None
                 }
                 None => None,
@@ -84,7 +84,7 @@ pub(super) fn authentication(map: &Map<'_>, base: &Base) -> Option<ClientAuthent
             match method.flatten() {
                 Some(Method::Secret(_)) => wants("client_secret"),
                 Some(Method::Public) => {
-                    at.error("a client with the authentication `none` has no key");
+                    at.error("a client with the authentication `none` takes no key");
                 }
                 Some(Method::Key) | None => {}
             }

@@ -49,7 +49,9 @@ fn sign_out_url(at: &Cursor<'_>) -> Option<Box<str>> {
         return None;
     };
     if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        at.error("an address to go to after signing out has no user name, password or fragment");
+        at.error(
+            "an address to go to after signing out must not have a user name, password or fragment",
+        );
         return None;
     }
     if url.as_str() != text {

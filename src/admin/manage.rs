@@ -36,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For whoever is not answered to take in why.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// After a connection that could not be taken.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
 /// As long a list as one answer holds.
 const MOST_SESSIONS: usize = 10_000;
 
@@ -83,7 +86,15 @@ impl Manager {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let stream = tokio::select! {
-                accepted = listener.accept() => accepted?.0,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Out of descriptors, say. Operators are needed just then.
+                        tracing::warn!(%error, "the admin socket can't take a connection");
+                        tokio::time::sleep(BACK_OFF).await;
+                        continue;
+                    }
+                },
                 () = stop.cancelled() => return Ok(()),
             };
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };

@@ -230,7 +230,9 @@ async fn open_files(
         Sessions::open(Arc::clone(&store), &config.session, clock.clone(), Arc::clone(&metrics))
             .await?;
     let suspensions = Suspensions::load(Arc::clone(&store), Arc::clone(sessions.seals())).await?;
-    let logins = Arc::new(LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await?);
+    let seals = Arc::clone(sessions.seals());
+    let logins = LoginStates::load_or_create(Arc::clone(&store), seals, clock.clone()).await?;
+    let logins = Arc::new(logins);
     let recent = RecentLogins::load_or_create(store.as_ref(), clock.clone()).await?;
     let signer = Signer::load_or_create(Arc::clone(&store), clock.clone()).await?;
     let providers = assembly.providers(&logins, &clock, None).map_err(StartError::Findings)?;

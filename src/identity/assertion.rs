@@ -46,7 +46,8 @@ pub enum SignerError {
     Sign,
 }
 
-type Kept = HashMap<(SessionId, Arc<str>), (HeaderValue, Timestamp)>;
+/// By caller and audience. The principal says whether the caller is still who he was.
+type Kept = HashMap<(SessionId, Arc<str>), (HeaderValue, Timestamp, Arc<Principal>)>;
 
 /// Signs assertions. One for the process.
 pub struct Signer {
@@ -121,20 +122,22 @@ impl Signer {
         let stripe = caller.id().0.first().map_or(0, |byte| usize::from(*byte) % STRIPES);
         let kept = self.kept.get(stripe).ok_or(SignerError::Sign)?;
         let key = (*caller.id(), Arc::clone(audience));
-        if let Some((token, at)) = kept.lock().get(&key)
+        let principal = caller.principal();
+        if let Some((token, at, of)) = kept.lock().get(&key)
             && self.is_fresh(*at, now)
+            && (Arc::ptr_eq(of, principal) || of == principal)
         {
             return Ok((token.clone(), *at));
         }
-        let token = self.sign(caller.principal(), audience, now)?;
+        let token = self.sign(principal, audience, now)?;
         let mut kept = kept.lock();
         if kept.len() >= MAX_IN_STRIPE {
-            kept.retain(|_, (_, at)| self.is_fresh(*at, now));
+            kept.retain(|_, (_, at, _)| self.is_fresh(*at, now));
             if kept.len() >= MAX_IN_STRIPE {
                 kept.clear();
             }
         }
-        kept.insert(key, (token.clone(), now));
+        kept.insert(key, (token.clone(), now, Arc::clone(principal)));
         Ok((token, now))
     }
 

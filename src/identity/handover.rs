@@ -8,7 +8,8 @@
 //! INVARIANT: a code works once, within [`LIFETIME`], on the host that it was made for, and in the
 //! browser that began there: the state beside it has to open that browser's cookie, so that nobody
 //! can be signed in as somebody else by a link (RFC 9700, section 4.7). What the store holds is
-//! sealed, under a key that is the code's hash: the store alone knows no code and no token.
+//! sealed like a session, under the code's hash: the store alone knows no code and no token, and
+//! whoever can write into it signs nobody in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,7 +155,8 @@ pub async fn give(
     };
     let key = key(&code);
     let plain = serde_json::to_vec(&record).map_err(|_| LoginStateError::Internal)?;
-    let sealed = seal(logins, key.as_ref(), plain)?;
+    let sealed = logins.seals.seal(Space::Logins, key.as_ref(), plain);
+    let sealed = sealed.ok_or(LoginStateError::Internal)?;
     logins.store.put(Space::Logins, key.as_ref(), &sealed, record.expires).await?;
     let address = format!("https://{host}{PATH}?");
     let begun = address.len();
@@ -193,7 +195,7 @@ pub async fn take(
     let failed = LoginStateError::Store;
     let sealed = logins.store.get(Space::Logins, key).await.map_err(failed)?;
     let sealed = sealed.ok_or(StateError::UnknownCode)?;
-    let plain = open(logins, key, &sealed)?;
+    let plain = logins.seals.open(Space::Logins, key, &sealed).map_err(|_| StateError::Broken)?;
     let record: Record = serde_json::from_slice(&plain).map_err(|_| StateError::Broken)?;
     if record.host != half.host {
         return Err(StateError::WrongHost.into());
@@ -265,6 +267,7 @@ mod tests {
     use super::*;
     use crate::domain::clock::Clock;
     use crate::domain::principal::PrincipalKind;
+    use crate::identity::seal::Sealer;
     use crate::store::{MemoryStore, Store};
 
     struct World {
@@ -309,7 +312,9 @@ mod tests {
         async fn new() -> Self {
             let clock = Clock::manual(Timestamp::from_seconds(1_800_000_000));
             let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-            let logins = LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await;
+            let logins =
+                LoginStates::load_or_create(Arc::clone(&store), Sealer::fixed(), clock.clone())
+                    .await;
             Self { clock, store, logins: logins.unwrap() }
         }
 

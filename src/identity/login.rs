@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::cookie::{self, CookieState};
+use super::seal::Sealer;
 use crate::domain::canonical::{Authority, CanonicalPath};
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::step_up::StepUp;
@@ -125,6 +126,7 @@ impl fmt::Debug for LoginState {
 #[derive(Debug)]
 pub struct LoginStates {
     pub(super) key: RandomizedNonceKey,
+    pub(super) seals: Arc<Sealer>,
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Clock,
     writes: Semaphore,
@@ -134,6 +136,7 @@ impl LoginStates {
     /// The key comes from the store, where the first start puts it: a restart interrupts no login.
     pub async fn load_or_create(
         store: Arc<dyn Store>,
+        seals: Arc<Sealer>,
         clock: Clock,
     ) -> Result<Self, LoginStateError> {
         let mut fresh = [0u8; 32];
@@ -141,7 +144,7 @@ impl LoginStates {
         let key = super::keys::load_or_put(store.as_ref(), KEY_NAME, &fresh, clock.now()).await?;
         let key =
             RandomizedNonceKey::new(&AES_256_GCM, &key).map_err(|_| LoginStateError::BadKey)?;
-        Ok(Self { key, store, clock, writes: Semaphore::new(MAX_WRITES) })
+        Ok(Self { key, seals, store, clock, writes: Semaphore::new(MAX_WRITES) })
     }
 
     /// Seals a login into its cookie; the header fields also clear the oldest of too many.
@@ -282,7 +285,8 @@ mod tests {
     use crate::store::MemoryStore;
 
     async fn states(clock: &Clock) -> LoginStates {
-        LoginStates::load_or_create(Arc::new(MemoryStore::default()), clock.clone()).await.unwrap()
+        let store = Arc::new(MemoryStore::default());
+        LoginStates::load_or_create(store, Sealer::fixed(), clock.clone()).await.unwrap()
     }
 
     fn clock() -> Clock {

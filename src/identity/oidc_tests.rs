@@ -16,6 +16,7 @@ use url::Url;
 use super::login::{LoginStates, Part};
 use super::oidc::{Login, LoginError, LoginRedirect, LoginStart, Provider};
 use super::providers::{Callback, Providers};
+use super::seal::Sealer;
 use crate::config::model::{
     ClaimNames, ClientAuthentication, IdentityProvider, Issuer, SecretMethod,
 };
@@ -180,7 +181,10 @@ impl World {
         tokio::spawn(serve(listener, Arc::clone(&script), Arc::clone(&key_fetches)));
         let clock = Clock::manual(Timestamp::from_seconds(NOW));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let logins = LoginStates::load_or_create(Arc::clone(&store), clock.clone()).await.unwrap();
+        let logins =
+            LoginStates::load_or_create(Arc::clone(&store), Sealer::fixed(), clock.clone())
+                .await
+                .unwrap();
         let mut config = IdentityProvider {
             name: "idp".into(),
             display_name: "IdP".into(),

@@ -72,6 +72,11 @@ impl std::fmt::Debug for Sealer {
 }
 
 impl Sealer {
+    #[cfg(test)]
+    pub(crate) fn fixed() -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Self::of(&[7; KEY_LENGTH]).unwrap())
+    }
+
     /// With the key that the store has, or a fresh one. `wrapping` is `session.key`, the newest
     /// first.
     ///

@@ -13,6 +13,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
 use crate::config::model::Route;
+use crate::domain::canonical::Host;
 use crate::domain::clock::Timestamp;
 use crate::identity::bearer::{self, AccessToken, BearerError};
 use crate::identity::cookie::{self, CookieState};
@@ -74,6 +75,7 @@ pub async fn caller(
             headers,
             arrival.at,
             arrival.begun,
+            &route.config.host,
             Some(&route.config),
         )
         .await?;
@@ -85,8 +87,7 @@ pub async fn caller(
     if accepted.certificate
         && let Some(service) = arrival.connection.told().service(arrival)
     {
-        suspended::refuse(gate, &arrival.connection, &service.principal, arrival.at)?;
-        return Ok(Credential::Certificate(service));
+        return not_shut_out(gate, arrival, Credential::Certificate(service));
     }
     Err(match (accepted.session, accepted.bearer) {
         (true, _) => Refusal::Unauthenticated { stale: false },
@@ -127,13 +128,42 @@ async fn access_token(
     if !is_for(&token, &route.config) {
         return Err(BearerError::Audience.into());
     }
-    if token.bound_to.is_some() {
-        let presented = arrival.connection.client_certificate.as_deref();
-        let devices = &arrival.snapshot.devices;
-        token.check_binding(presented.filter(|der| devices.is_current(der, arrival.at)))?;
+    let token = Credential::Token(token);
+    is_bound(&arrival.snapshot, &arrival.connection, &token, arrival.at)?;
+    not_shut_out(gate, arrival, token)
+}
+
+/// Who is suspended stands in the store: what this gate can't know of it is no "no".
+fn not_shut_out(
+    gate: &Gate,
+    arrival: &Arrival,
+    credential: Credential,
+) -> Result<Credential, Refusal> {
+    if !gate.sessions.is_confirmed(arrival.begun) {
+        return Err(Refusal::SessionsUnavailable);
     }
-    suspended::refuse(gate, &arrival.connection, &token.principal, arrival.at)?;
-    Ok(Credential::Token(token))
+    suspended::refuse(gate, &arrival.connection, credential.principal(), arrival.at)?;
+    Ok(credential)
+}
+
+/// Whether the certificate that a token may be bound to is this connection's, and still counts
+/// (RFC 8705, section 3).
+///
+/// # Errors
+/// `Certificate`.
+pub fn is_bound(
+    snapshot: &Snapshot,
+    connection: &ClientConnection,
+    credential: &Credential,
+    now: Timestamp,
+) -> Result<(), BearerError> {
+    match credential {
+        Credential::Token(token) if token.bound_to.is_some() => {
+            let presented = connection.client_certificate.as_deref();
+            token.check_binding(presented.filter(|der| snapshot.devices.is_current(der, now)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the token was issued for this route's audience.
@@ -165,7 +195,8 @@ pub fn is_good(gate: &Gate, snapshot: &Snapshot, credential: &Credential, now: T
     }
 }
 
-/// `at` and `begun` are when the request came, by the two clocks. `route` is what is asked for; none
+/// `at` and `begun` are when the request came, by the two clocks. `host` is the one that is asked for,
+/// `route` is what is asked for; none
 /// where it is one of the gate's own pages.
 ///
 /// # Errors
@@ -177,6 +208,7 @@ pub async fn authenticate(
     headers: &HeaderMap,
     at: Timestamp,
     begun: Instant,
+    host: &Host,
     route: Option<&Route>,
 ) -> Result<Authenticated, Refusal> {
     // Its shape is looked at where it is read.
@@ -193,10 +225,10 @@ pub async fn authenticate(
         if !gate.sessions.is_confirmed(begun) {
             return Err(Refusal::SessionsUnavailable);
         }
-        return known(gate, connection, session, at, route);
+        return known(gate, connection, session, at, host, route);
     }
     match gate.sessions.find(value, at).await {
-        Ok(Some(session)) => known(gate, connection, session, at, route),
+        Ok(Some(session)) => known(gate, connection, session, at, host, route),
         Ok(None) => Ok(Authenticated::Failed),
         Err(error) => {
             tracing::error!(%error, "the session store does not answer");
@@ -210,9 +242,11 @@ fn known(
     connection: &ClientConnection,
     session: Arc<Session>,
     at: Timestamp,
+    host: &Host,
     route: Option<&Route>,
 ) -> Result<Authenticated, Refusal> {
-    if !is_trusted(gate, &session) {
+    // A cookie that an application got hold of opens no other one.
+    if !is_trusted(gate, &session) || !began_on(&session, host) {
         return Ok(Authenticated::Failed);
     }
     suspended::refuse(gate, connection, &session.principal, at)?;
@@ -221,6 +255,13 @@ fn known(
     } else {
         Ok(Authenticated::NotTaken)
     }
+}
+
+/// Whether the session was begun on this host, on whatever port: cookies know none.
+fn began_on(session: &Session, host: &Host) -> bool {
+    let Some(began) = session.host.as_deref() else { return true };
+    let port = began.strip_prefix(host.as_str());
+    port.is_some_and(|port| port.is_empty() || port.starts_with(':'))
 }
 
 /// Whether the identity provider that vouched for the session is still a configured one. Asked of

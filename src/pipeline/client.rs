@@ -21,7 +21,7 @@ use super::refusal::Refusal;
 use crate::domain::canonical::Authority;
 use crate::domain::clock::Timestamp;
 use crate::domain::connection::{ClientAddr, Connection};
-use crate::domain::id::SessionId;
+use crate::domain::principal::Principal;
 use crate::identity::certificate::ClientCertificate;
 use crate::identity::credential::Credential;
 use crate::identity::session::{Cached, Known, Session, Sessions};
@@ -82,13 +82,13 @@ pub(super) struct Place {
 
 #[derive(Debug)]
 struct Names {
-    caller: SessionId,
+    principal: Arc<Principal>,
     fields: Box<[(HeaderName, HeaderValue)]>,
 }
 
 #[derive(Debug)]
 struct Assertion {
-    caller: SessionId,
+    principal: Arc<Principal>,
     audience: Arc<str>,
     value: HeaderValue,
     made: Timestamp,
@@ -153,11 +153,13 @@ impl Told {
     /// A field that the principal lacks is absent: it was stripped before, so nobody else's
     /// survives (CVE-2026-30851).
     pub fn names(&mut self, caller: &Credential) -> &[(HeaderName, HeaderValue)] {
-        let names = match self.names.take().filter(|names| names.caller == *caller.id()) {
+        // A certificate stays the same when the registry says something else of it.
+        let principal = caller.principal();
+        let names = match self.names.take().filter(|names| is_same(&names.principal, principal)) {
             Some(names) => names,
             None => {
-                let fields = prepare::identity_fields(caller.principal());
-                Names { caller: *caller.id(), fields }
+                let fields = prepare::identity_fields(principal);
+                Names { principal: Arc::clone(principal), fields }
             }
         };
         &self.names.insert(names).fields
@@ -171,7 +173,7 @@ impl Told {
         now: Timestamp,
     ) -> Result<HeaderValue, Refusal> {
         if let Some(kept) = &self.assertion
-            && kept.caller == *caller.id()
+            && is_same(&kept.principal, caller.principal())
             && (Arc::ptr_eq(&kept.audience, audience) || kept.audience == *audience)
             && gate.signer.is_fresh(kept.made, now)
         {
@@ -182,13 +184,17 @@ impl Told {
             Refusal::SessionsUnavailable
         })?;
         self.assertion = Some(Assertion {
-            caller: *caller.id(),
+            principal: Arc::clone(caller.principal()),
             audience: Arc::clone(audience),
             value: value.clone(),
             made,
         });
         Ok(value)
     }
+}
+
+fn is_same(one: &Arc<Principal>, other: &Arc<Principal>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 impl Place {

@@ -20,7 +20,7 @@ use crate::domain::suspension::Subject;
 use crate::identity::credential::Credential;
 use crate::policy::Denial;
 
-use super::authenticate::{is_good, is_taken};
+use super::authenticate::{is_bound, is_good, is_taken};
 use super::client::ClientConnection;
 use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
@@ -257,14 +257,17 @@ impl Watch {
             return Some(CutReason::Suspended(subject));
         }
         let ended = self.signal.ended.load(Ordering::Acquire);
-        if ended || !is_good(self.gate(), &self.gate().snapshot.load(), &self.caller, now) {
+        let snapshot = self.gate().snapshot.load();
+        let good = is_good(self.gate(), &snapshot, &self.caller, now)
+            && is_bound(&snapshot, &self.connection, &self.caller, now).is_ok();
+        drop(snapshot);
+        if ended || !good {
             let reason = CutReason::of(&self.caller);
             self.record_cut(reason);
             return Some(reason);
         }
-        // Tokens and certificates don't depend on the store.
-        let of_session = matches!(self.caller, Credential::Session(_));
-        if of_session && !self.gate().sessions.is_confirmed(Instant::now()) {
+        // Tokens and certificates as well: who is suspended stands in the store.
+        if !self.gate().sessions.is_confirmed(Instant::now()) {
             self.record_cut(CutReason::Unconfirmed);
             return Some(CutReason::Unconfirmed);
         }

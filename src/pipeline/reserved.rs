@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
-use crate::domain::canonical::CanonicalRequest;
+use crate::domain::canonical::{Authority, CanonicalRequest};
 use crate::domain::event::{EndReason, Event};
 use crate::identity::cookie::{self, CookieState};
 use crate::identity::oidc::{Login, LoginError, Provider};
@@ -68,7 +68,9 @@ pub async fn answer(
             choice::page(gate, arrival, &request.authority, query).await
         }
         "/callback" => callback(gate, arrival, request, None).await,
-        "/handover" => handed_over(gate, arrival, request).await,
+        "/handover" if arrival.snapshot.routes.sign_in_host().is_some() => {
+            handed_over(gate, arrival, request).await
+        }
         "/logout" if posts => sign_out(gate, arrival, request).await,
         "/logout" => confirm_sign_out(gate, arrival, request).await,
         "/resume" => kept::page::answer(gate, arrival, request).await,
@@ -105,7 +107,10 @@ fn asset(arrival: &Arrival, request: &CanonicalRequest) -> Option<Response<Bytes
 /// Whose session it is, on whichever of the host's routes it is taken.
 pub(super) async fn who(gate: &Gate, arrival: &Arrival) -> Result<Authenticated, Refusal> {
     let Arrival { connection, head, at, begun, .. } = arrival;
-    authenticate(gate, connection, &head.headers, *at, *begun, None).await
+    let Some(Authority { host, .. }) = reply::request_authority(arrival) else {
+        return Err(Refusal::Malformed("the request names no host"));
+    };
+    authenticate(gate, connection, &head.headers, *at, *begun, &host, None).await
 }
 
 async fn me(

@@ -301,7 +301,7 @@ const USERINFO: &[Case] = &[
             b.answer("/userinfo", 200, deep());
         },
         400,
-        "not a JSON object",
+        "nested deeper",
     ),
     (
         "userinfo is huge",
@@ -546,7 +546,7 @@ async fn a_provider_that_is_not_itself_or_not_there_is_unavailable_until_it_is()
         ("down", |b| b.answer(CONFIGURATION, 500, "{}"), 503, "status 500"),
         ("slow", |b| b.hangs = Some(CONFIGURATION), 503, "in time"),
         ("no keys at all", |b| b.answer("/jwks", 500, "{}"), 503, "status 500"),
-        ("an empty key set", |b| b.answer("/jwks", 200, r#"{"keys":[]}"#), 400, "no key"),
+        ("an empty key set", |b| b.answer("/jwks", 200, r#"{"keys":[]}"#), 503, "holds no key"),
         ("a huge key set", |b| b.answer("/jwks", 200, huge()), 503, ""),
         ("a deep key set", |b| b.answer("/jwks", 200, deep()), 503, "nested deeper"),
         ("slow keys", |b| b.hangs = Some("/jwks"), 503, "in time"),

@@ -245,6 +245,7 @@ impl Sessions {
         let session = match self.cache.get(&id) {
             Some(session) => {
                 self.ask_peer(&session, now).await?;
+                self.heed_others(&session, self.follow.looks())?;
                 session
             }
             None => {

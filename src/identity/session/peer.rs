@@ -143,6 +143,7 @@ impl Sessions {
     /// Cuts its connections. The other process has counted the end, and records it.
     pub(super) fn announce_for_peer(&self, session: &Arc<Session>, reason: EndReason) {
         if session.mark_ended() {
+            self.former.remember(session);
             let principal = Arc::clone(&session.principal);
             let _ = self.ended.send(Ended { id: session.id, principal, reason, elsewhere: true });
         }

@@ -15,12 +15,12 @@ use crate::identity::cookie::{self, CookieState};
 use crate::identity::kept::Ticket;
 use crate::identity::login;
 use crate::pages;
-use crate::pipeline::authenticate::authenticate;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::guard;
 use crate::pipeline::receive::Arrival;
 use crate::pipeline::refusal::Refusal;
 use crate::pipeline::reply;
+use crate::pipeline::reserved::who;
 
 /// Where it is asked.
 pub const PATH: &str = "/.wicketgate/resume";
@@ -59,9 +59,7 @@ pub async fn answer(
     request: &CanonicalRequest,
 ) -> Result<Response<Bytes>, Refusal> {
     let headers = &arrival.head.headers;
-    let session = authenticate(gate, &arrival.connection, headers, arrival.at, arrival.begun, None)
-        .await?
-        .required()?;
+    let session = who(gate, arrival).await?.required()?;
     let asked = Asked::of(request.query.as_deref());
     let ticket = Ticket::kept(headers, &asked.form).ok_or(Refusal::FormGone)?;
     let form = gate.kept.look(&ticket).await.map_err(refusal)?;

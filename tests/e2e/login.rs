@@ -2,7 +2,9 @@
 
 use http::Method;
 
-use crate::harness::gate::mentions;
+use serde_json::json;
+
+use crate::harness::gate::{SECOND_HOST, mentions, route};
 use crate::harness::{Gate, Recorder};
 
 #[tokio::test]
@@ -41,6 +43,29 @@ async fn the_session_cookie_is_opaque_and_bound_to_the_host() {
     assert!(!attributes.contains("domain"), "{attributes}");
     assert!(value.len() >= 43 && !value.contains('.'), "no token, 256 bits: {value}");
     assert!(!value.contains("vera"));
+}
+
+/// A cookie that an application got hold of opens no other application.
+#[tokio::test]
+async fn a_session_of_one_host_is_none_on_another() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::setup()
+        .route(route("app", "/", &upstream.url()))
+        .route(route("other", "/", &upstream.url()))
+        .configure(|config| config["routes"][1]["host"] = json!(SECOND_HOST))
+        .start()
+        .await;
+    let vera = gate.login("vera").await;
+    let cookie = format!("__Host-wicketgate={}", vera.session_cookie().unwrap());
+    let mut thief = gate.browser().as_program().with_header("cookie", &cookie);
+    thief.get("/orders").await.expect(200);
+    let seen = upstream.bytes().len();
+    for path in ["/orders", "/.wicketgate/me"] {
+        let elsewhere = format!("https://{SECOND_HOST}:{}{path}", gate.port());
+        thief.get(&elsewhere).await.expect(401);
+    }
+    assert_eq!(upstream.bytes().len(), seen);
+    thief.get("/orders").await.expect(200);
 }
 
 #[tokio::test]

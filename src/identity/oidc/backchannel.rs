@@ -26,13 +26,11 @@ impl LogoutError {
         }
     }
 
-    /// Whether it looked right until the signature, which is what costs something.
+    /// Whether it looked right until the signature, which is what costs something. That keys can't
+    /// be had costs nothing, and is not the sender's fault.
     pub fn cost_something(&self) -> bool {
         use LogoutTokenError::{Replayed, Signature, UnknownKey};
-        matches!(
-            self,
-            Self::Token(Signature | UnknownKey | Replayed) | Self::ProviderUnavailable(_)
-        )
+        matches!(self, Self::Token(Signature | UnknownKey | Replayed))
     }
 }
 

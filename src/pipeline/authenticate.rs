@@ -66,7 +66,7 @@ pub async fn caller(
     if accepted.bearer
         && let Some(token) = bearer::presented(headers)?
     {
-        return access_token(gate, arrival, route, token).await;
+        return Box::pin(access_token(gate, arrival, route, token)).await;
     }
     if accepted.session {
         let told = authenticate(
@@ -227,7 +227,8 @@ pub async fn authenticate(
         }
         return known(gate, connection, session, at, host, route);
     }
-    match gate.sessions.find(value, at).await {
+    // On the heap, as all that is rare: a request is moved about as a whole.
+    match Box::pin(gate.sessions.find(value, at)).await {
         Ok(Some(session)) => known(gate, connection, session, at, host, route),
         Ok(None) => Ok(Authenticated::Failed),
         Err(error) => {

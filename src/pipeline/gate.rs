@@ -134,7 +134,7 @@ impl Gate {
                 let refusal = self.no_circle(&arrival, refusal);
                 match self.keepable(&arrival, &refusal) {
                     Some(about) => Outcome::Keep(kept::pending(arrival, refusal, about)),
-                    None => Outcome::Reply(self.refuse(&arrival, &refusal).await),
+                    None => Outcome::Reply(Box::pin(self.refuse(&arrival, &refusal)).await),
                 }
             }
             Err(Ended::NeedsBody) => Outcome::Read(Box::new(Reading { arrival })),
@@ -173,7 +173,7 @@ impl Gate {
                     backchannel::before_body(self, arrival, asked.content_length)?;
                     return Err(Ended::NeedsBody);
                 }
-                let answer = reserved::answer(self, arrival, &asked.request, &path).await;
+                let answer = Box::pin(reserved::answer(self, arrival, &asked.request, &path)).await;
                 return Err(answer.map_or_else(Ended::from, Ended::Answered));
             }
         };
@@ -372,7 +372,7 @@ async fn upstream_token(
     };
     // On the heap, for the sake of all who exchange nothing.
     let asked = Box::pin(arrival.snapshot.bearers.exchange(token, text, wanted, arrival.at));
-    Ok(Some(asked.await?))
+    Ok(Some(Box::pin(asked).await?))
 }
 
 /// A denial, and whether another sign-in at the caller's provider would lift it. Machines don't sign

@@ -91,7 +91,8 @@ async fn respond(
     if let Some(ambiguity) = in_flight.ambiguity() {
         let refusal = Refusal::Malformed(ambiguity.text());
         let mut response =
-            context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
+            Box::pin(context.connection.gate.refuse_early(&context.connection, head, &refusal))
+                .await;
         // Where this request ends is not agreed on: nothing after it is read.
         end_connection(Version::HTTP_11, response.headers_mut());
         return Ok(own(response, is_head, in_flight));
@@ -100,7 +101,8 @@ async fn respond(
     if head.headers.len() > context.max_headers {
         let refusal = Refusal::TooManyFields { limit: context.max_headers };
         let response =
-            context.connection.gate.refuse_early(&context.connection, head, &refusal).await;
+            Box::pin(context.connection.gate.refuse_early(&context.connection, head, &refusal))
+                .await;
         return Ok(own(response, is_head, in_flight));
     }
     let version = head.version;
@@ -113,9 +115,9 @@ async fn respond(
         }
         Outcome::Reply(response) => return Ok(own(response, is_head, in_flight)),
         Outcome::Read(reading) => {
-            let body = collected(context, body, reading.limit()).await;
+            let body = Box::pin(collected(context, body, reading.limit())).await;
             let broken = body.is_err();
-            let mut response = context.connection.gate.read(reading, body).await;
+            let mut response = Box::pin(context.connection.gate.read(reading, body)).await;
             if broken {
                 // What is left of it is not read.
                 end_connection(version, response.headers_mut());
@@ -128,30 +130,34 @@ async fn respond(
     };
     if exchange.is_websocket() {
         let request = Request::from_parts(head, Empty::<Bytes>::new());
-        return Ok(match exchange.pool().send(exchange.caller(context.worker), request).await {
-            Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                let upstream = hyper::upgrade::on(&mut response);
-                let (mut head, _) = response.into_parts();
-                exchange.respond(&mut head, true);
-                exchange.finished(head.status, exchange.elapsed());
-                in_flight.upgraded();
-                if let Some(client) = upgrade {
-                    let compression = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
-                    let stream = hold(Arc::clone(context), exchange, compression, client, upstream);
-                    context.streams.spawn(stream);
+        return Ok(
+            match Box::pin(exchange.pool().send(exchange.caller(context.worker), request)).await {
+                Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    let upstream = hyper::upgrade::on(&mut response);
+                    let (mut head, _) = response.into_parts();
+                    exchange.respond(&mut head, true);
+                    exchange.finished(head.status, exchange.elapsed());
+                    in_flight.upgraded();
+                    if let Some(client) = upgrade {
+                        let compression = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
+                        let stream =
+                            hold(Arc::clone(context), exchange, compression, client, upstream);
+                        context.streams.spawn(stream);
+                    }
+                    Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))
                 }
-                Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))
-            }
-            // A handshake is no GET: what a GET would have brought was not decided on.
-            Ok(response)
-                if response.status().is_client_error() || response.status().is_server_error() =>
-            {
-                let elapsed = exchange.elapsed();
-                streamed(context, exchange, response, elapsed, in_flight).await
-            }
-            Ok(_) => own(exchange.refused(&Refusal::NotUpgraded), false, in_flight),
-            Err(error) => own(failed(&exchange, error), false, in_flight),
-        });
+                // A handshake is no GET: what a GET would have brought was not decided on.
+                Ok(response)
+                    if response.status().is_client_error()
+                        || response.status().is_server_error() =>
+                {
+                    let elapsed = exchange.elapsed();
+                    streamed(context, exchange, response, elapsed, in_flight).await
+                }
+                Ok(_) => own(exchange.refused(&Refusal::NotUpgraded), false, in_flight),
+                Err(error) => own(failed(&exchange, error), false, in_flight),
+            },
+        );
     }
     match exchange.take_body() {
         None => Ok(forward(context, exchange, head, body, version, in_flight).await),

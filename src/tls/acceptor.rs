@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::TlsStream;
 use arc_swap::ArcSwap;
-use rustls::server::Acceptor as HelloReader;
+use rustls::server::{Acceptor as HelloReader, ClientHello};
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncWriteExt as _;
@@ -20,6 +20,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use super::ahead::Ahead;
 use super::certificates::Certificates;
 use super::server::ServerTls;
+use super::suites;
 use super::tickets::{OwnSecret, Tickets};
 use crate::domain::canonical::Host;
 use crate::domain::clock::Timestamp;
@@ -127,8 +128,9 @@ impl Active {
     }
 
     /// For one handshake.
-    fn config(&self) -> Arc<ServerConfig> {
+    fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
         let mut config = self.tls.config.clone();
+        config.ignore_client_order = suites::is_servers_choice(hello.cipher_suites());
         config.ticketer = self.tickets.visit();
         Arc::new(config)
     }
@@ -235,7 +237,8 @@ async fn answer(
     // An error would say that nobody gives turns any more, which does not happen.
     let turn = turns.0.acquire().await.ok();
     // Key exchange and signature: nearly all that a handshake costs.
-    let mut handshake = start.into_stream(active.config());
+    let config = active.config(&start.client_hello());
+    let mut handshake = start.into_stream(config);
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await;
     // Whatever else is ready goes before the next one's.
     tokio::task::yield_now().await;

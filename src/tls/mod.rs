@@ -15,6 +15,7 @@ mod ahead;
 mod certificates;
 mod clients;
 mod server;
+mod suites;
 mod tickets;
 
 pub use acceptor::{Acceptor, Alpn, TlsError, TlsFacts, Turns};

@@ -10,6 +10,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::certificates::Certificates;
 use super::clients::{self, ClientVerifier};
+use super::suites;
 use super::tickets::Secrets;
 use crate::config::finding::Finding;
 use crate::config::model::{CertificateFiles, ListenerTls, TlsVersion};
@@ -41,7 +42,7 @@ impl ServerTls {
     /// # Errors
     /// All findings at once, when any of them is an error.
     pub fn load(tls: &ListenerTls) -> Result<Self, Vec<Finding>> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(suites::provider());
         let now = Clock::System.now();
         let mut errors = Vec::new();
         let mut warnings = Vec::new();

@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 
 mod resumption;
+mod suites;
 
 use crate::config::finding::{Finding, Severity};
 use crate::config::model::{CertificateFiles, ListenerTls, TlsVersion};
@@ -68,6 +69,7 @@ struct Seen {
     server: Result<TlsFacts, TlsError>,
     client: Result<CertificateDer<'static>, std::io::Error>,
     key_exchange: Option<rustls::NamedGroup>,
+    suite: Option<rustls::CipherSuite>,
 }
 
 async fn shake(acceptor: &Acceptor, config: &Arc<ClientConfig>, name: &str) -> Seen {
@@ -89,11 +91,13 @@ async fn shake(acceptor: &Acceptor, config: &Arc<ClientConfig>, name: &str) -> S
         let connection = stream.get_ref().1;
         let certificate = connection.peer_certificates().unwrap()[0].clone();
         let group = connection.negotiated_key_exchange_group().map(|group| group.name());
-        Ok::<_, std::io::Error>((certificate, group))
+        let suite = connection.negotiated_cipher_suite().map(|suite| suite.suite());
+        Ok::<_, std::io::Error>((certificate, group, suite))
     };
     let (server, client) = tokio::join!(server, client);
-    let key_exchange = client.as_ref().ok().and_then(|(_, group)| *group);
-    Seen { server, client: client.map(|(certificate, _)| certificate), key_exchange }
+    let key_exchange = client.as_ref().ok().and_then(|(_, group, _)| *group);
+    let suite = client.as_ref().ok().and_then(|(_, _, suite)| *suite);
+    Seen { server, client: client.map(|(certificate, ..)| certificate), key_exchange, suite }
 }
 
 fn first_of(files: &CertificateFiles) -> CertificateDer<'static> {

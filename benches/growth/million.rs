@@ -19,7 +19,7 @@ use wicketgate::config::model;
 use wicketgate::domain::clock::{Clock, Timestamp};
 use wicketgate::domain::event::EndReason;
 use wicketgate::domain::principal::{Authentication, Principal, PrincipalKind};
-use wicketgate::identity::session::{AtProvider, Cached, NewSession, Sessions};
+use wicketgate::identity::session::{Cached, NewSession, Sessions};
 use wicketgate::metrics::Metrics;
 use wicketgate::store::{EmbeddedStore, Entry, RedisStore, Space, Store, StoreError};
 
@@ -28,19 +28,22 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Sessions in one transaction.
 const BATCH: usize = 20_000;
-/// Sessions of one login, which are ended together.
+/// Sessions of one user, which are ended together.
 const OF_ONE: usize = 1000;
 /// Look-ups that are timed.
 const LOOKS: usize = 20_000;
 
-/// Takes what is put, and knows nothing.
-#[derive(Debug, Default)]
-struct Collect(Mutex<Vec<(Space, Entry)>>);
+/// Takes what is put, and knows nothing but the keys, which records are sealed with.
+#[derive(Debug)]
+struct Collect {
+    store: Arc<dyn Store>,
+    made: Mutex<Vec<(Space, Entry)>>,
+}
 
 #[async_trait]
 impl Store for Collect {
-    async fn get(&self, _: Space, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(None)
+    async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        if space == Space::Keys { self.store.get(space, key).await } else { Ok(None) }
     }
 
     async fn put(
@@ -50,21 +53,25 @@ impl Store for Collect {
         value: &[u8],
         expires: Timestamp,
     ) -> Result<(), StoreError> {
-        if space != Space::Keys {
-            let entry = Entry { key: key.to_vec(), value: value.to_vec(), expires };
-            self.0.lock().push((space, entry));
+        if space == Space::Keys {
+            return self.store.put(space, key, value, expires).await;
         }
+        let entry = Entry { key: key.to_vec(), value: value.to_vec(), expires };
+        self.made.lock().push((space, entry));
         Ok(())
     }
 
     async fn put_if_absent(
         &self,
-        _: Space,
-        _: &[u8],
-        _: &[u8],
-        _: Timestamp,
-        _: Timestamp,
+        space: Space,
+        key: &[u8],
+        value: &[u8],
+        expires: Timestamp,
+        now: Timestamp,
     ) -> Result<bool, StoreError> {
+        if space == Space::Keys {
+            return self.store.put_if_absent(space, key, value, expires, now).await;
+        }
         Ok(true)
     }
 
@@ -81,11 +88,15 @@ impl Store for Collect {
     }
 }
 
+/// Somebody with very many sessions.
+const ONE: &str = "test/one";
+
 fn login(number: usize) -> NewSession {
+    let id = if number < OF_ONE { ONE.to_owned() } else { format!("test/2f1c9b1e-{number}") };
     NewSession {
         principal: Arc::new(Principal {
             kind: PrincipalKind::User,
-            id: format!("test/2f1c9b1e-{number}").into(),
+            id: id.into(),
             email: Some(format!("user-{number}@example.com").into()),
             name: Some(format!("User {number}").into()),
             groups: ["customers", "plant-7", "readers"].into_iter().map(Arc::from).collect(),
@@ -93,8 +104,7 @@ fn login(number: usize) -> NewSession {
         }),
         authentication: Authentication::default(),
         provider: "test".into(),
-        // One login in all, of somebody with very many sessions.
-        sid: (number < OF_ONE).then(|| "one".into()),
+        sid: None,
         subject: None,
         id_token: None,
         host: None,
@@ -106,6 +116,7 @@ fn config() -> model::Session {
     model::Session {
         idle_timeout: hours(8),
         absolute_lifetime: hours(12),
+        max_per_user: usize::MAX,
         ..model::Session::default()
     }
 }
@@ -132,7 +143,8 @@ fn open(folder: &Path, address: Option<&str>) -> Arc<dyn Store> {
 
 async fn fill(folder: &Path, address: Option<&str>, count: usize) {
     let store = open(folder, address);
-    let collect = Arc::new(Collect::default());
+    let made = Mutex::new(Vec::new());
+    let collect = Arc::new(Collect { store: Arc::clone(&store), made });
     let (config, metrics) = (config(), Metrics::new());
     let sessions =
         Sessions::open(Arc::clone(&collect) as _, &config, Clock::System, metrics).await.unwrap();
@@ -141,7 +153,7 @@ async fn fill(folder: &Path, address: Option<&str>, count: usize) {
         let (cookie, _) = sessions.create(login(number), None).await.unwrap();
         writeln!(cookies, "{}", cookie.expose()).unwrap();
         if (number + 1) % BATCH == 0 || number + 1 == count {
-            let mut made = std::mem::take(&mut *collect.0.lock());
+            let mut made = std::mem::take(&mut *collect.made.lock());
             for space in Space::ALL {
                 let of = made.extract_if(.., |(of, _)| *of == space).map(|(_, entry)| entry);
                 store.put_all(space, of.collect()).await.unwrap();
@@ -186,8 +198,7 @@ async fn measure(folder: &Path, address: Option<&str>) {
     sessions.sweep().await.unwrap();
     let sweep = began.elapsed();
     let began = Instant::now();
-    let login = AtProvider { provider: "test", sid: Some("one"), subject: None };
-    let revoked = sessions.end_at_provider(&login, EndReason::Revoked).await.unwrap();
+    let revoked = sessions.end_user(ONE, EndReason::Revoked).await.unwrap();
     let revoke = began.elapsed();
     let each = |total: Duration| total.as_secs_f64() * 1e6 / looked.len() as f64;
     println!(

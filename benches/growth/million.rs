@@ -107,6 +107,7 @@ fn login(number: usize) -> NewSession {
         sid: None,
         subject: None,
         id_token: None,
+        access_token: None,
         host: None,
     }
 }

@@ -29,6 +29,7 @@ fn login(index: usize) -> NewSession {
         sid: None,
         subject: None,
         id_token: None,
+        access_token: None,
         host: None,
     }
 }

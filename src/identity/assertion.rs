@@ -205,6 +205,7 @@ mod tests {
             sid: None,
             subject: None,
             id_token: None,
+            access_token: None,
             host: None,
         };
         Credential::Session(sessions.create(login, None).await.unwrap().1)

@@ -24,6 +24,7 @@ use url::form_urlencoded;
 
 use super::login::{self, LoginState, LoginStateError, LoginStates, Part, StateError};
 use super::oidc::{Login, LoginError};
+use super::provider_token::ProviderToken;
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
 use crate::domain::clock::Timestamp;
@@ -70,6 +71,8 @@ struct Record {
     sid: Option<Arc<str>>,
     subject: Option<Arc<str>>,
     id_token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    access_token: Option<ProviderToken>,
     expires: Timestamp,
 }
 
@@ -151,6 +154,7 @@ pub async fn give(
         sid: login.sid.clone(),
         subject: login.subject.clone(),
         id_token: login.id_token.as_ref().map(|token| token.expose().to_owned()),
+        access_token: login.access_token.clone(),
         expires: logins.clock.now().plus(LIFETIME),
     };
     let key = key(&code);
@@ -217,6 +221,7 @@ pub async fn take(
         sid: record.sid,
         subject: record.subject,
         id_token: record.id_token.map(Secret::new),
+        access_token: record.access_token,
         return_to: half.return_to.clone(),
         begun: half.expires.minus(login::LIFETIME),
         set_cookie: login::forget(&half),
@@ -301,6 +306,7 @@ mod tests {
             sid: Some("s1".into()),
             subject: Some("ada".into()),
             id_token: Some(Secret::new("a.b.c")),
+            access_token: ProviderToken::new("x.y.z", None),
             return_to: "/elsewhere".into(),
             begun: Timestamp::from_seconds(0),
             set_cookie: Vec::new(),
@@ -365,13 +371,15 @@ mod tests {
         let query = world.give(&half.request).await;
         let kept = world.store.scan(Space::Logins, b"").await.unwrap();
         let text = String::from_utf8_lossy(&kept[0].1).into_owned();
-        assert!(!text.contains("ada") && !text.contains("a.b.c"), "sealed in the store");
+        let open = |secret| text.contains(secret);
+        assert!(!open("ada") && !open("a.b.c") && !open("x.y.z"), "sealed in the store");
         let taken = world.take("a.example:8443", &query, &half.cookies).await.unwrap();
         assert_eq!(taken.principal.id.as_ref(), "idp/ada");
         assert_eq!((taken.return_to.as_str(), taken.sid.as_deref()), ("/orders", Some("s1")));
         assert_eq!(taken.subject.as_deref(), Some("ada"));
         assert_eq!(taken.authentication.acr.as_deref(), Some("mfa"));
         assert_eq!(taken.id_token.unwrap().expose(), "a.b.c");
+        assert_eq!(taken.access_token.unwrap().text(), "x.y.z");
         assert_eq!(taken.set_cookie.len(), 1, "the cookie is removed");
         assert!(world.store.scan(Space::Logins, b"").await.unwrap().is_empty());
     }

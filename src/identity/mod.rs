@@ -27,6 +27,7 @@ pub mod logout_token;
 pub mod oidc;
 #[cfg(test)]
 mod oidc_tests;
+pub mod provider_token;
 pub mod providers;
 pub mod recent;
 mod redeem;

@@ -22,6 +22,7 @@ use super::client_key::{ClientKey, ClientKeyError};
 use super::discovery::{Discovery, DiscoveryError, Metadata, plain_loopback};
 use super::http::{HttpError, HttpSetupError, ProviderHttp};
 use super::login::{self, LoginState, LoginStateError, LoginStates, Part, StateError};
+use super::provider_token::ProviderToken;
 use super::providers::Answer;
 use super::{id_token, logout};
 use crate::config::model::{ClientAuthentication, IdentityProvider};
@@ -150,6 +151,7 @@ pub struct Login {
     /// The provider's own name for the user, whatever claim the principal's id is made of.
     pub subject: Option<Arc<str>>,
     pub id_token: Option<Secret>,
+    pub access_token: Option<ProviderToken>,
     pub return_to: String,
     /// When the browser was sent to the provider.
     pub begun: Timestamp,
@@ -261,13 +263,14 @@ impl Provider {
         let code = answer.code.ok_or_else(|| LoginError::invalid("the callback has no code"))?;
         // Last before the code is redeemed: what redeems nothing writes nothing.
         self.logins.consume(&login).await?;
+        let asked = self.clock.now();
         let tokens = self.redeem(&metadata, &login, code, host).await?;
         let verified = self.verify(&metadata, &tokens, &login).await?;
         let userinfo = self.userinfo(&metadata, &tokens, &verified.claims).await?;
         let (principal, authentication) =
             claims::principal(name, &self.config.claims, &verified.claims, userinfo.as_ref())?;
-        if let Some(asked) = &login.step_up {
-            asked.check(&authentication, self.clock.now())?;
+        if let Some(wanted) = &login.step_up {
+            wanted.check(&authentication, self.clock.now())?;
         }
         Ok(Login {
             principal: Arc::new(principal),
@@ -276,6 +279,7 @@ impl Provider {
             sid: claims::text(&[&verified.claims], "sid")?,
             subject: claims::text(&[&verified.claims], "sub")?,
             id_token: Some(Secret::new(verified.raw)),
+            access_token: ProviderToken::of(&tokens, asked),
             return_to: login::return_to(&login.return_to),
             begun: login.expires.minus(login::LIFETIME),
             set_cookie: login::forget(&login),

@@ -39,3 +39,4 @@ pub mod source;
 pub mod step_up;
 pub mod suspended;
 pub mod tabs;
+mod upstream_token;

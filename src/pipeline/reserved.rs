@@ -36,6 +36,7 @@ use super::refusal::Refusal;
 use super::reply;
 use super::suspended;
 use super::tabs;
+use super::upstream_token;
 
 /// Answers a request for one of the gate's own addresses; `path` is what follows the prefix.
 ///
@@ -193,6 +194,8 @@ async fn signed_in(
         }
         return Ok(response);
     }
+    let host = &request.authority.host;
+    let wanted = upstream_token::is_wanted(&arrival.snapshot, host, &login.provider);
     let new = NewSession {
         principal: login.principal,
         authentication: login.authentication,
@@ -200,6 +203,7 @@ async fn signed_in(
         sid: login.sid,
         subject: login.subject,
         id_token: login.id_token,
+        access_token: login.access_token.filter(|_| wanted),
         host: Some(request.authority.to_string().into()),
     };
     let (secret, session) = gate.sessions.create(new, previous).await.map_err(unavailable)?;

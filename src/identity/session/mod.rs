@@ -46,6 +46,7 @@ use self::clock::SessionClock;
 use self::follow::Follow;
 use self::state::Record;
 use super::login::random_token;
+use super::provider_token::ProviderToken;
 use super::seal::{SealError, Sealer, Unopened};
 use crate::config;
 use crate::config::secret::Secret;
@@ -81,6 +82,8 @@ pub struct NewSession {
     /// The provider's own name for the user (`sub`).
     pub subject: Option<Arc<str>>,
     pub id_token: Option<Secret>,
+    /// By the system's clock. Only where an application is to get it.
+    pub access_token: Option<ProviderToken>,
     /// The host that the login was for, with its port.
     pub host: Option<Arc<str>>,
 }
@@ -302,6 +305,12 @@ impl Sessions {
     /// Counts what a client does on a live connection as activity of its session.
     pub fn touch(&self, session: &Arc<Session>, now: Timestamp) {
         self.admit(session, self.clock.at(now));
+    }
+
+    /// The access token of a session, for an application; `None` when there is none that is good.
+    pub fn access_token(&self, session: &Session, now: Timestamp) -> Option<Arc<ProviderToken>> {
+        let now = self.clock.at(now);
+        session.access_token().filter(|token| token.is_good(now))
     }
 
     /// Every end of a session since the start, once and in order. For the one task that cuts

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 
 use crate::config::secret::Secret;
@@ -11,6 +12,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
 use crate::domain::principal::{Authentication, Principal};
+use crate::identity::provider_token::ProviderToken;
 
 /// A signed-in browser.
 #[derive(Debug)]
@@ -27,6 +29,9 @@ pub struct Session {
     pub subject: Option<Arc<str>>,
     /// For RP-initiated logout only. Never forwarded.
     pub id_token: Option<Secret>,
+    /// For applications that are to get it, or one in exchange for it. Its end is by the session
+    /// clock, too. Another takes its place when the provider gives one.
+    access_token: ArcSwapOption<ProviderToken>,
     /// The host that the login was for, with its port.
     pub host: Option<Arc<str>>,
     /// By the session clock, like the times below.
@@ -43,6 +48,12 @@ impl Session {
     /// The last request.
     pub fn last_seen(&self) -> Timestamp {
         Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
+    }
+
+    /// The access token that was last given for the session, good or not: see
+    /// [`Sessions::access_token`](super::Sessions::access_token).
+    pub(super) fn access_token(&self) -> Option<Arc<ProviderToken>> {
+        self.access_token.load_full()
     }
 
     pub fn has_ended(&self) -> bool {
@@ -99,6 +110,8 @@ pub(super) struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id_token: Option<Token>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    access_token: Option<Arc<ProviderToken>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     host: Option<Arc<str>>,
     pub(super) created: Timestamp,
     pub(super) expires: Timestamp,
@@ -132,6 +145,7 @@ impl Record {
             sid: login.sid,
             subject: login.subject,
             id_token: login.id_token.map(|token| Token(token.expose().into())),
+            access_token: login.access_token.map(|token| Arc::new(token.by_clock(started, now))),
             host: login.host,
             created: now,
             expires,
@@ -147,6 +161,7 @@ impl Record {
             sid: session.sid.clone(),
             subject: session.subject.clone(),
             id_token: session.id_token.as_ref().map(|token| Token(token.expose().into())),
+            access_token: session.access_token(),
             host: session.host.clone(),
             created: session.created,
             expires: session.expires,
@@ -164,6 +179,7 @@ impl Record {
             sid: self.sid,
             subject: self.subject,
             id_token: self.id_token.map(|token| Secret::new(token.0)),
+            access_token: ArcSwapOption::new(self.access_token),
             host: self.host,
             created: self.created,
             expires: self.expires,

@@ -1,3 +1,4 @@
+mod access;
 mod logout;
 mod users;
 
@@ -143,6 +144,7 @@ fn new_session(user: &str) -> NewSession {
         sid: Some(format!("sid-{user}").into()),
         subject: Some(user.into()),
         id_token: Some(Secret::new("header.payload.signature")),
+        access_token: None,
         host: None,
     }
 }

@@ -157,6 +157,7 @@ impl Gate {
             sid: None,
             subject: None,
             id_token: None::<Secret>,
+            access_token: None,
             host: None,
         };
         let (value, session) = self.sessions.create(login, None).await.unwrap();

@@ -2,10 +2,10 @@
 //!
 //! A person fills in a form for longer than the session lasts. Without what stands here its contents
 //! would be lost at the moment of sending. Instead the body is read, bounded, and kept sealed
-//! ([`KeptForms`](crate::identity::kept::KeptForms)); a page leads
-//! to sign-in; then another ([`page`]) says what was about to be sent, and asks. Only a click sends it: the browser is told to
-//! send a form without fields to the form's own address (307), and the gate puts the kept body in
-//! its place. So the answer appears at the address where the application expects it.
+//! ([`KeptForms`](crate::identity::kept::KeptForms)); a page leads to sign-in; then another
+//! ([`page`]) says what was about to be sent, and asks. Only a click sends it: the browser is told
+//! to send a form without fields to the form's own address (307), and the gate puts the kept body
+//! in its place. So the answer appears at the address where the application expects it.
 //!
 //! INVARIANT: a kept form is sent by the user who filled it in, by a click, once, to the address that
 //! it was meant for, and only as a request that was authenticated, authorised and recorded then. A
@@ -76,7 +76,7 @@ impl Gate {
             && Kind::of(&content_type).is_some()
             && says
             && guard::same_origin(headers, &host).is_ok();
-        let about = About {
+        let about = || About {
             host: host.to_string(),
             target: reply::own_target(arrival).to_owned(),
             content_type,
@@ -84,7 +84,7 @@ impl Gate {
             principal: arrival.principal.clone().or_else(|| self.former_principal(headers)),
             expires: self.kept.expiry(),
         };
-        wanted.then_some((about, limit))
+        wanted.then(|| (about(), limit))
     }
 
     fn former_principal(&self, headers: &HeaderMap) -> Option<Arc<str>> {

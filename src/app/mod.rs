@@ -229,8 +229,9 @@ async fn open_files(
     let sessions =
         Sessions::open(Arc::clone(&store), &config.session, clock.clone(), Arc::clone(&metrics))
             .await?;
-    let suspensions = Suspensions::load(Arc::clone(&store), Arc::clone(sessions.seals())).await?;
     let seals = Arc::clone(sessions.seals());
+    let suspensions =
+        Suspensions::load(Arc::clone(&store), Arc::clone(&seals), clock.clone()).await?;
     let logins = LoginStates::load_or_create(Arc::clone(&store), seals, clock.clone()).await?;
     let logins = Arc::new(logins);
     let recent = RecentLogins::load_or_create(store.as_ref(), clock.clone()).await?;

@@ -5,19 +5,29 @@
 //! value, so that looking costs the same however many there are. A request asks the set only when
 //! there is one: on most gates, on most days, that is one load of one flag.
 //!
+//! A store may go back in time: a replica that was behind takes over, somebody restores a copy. So a
+//! suspension and its end are words of one kind, each with a number higher than the one before it
+//! about the same subject, and a word that is known here under a higher number than the store's is
+//! put back. Who missed the end of a suspension therefore brings none back: the end is there to be
+//! read.
+//!
 //! INVARIANT: what can't be read suspends more, never less: without the set nothing starts, and when
-//! the store fails later the set that is known goes on to hold.
+//! the store fails later the set that is known goes on to hold. A record that doesn't open suspends
+//! whoever it is about, and nobody else: records lie under keyed digests of their subjects.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::keys::{self, NEVER};
 use super::login::random_token;
 use super::seal::{Sealer, Unopened};
+use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::principal::Principal;
 use crate::domain::suspension::{Subject, Suspension};
 use crate::store::{Space, Store, StoreError};
@@ -25,12 +35,13 @@ use crate::store::{Space, Store, StoreError};
 /// What changes with every change.
 const VERSION: &[u8] = b"suspensions";
 
+/// How long the end of a suspension is told to gates that may have missed it.
+const ENDS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
 #[derive(Debug, thiserror::Error)]
 pub enum SuspensionError {
     #[error("suspensions are unavailable: {0}")]
     Store(#[from] StoreError),
-    #[error("a suspension in the store can't be opened: {0}")]
-    Unreadable(Unopened),
     #[error("suspensions are unavailable: no randomness, or a record that can't be written")]
     Internal,
 }
@@ -40,16 +51,49 @@ pub enum SuspensionError {
 pub struct Suspensions {
     store: Arc<dyn Store>,
     seals: Arc<Sealer>,
+    clock: Clock,
     /// Whether there are any.
     any: AtomicBool,
     known: ArcSwap<Known>,
+    /// What is known here is what the store has, as far as is known.
+    settled: AtomicBool,
     /// One reads or writes at a time, so that an older set never replaces a newer one.
     turn: Mutex<()>,
+}
+
+/// Where a record lies.
+type Key = [u8; 32];
+
+/// The last word about a subject, as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Word {
+    /// Of an end: when.
+    #[serde(flatten)]
+    about: Suspension,
+    #[serde(default)]
+    number: u64,
+    /// It ends the suspension.
+    #[serde(default)]
+    ends: bool,
+}
+
+impl Word {
+    /// Which of two words counts. Of two that were said at once it is the one that shuts out.
+    fn rank(&self) -> (u64, bool) {
+        (self.number, !self.ends)
+    }
+
+    fn expires(&self) -> Timestamp {
+        if self.ends { self.about.since.plus(ENDS_KEPT) } else { NEVER }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Known {
     version: Option<Vec<u8>>,
+    words: HashMap<Key, Arc<Word>>,
+    /// Records that don't open.
+    broken: HashSet<Key>,
     users: HashSet<Arc<str>>,
     devices: HashSet<Arc<str>>,
     tenants: HashSet<Arc<str>>,
@@ -63,20 +107,59 @@ impl Known {
             Subject::Tenant => &self.tenants,
         }
     }
+
+    fn add(&mut self, key: Key, word: Arc<Word>) {
+        if !word.ends {
+            let of = match word.about.subject {
+                Subject::User => &mut self.users,
+                Subject::Device => &mut self.devices,
+                Subject::Tenant => &mut self.tenants,
+            };
+            of.insert(Arc::clone(&word.about.name));
+        }
+        self.words.insert(key, word);
+    }
+
+    fn is_empty(&self) -> bool {
+        let sets = [&self.users, &self.devices, &self.tenants];
+        self.broken.is_empty() && sets.iter().all(|set| set.is_empty())
+    }
+
+    fn shuts_out_as(&self, other: &Self) -> bool {
+        (&self.users, &self.devices, &self.tenants, &self.broken)
+            == (&other.users, &other.devices, &other.tenants, &other.broken)
+    }
+}
+
+/// What a look at the store has brought.
+#[derive(Debug, Default)]
+pub struct Followed {
+    /// Others are shut out than before.
+    pub changed: bool,
+    /// Those whose suspensions the store had lost. It has them again.
+    pub put_back: Vec<(Subject, Arc<str>)>,
 }
 
 impl Suspensions {
     /// # Errors
-    /// The store fails, or a suspension doesn't open: who is suspended is then unknown.
-    pub async fn load(store: Arc<dyn Store>, seals: Arc<Sealer>) -> Result<Self, SuspensionError> {
+    /// The store fails: who is suspended is then unknown.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        seals: Arc<Sealer>,
+        clock: Clock,
+    ) -> Result<Self, SuspensionError> {
         let suspensions = Self {
             store,
             seals,
+            clock,
             any: AtomicBool::new(false),
             known: ArcSwap::default(),
+            settled: AtomicBool::new(false),
             turn: Mutex::new(()),
         };
-        suspensions.read().await?;
+        let turn = suspensions.turn.lock().await;
+        suspensions.read(&turn).await?;
+        drop(turn);
         Ok(suspensions)
     }
 
@@ -91,21 +174,37 @@ impl Suspensions {
             return None;
         }
         let known = self.known.load();
-        let tenant = principal.tenant.as_ref();
-        if known.users.contains(&principal.id) {
+        let is = |subject, name: &Arc<str>| self.shuts_out(&known, subject, name);
+        if is(Subject::User, &principal.id) {
             Some(Subject::User)
         } else {
-            tenant.filter(|tenant| known.tenants.contains(*tenant)).map(|_| Subject::Tenant)
+            let tenant = principal.tenant.as_ref();
+            tenant.filter(|tenant| is(Subject::Tenant, tenant)).map(|_| Subject::Tenant)
         }
     }
 
-    /// Whether any device is: which one a client has need not be known otherwise.
+    /// Whether any device may be: which one a client has need not be known otherwise.
     pub fn any_device(&self) -> bool {
-        !self.is_empty() && !self.known.load().devices.is_empty()
+        if self.is_empty() {
+            return false;
+        }
+        let known = self.known.load();
+        !known.devices.is_empty() || !known.broken.is_empty()
     }
 
     pub fn device(&self, id: &str) -> bool {
-        self.known.load().devices.contains(id)
+        self.holds(Subject::Device, id)
+    }
+
+    /// Whether one is suspended, as far as this process knows.
+    pub fn holds(&self, subject: Subject, name: &str) -> bool {
+        self.shuts_out(&self.known.load(), subject, name)
+    }
+
+    /// A digest is made only as long as there is a record that doesn't open.
+    fn shuts_out(&self, known: &Known, subject: Subject, name: &str) -> bool {
+        known.of(subject).contains(name)
+            || (!known.broken.is_empty() && known.broken.contains(&self.key(subject, name)))
     }
 
     /// Shuts out, in place of an earlier suspension of the same. When this returns, this process
@@ -114,12 +213,7 @@ impl Suspensions {
     /// # Errors
     /// It is not kept. It may hold all the same.
     pub async fn suspend(&self, suspension: &Suspension) -> Result<(), SuspensionError> {
-        let key = self.key(suspension.subject, &suspension.name);
-        let value = serde_json::to_vec(suspension).map_err(|_| SuspensionError::Internal)?;
-        let value = self.seals.seal(Space::Suspensions, &key, value);
-        let value = value.ok_or(SuspensionError::Internal)?;
-        self.store.put(Space::Suspensions, &key, &value, NEVER).await?;
-        self.changed().await
+        self.say(suspension.clone(), false).await.map(drop)
     }
 
     /// Lets in again; false when it was not suspended.
@@ -127,161 +221,151 @@ impl Suspensions {
     /// # Errors
     /// Whether it is suspended is not known.
     pub async fn restore(&self, subject: Subject, name: &str) -> Result<bool, SuspensionError> {
-        let key = self.key(subject, name);
-        let was = self.store.remove(Space::Suspensions, &key).await?;
-        self.changed().await?;
+        let since = self.clock.now();
+        let end = Suspension { subject, name: name.into(), since, by: "".into(), reason: None };
+        let was = self.say(end, true).await?;
+        if let Err(error) = self.store.purge(Space::Suspensions, since).await {
+            tracing::warn!(%error, "old ends of suspensions are not purged yet");
+        }
         Ok(was)
     }
 
-    /// Those in force, as the store has them, the oldest first.
+    /// Those in force, as the store has them, the oldest first. What doesn't open is left out.
     ///
     /// # Errors
-    /// The store fails, or a suspension doesn't open.
+    /// The store fails.
     pub async fn list(&self) -> Result<Vec<Suspension>, SuspensionError> {
-        let mut found = Vec::new();
-        for (key, value) in self.store.scan(Space::Suspensions, b"").await? {
-            let plain = self
-                .seals
-                .open(Space::Suspensions, &key, &value)
-                .map_err(SuspensionError::Unreadable)?;
-            let suspension: Suspension = serde_json::from_slice(&plain)
-                .map_err(|_| SuspensionError::Unreadable(Unopened::Broken))?;
-            found.push(suspension);
-        }
+        let (words, _) = self.stored().await?;
+        let mut found: Vec<Suspension> =
+            words.into_values().filter(|word| !word.ends).map(|word| word.about.clone()).collect();
         found.sort_by_key(|suspension| suspension.since);
         Ok(found)
     }
 
-    /// Learns of changes that were made elsewhere; true when there was one.
+    /// Learns of changes that were made elsewhere, and puts back what the store has lost. With
+    /// `anew` everything is read, and not only when something seems to have changed: the value that
+    /// changes with it may be at another server than what it stands for.
     ///
     /// # Errors
-    /// As [`Suspensions::list`]; what was known goes on to hold.
-    pub async fn follow(&self) -> Result<bool, SuspensionError> {
+    /// The store fails; what was known goes on to hold.
+    pub async fn follow(&self, anew: bool) -> Result<Followed, SuspensionError> {
+        let turn = self.turn.lock().await;
         let version = self.store.get(Space::Keys, VERSION).await?;
-        if self.known.load().version == version {
+        let settled = self.settled.load(Ordering::Relaxed);
+        if !anew && settled && self.known.load().version == version {
+            return Ok(Followed::default());
+        }
+        self.read(&turn).await
+    }
+
+    fn key(&self, subject: Subject, name: &str) -> Key {
+        self.seals.name(subject.name(), name)
+    }
+
+    /// Says something about a subject that counts for more than all that was said before; whether it
+    /// was suspended.
+    async fn say(&self, about: Suspension, ends: bool) -> Result<bool, SuspensionError> {
+        let turn = self.turn.lock().await;
+        // What was said elsewhere counts, too.
+        self.read(&turn).await?;
+        let key = self.key(about.subject, &about.name);
+        let known = self.known.load_full();
+        let was = self.shuts_out(&known, about.subject, &about.name);
+        if ends && !was {
             return Ok(false);
         }
-        self.read().await?;
-        Ok(true)
+        let number = known.words.get(&key).map_or(0, |word| word.number).saturating_add(1);
+        self.settled.store(false, Ordering::Relaxed);
+        self.write(&key, &Word { about, number, ends }).await?;
+        self.changed().await?;
+        self.read(&turn).await?;
+        Ok(was)
     }
 
-    /// Whether one is suspended, as far as this process knows.
-    pub fn holds(&self, subject: Subject, name: &str) -> bool {
-        self.known.load().of(subject).contains(name)
-    }
-
-    fn key(&self, subject: Subject, name: &str) -> [u8; 32] {
-        self.seals.name(subject.name(), name)
+    async fn write(&self, key: &Key, word: &Word) -> Result<(), SuspensionError> {
+        let value = serde_json::to_vec(word).map_err(|_| SuspensionError::Internal)?;
+        let value = self.seals.seal(Space::Suspensions, key, value);
+        let value = value.ok_or(SuspensionError::Internal)?;
+        Ok(self.store.put(Space::Suspensions, key, &value, word.expires()).await?)
     }
 
     async fn changed(&self) -> Result<(), SuspensionError> {
         let version = random_token().map_err(|_| SuspensionError::Internal)?;
-        keys::put(self.store.as_ref(), VERSION, version.as_bytes()).await?;
-        self.read().await
+        Ok(keys::put(self.store.as_ref(), VERSION, version.as_bytes()).await?)
     }
 
-    async fn read(&self) -> Result<(), SuspensionError> {
-        let _turn = self.turn.lock().await;
+    /// What the store has, and where it has something that doesn't open.
+    async fn stored(
+        &self,
+    ) -> Result<(HashMap<Key, Arc<Word>>, HashMap<Key, Unopened>), SuspensionError> {
+        let (mut words, mut broken) = (HashMap::new(), HashMap::new());
+        for (key, value) in self.store.scan(Space::Suspensions, b"").await? {
+            // Nobody's record lies under a key that is no digest.
+            let Ok(key) = Key::try_from(key) else { continue };
+            let plain = self.seals.open(Space::Suspensions, &key, &value);
+            let word = plain
+                .and_then(|plain| serde_json::from_slice(&plain).map_err(|_| Unopened::Broken));
+            match word {
+                Ok(word) => drop(words.insert(key, Arc::new(word))),
+                Err(cause) => drop(broken.insert(key, cause)),
+            }
+        }
+        Ok((words, broken))
+    }
+
+    async fn read(&self, _turn: &MutexGuard<'_, ()>) -> Result<Followed, SuspensionError> {
         // The version first: what is written after it has a later one.
         let version = self.store.get(Space::Keys, VERSION).await?;
-        let mut known = Known { version, ..Known::default() };
-        for suspension in self.list().await? {
-            let of = match suspension.subject {
-                Subject::User => &mut known.users,
-                Subject::Device => &mut known.devices,
-                Subject::Tenant => &mut known.tenants,
-            };
-            of.insert(suspension.name);
+        let (mut words, mut broken) = self.stored().await?;
+        let (before, now) = (self.known.load_full(), self.clock.now());
+        let mut lost = Vec::new();
+        for (key, own) in before.words.iter().filter(|(_, own)| own.expires() > now) {
+            if words.get(key).is_none_or(|word| word.rank() < own.rank()) {
+                words.insert(*key, Arc::clone(own));
+                broken.remove(key);
+                lost.push((*key, Arc::clone(own)));
+            }
         }
-        let any = [&known.users, &known.devices, &known.tenants].iter().any(|set| !set.is_empty());
+        for (key, cause) in broken.iter().filter(|(key, _)| !before.broken.contains(*key)) {
+            let record: String = key.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            tracing::error!(
+                %record, %cause,
+                "a suspension in the store can't be opened; whoever it is about counts as suspended until restored"
+            );
+        }
+        let mut known = Known { version, ..Known::default() };
+        words.into_iter().for_each(|(key, word)| known.add(key, word));
+        known.broken = broken.into_keys().collect();
+        let changed = !known.shuts_out_as(&before);
+        let any = !known.is_empty();
+        // Here it holds, whatever becomes of putting it back.
         self.known.store(Arc::new(known));
         self.any.store(any, Ordering::Release);
-        Ok(())
+        self.settled.store(lost.is_empty(), Ordering::Relaxed);
+        let put_back = self.put_back(lost).await?;
+        Ok(Followed { changed, put_back })
+    }
+
+    /// The next look sees whether it is there.
+    async fn put_back(
+        &self,
+        lost: Vec<(Key, Arc<Word>)>,
+    ) -> Result<Vec<(Subject, Arc<str>)>, SuspensionError> {
+        if lost.is_empty() {
+            return Ok(Vec::new());
+        }
+        tracing::warn!(
+            words = lost.len(),
+            "the store has lost suspensions, or ends of them, that are known here: they are put back"
+        );
+        for (key, word) in &lost {
+            self.write(key, word).await?;
+        }
+        self.changed().await?;
+        let held = lost.iter().filter(|(_, word)| !word.ends);
+        Ok(held.map(|(_, word)| (word.about.subject, Arc::clone(&word.about.name))).collect())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::clock::Timestamp;
-    use crate::domain::principal::PrincipalKind;
-    use crate::store::MemoryStore;
-
-    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
-
-    async fn opened(store: &Arc<MemoryStore>) -> Suspensions {
-        let seals = Arc::new(Sealer::load(store.as_ref(), &[], NOW).await.unwrap());
-        Suspensions::load(store.clone(), seals).await.unwrap()
-    }
-
-    fn suspension(subject: Subject, name: &str) -> Suspension {
-        Suspension { subject, name: name.into(), since: NOW, by: "test".into(), reason: None }
-    }
-
-    fn principal(id: &str, tenant: Option<&str>) -> Principal {
-        Principal {
-            kind: PrincipalKind::User,
-            id: id.into(),
-            email: None,
-            name: None,
-            groups: Default::default(),
-            tenant: tenant.map(Into::into),
-        }
-    }
-
-    #[tokio::test]
-    async fn who_is_suspended_is_so_after_a_restart_and_until_restored() {
-        let store = Arc::new(MemoryStore::default());
-        let (ada, bob) = (principal("idp/ada", Some("acme")), principal("idp/bob", Some("acme")));
-        let suspensions = opened(&store).await;
-        assert!(suspensions.is_empty());
-        suspensions.suspend(&suspension(Subject::User, "idp/ada")).await.unwrap();
-        for suspensions in [&suspensions, &opened(&store).await] {
-            assert_eq!(suspensions.principal(&ada), Some(Subject::User));
-            assert_eq!(suspensions.principal(&bob), None);
-            assert!(!suspensions.device("idp/ada") && !suspensions.any_device());
-        }
-        suspensions.suspend(&suspension(Subject::Tenant, "acme")).await.unwrap();
-        assert_eq!(suspensions.principal(&bob), Some(Subject::Tenant));
-        assert_eq!(suspensions.principal(&principal("idp/eve", None)), None);
-        suspensions.suspend(&suspension(Subject::Device, "laptop")).await.unwrap();
-        assert!(suspensions.any_device() && suspensions.device("laptop"));
-        assert!(suspensions.restore(Subject::User, "idp/ada").await.unwrap());
-        assert!(!suspensions.restore(Subject::User, "idp/ada").await.unwrap());
-        assert_eq!(suspensions.principal(&ada), Some(Subject::Tenant));
-        suspensions.restore(Subject::Tenant, "acme").await.unwrap();
-        suspensions.restore(Subject::Device, "laptop").await.unwrap();
-        assert!(suspensions.is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_change_made_elsewhere_is_seen_at_the_next_look_and_then_no_more() {
-        let store = Arc::new(MemoryStore::default());
-        let (one, two) = (opened(&store).await, opened(&store).await);
-        assert!(!two.follow().await.unwrap());
-        one.suspend(&suspension(Subject::User, "idp/ada")).await.unwrap();
-        assert!(two.is_empty());
-        assert!(two.follow().await.unwrap());
-        assert!(two.holds(Subject::User, "idp/ada"));
-        assert!(!two.follow().await.unwrap());
-        one.restore(Subject::User, "idp/ada").await.unwrap();
-        assert!(two.follow().await.unwrap());
-        assert!(two.is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_suspension_that_does_not_open_is_an_error_and_the_known_ones_hold() {
-        let store = Arc::new(MemoryStore::default());
-        let suspensions = opened(&store).await;
-        suspensions.suspend(&suspension(Subject::User, "idp/ada")).await.unwrap();
-        let (key, mut value) = store.scan(Space::Suspensions, b"").await.unwrap().remove(0);
-        assert!(!String::from_utf8_lossy(&value).contains("ada"));
-        *value.last_mut().unwrap() ^= 1;
-        store.put(Space::Suspensions, &key, &value, NEVER).await.unwrap();
-        keys::put(store.as_ref(), VERSION, b"other").await.unwrap();
-        assert!(suspensions.follow().await.is_err());
-        assert!(suspensions.holds(Subject::User, "idp/ada"));
-        let seals = Arc::new(Sealer::load(store.as_ref(), &[], NOW).await.unwrap());
-        assert!(Suspensions::load(store.clone(), seals).await.is_err());
-    }
-}
+mod tests;

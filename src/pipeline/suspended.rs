@@ -15,6 +15,7 @@ use crate::domain::event::EndReason;
 use crate::domain::principal::Principal;
 use crate::domain::suspension::Subject;
 use crate::identity::session::SessionError;
+use crate::identity::suspension::Followed;
 
 use super::gate::Gate;
 use super::refusal::Refusal;
@@ -22,6 +23,9 @@ use super::refusal::Refusal;
 /// How often it is looked whether another process has suspended or restored somebody. With the
 /// second that it takes to close a connection it makes two.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks between two that read everything.
+const ALL_EVERY: u32 = 30;
 
 /// # Errors
 /// `Suspended`.
@@ -80,14 +84,18 @@ pub async fn end_stored(gate: &Gate, subject: Subject, name: &str) -> Result<usi
     }
 }
 
-/// Runs for as long as the process: holds to what is suspended elsewhere.
+/// Runs for as long as the process: holds to what is suspended elsewhere, and puts back what the
+/// store has lost.
 pub async fn follow(gate: Arc<Gate>) {
     let mut every = tokio::time::interval(LOOK);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failing = false;
+    let (mut failing, mut looks, mut gaps) = (false, 0u32, gate.sessions.gaps());
     loop {
         every.tick().await;
-        let followed = gate.suspensions.follow().await;
+        // Read first: a gap that comes meanwhile is for the next look.
+        let now = gate.sessions.gaps();
+        let anew = looks >= ALL_EVERY || now != gaps;
+        let followed = gate.suspensions.follow(anew).await;
         if followed.is_err() != failing {
             failing = followed.is_err();
             match &followed {
@@ -97,8 +105,16 @@ pub async fn follow(gate: Arc<Gate>) {
                 }
             }
         }
-        if followed.is_ok_and(|changed| changed) {
+        let Ok(Followed { changed, put_back }) = followed else { continue };
+        (looks, gaps) = (if anew { 0 } else { looks + 1 }, now);
+        if changed {
             enforce(&gate);
+        }
+        for (subject, name) in put_back {
+            // With the suspension the store has lost the end of the sessions.
+            if let Err(error) = end_stored(&gate, subject, &name).await {
+                tracing::warn!(%error, "sessions of somebody suspended are left in the store");
+            }
         }
     }
 }

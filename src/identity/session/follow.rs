@@ -150,6 +150,11 @@ impl Sessions {
         self.follow.shared.is_some()
     }
 
+    /// How often news were missing, so that everything was looked up anew.
+    pub fn gaps(&self) -> u64 {
+        self.follow.looks()
+    }
+
     /// Whether all is known that could end a session, for a request that came at `at`. Where not,
     /// a session that seems good is neither good nor over. One relaxed load.
     pub fn is_confirmed(&self, at: Instant) -> bool {

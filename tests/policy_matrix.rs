@@ -23,14 +23,17 @@ const USERS: [(&str, &str, Option<&str>); 5] = [
     ("sam", "security-team", None),
 ];
 
-const ROUTES: [(&str, &str, &str, Option<&str>); 6] = [
+const ROUTES: [(&str, &str, &str, Option<&str>); 7] = [
     ("portal", "customer-portal", "enterprise", None),
     ("portal-acme", "customer-portal", "enterprise", Some("acme")),
     ("portal-globex", "customer-portal", "enterprise", Some("globex")),
     ("ics", "ics-dashboard", "control", None),
+    ("ics-pump", "ics-dashboard", "control", None),
     ("legacy", "legacy", "enterprise", None),
     ("gate", "gate", "dmz", None),
 ];
+
+const NOW: Timestamp = Timestamp::from_seconds(1_795_298_770);
 
 fn shipped() -> Policies {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
@@ -55,6 +58,7 @@ fn decide(
         }),
         authentication: Arc::new(Authentication {
             amr: amr.into_iter().map(Arc::from).collect(),
+            auth_time: amr.map(|_| NOW),
             ..Authentication::default()
         }),
         action,
@@ -69,7 +73,7 @@ fn decide(
             path: "/".into(),
             method: "GET".into(),
             source: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            time: Timestamp::from_seconds(1_795_298_770),
+            time: NOW,
             device: None,
         },
     };
@@ -101,7 +105,8 @@ fn summary(actions: &[Action]) -> String {
 /// One row for all actions that end alike.
 fn matrix(engine: &Engine) -> String {
     let mut table = String::new();
-    for (user, amr) in USERS.into_iter().map(|user| (user, None)).chain([(USERS[4], Some("mfa"))]) {
+    let stronger = [(USERS[3], Some("mfa")), (USERS[4], Some("mfa"))];
+    for (user, amr) in USERS.into_iter().map(|user| (user, None)).chain(stronger) {
         for route in ROUTES {
             let mut rows: Vec<((bool, String), Vec<Action>)> = Vec::new();
             for action in Action::ALL {

@@ -266,24 +266,35 @@ impl Manager {
 
 /// Texts that would not fit into a record, or would spoil one.
 fn checked(ask: &Ask) -> Result<(), Answer> {
-    let texts: Vec<&Arc<str>> = match ask {
-        Ask::ListSessions { user, .. } => user.iter().collect(),
-        Ask::ShowSession { session } => vec![session],
-        Ask::RevokeSessions { sessions } => sessions.iter().collect(),
-        Ask::RevokeUser { user } => vec![user],
+    let texts: Vec<(&str, &Arc<str>)> = match ask {
+        Ask::ListSessions { user, .. } => user.iter().map(|user| ("user", user)).collect(),
+        Ask::ShowSession { session } => vec![("session", session)],
+        Ask::RevokeSessions { sessions } => sessions.iter().map(|one| ("session", one)).collect(),
+        Ask::RevokeUser { user } => vec![("user", user)],
         Ask::ListSuspended { .. } => vec![],
-        Ask::Suspend { name, reason, .. } => std::iter::once(name).chain(reason).collect(),
-        Ask::Restore { name, .. } => vec![name],
+        Ask::Suspend { subject, name, reason } => {
+            let reason = reason.iter().map(|reason| ("reason", reason));
+            std::iter::once((subject.name(), name)).chain(reason).collect()
+        }
+        Ask::Restore { subject, name } => vec![(subject.name(), name)],
     };
-    let bad = |text: &str| {
-        text.is_empty() || text.chars().count() > LONGEST_TEXT || text.chars().any(char::is_control)
-    };
-    if texts.iter().any(|text| bad(text)) {
-        return Err(failed(format!(
-            "a name or reason is empty, longer than {LONGEST_TEXT} characters, or not on one line"
-        )));
+    match texts.into_iter().find_map(|(what, text)| fault(text).map(|fault| (what, fault))) {
+        Some((what, fault)) => Err(failed(format!("the {what} {fault}"))),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// What is wrong with a text. It is not repeated: it may be long, or spoil the terminal.
+fn fault(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return Some("is empty".to_owned());
+    }
+    let length = text.chars().count();
+    if length > LONGEST_TEXT {
+        return Some(format!("has {length} characters; {LONGEST_TEXT} are the most"));
+    }
+    let control = |text: &str| text.chars().any(char::is_control);
+    control(text).then(|| "holds a line break or another control character".to_owned())
 }
 
 /// What may be done without a record, if need be.
@@ -350,6 +361,19 @@ mod tests {
         for bad in ["", "a\nb", "a\u{1b}[0m", &"x".repeat(LONGEST_TEXT + 1)] {
             assert!(user(bad).is_err(), "{bad:?}");
         }
+        let reason = Ask::Suspend {
+            subject: Subject::Tenant,
+            name: "acme".into(),
+            reason: Some("left\nthe company".into()),
+        };
+        let Err(Answer::Failed { error }) = checked(&reason) else { panic!("it was taken") };
+        assert_eq!(error, "the reason holds a line break or another control character");
+        let Err(Answer::Failed { error }) =
+            checked(&Ask::ListSessions { user: Some("".into()), limit: 1 })
+        else {
+            panic!("it was taken")
+        };
+        assert_eq!(error, "the user is empty");
     }
 
     #[test]

@@ -103,6 +103,33 @@ impl Browser {
         self.follow(answer).await
     }
 
+    /// Sends a form of a page of the same host, as a click does; no redirect is followed.
+    pub async fn post(&mut self, address: &str, form: &str) -> Result<Answer, ClientError> {
+        self.submit(&parse(address)?, form).await
+    }
+
+    /// Goes on from a page of the gate's by its first button, and signs in on the way.
+    pub async fn go_on(&mut self, page: &Answer, user: &str) -> Result<Answer, ClientError> {
+        let button =
+            attribute(&page.body, "<a class=\"button\" href=\"").ok_or_else(|| no_form(page))?;
+        self.open_as(join(&page.url, &button)?.as_str(), user).await
+    }
+
+    /// Says yes to the gate's question whether to send a kept form.
+    pub async fn send_kept(&mut self, page: &Answer) -> Result<Answer, ClientError> {
+        let action = attribute(&page.body, "<form method=\"post\" action=\"")
+            .ok_or_else(|| no_form(page))?;
+        let answer = self.submit(&join(&page.url, &action)?, "").await?;
+        // 307: the same method once more, at the form's own address.
+        let form = answer
+            .header(LOCATION.as_str())
+            .filter(|_| answer.status.as_u16() == 307)
+            .map(str::to_owned);
+        let form = form.ok_or_else(|| no_form(&answer))?;
+        let sent = self.submit(&join(&answer.url, &form)?, "").await?;
+        self.follow(sent).await
+    }
+
     /// Signs out by the form on the gate's page.
     pub async fn sign_out(&mut self, origin: &str) -> Result<Answer, ClientError> {
         let page = self.open(&format!("{origin}/.wicketgate/logout")).await?;

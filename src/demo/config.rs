@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::DemoError;
 use super::authority::{Authority, DEVICE, write_private};
 use super::legacy;
+use super::provider::SECOND_FACTOR;
 use crate::domain::clock::Timestamp;
 
 /// The policies that are shipped, as they are.
@@ -109,6 +110,9 @@ identity_providers:
     client_secret: file:client-secret
     ca: {ca}
     scopes: [openid, profile, email, groups, tenant]
+    step_up:
+      - acr: {SECOND_FACTOR}
+        amr: [mfa]
 
 devices:
   registry: devices.yaml
@@ -160,6 +164,7 @@ routes:
         route(&format!("portal-{tenant}"), "portal", "customer-portal", at.portal, &own);
     }
     route("ics", "ics", "ics-dashboard", at.ics, "");
+    route("ics-pump", "ics", "ics-dashboard", at.ics, "    path: /pump\n");
     let credential = format!(
         "    credential:
       basic:

@@ -96,7 +96,9 @@ pub fn banner(style: Style, at: &Addresses, authority: &Authority) -> String {
         ("vera", format!("watch {}, then move the set-point: refused both ways", at("ics", "/"))),
         (
             "otto",
-            "move the set-point, then sign out in another tab and watch the chart stop".to_owned(),
+            "move the set-point; stop the pump, which takes a second factor (one more click); then \
+             sign out in another tab and watch the chart stop"
+                .to_owned(),
         ),
         ("sam", format!("open {} and see what applications are told", at("gate", "/"))),
     ] {

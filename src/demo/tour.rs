@@ -15,8 +15,9 @@ use self::check::{
 };
 use self::transcript::Transcript;
 use super::DemoError;
-use super::client::Browser;
+use super::client::{Answer, Browser, ClientError};
 use super::gate::Gate;
+use super::provider::SECOND_FACTOR;
 use super::terminal::Style;
 
 /// How soon a logout has to end a live connection.
@@ -216,6 +217,8 @@ impl Tour<'_> {
         });
         self.transcript.step("moves the set-point by request", result)?;
 
+        self.pump(&mut otto).await?;
+
         let answer = otto.open_as(&self.at("legacy", "/"), "otto").await;
         let result = answer.map_err(|error| error.to_string()).and_then(|answer| {
             status(&answer, StatusCode::OK)?;
@@ -253,6 +256,42 @@ impl Tour<'_> {
             Ok("401".to_owned())
         });
         self.transcript.step("can do nothing more with the old cookies", result)
+    }
+
+    /// What needs a stronger sign-in than the one that he came with.
+    async fn pump(&mut self, otto: &mut Browser) -> Result<(), DemoError> {
+        let pump = self.at("ics", "/pump");
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        let answer = otto.fetch(Method::POST, &pump, &form, "pump=off").await;
+        let result = answer.map_err(|error| error.to_string()).and_then(|answer| {
+            status(&answer, StatusCode::UNAUTHORIZED)?;
+            let challenge = answer.header("www-authenticate").unwrap_or_default().to_owned();
+            says(&challenge, "error=\"insufficient_user_authentication\"")?;
+            says(&challenge, &format!("acr_values=\"{SECOND_FACTOR}\""))?;
+            Ok(format!("401, {}", challenge.replace(", ", ",\n")))
+        });
+        self.transcript.step("stops the pump by script: a password is not enough", result)?;
+
+        let result = match self.second_factor(otto, &pump).await {
+            Ok(answer) => match status(&answer, StatusCode::OK) {
+                Ok(()) => self.pump_stands(otto).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error.to_string()),
+        };
+        let result = result.map(|()| "the form was kept, and sent by a click".to_owned());
+        self.transcript.step("stops it by the form on the page, after a second factor", result)
+    }
+
+    async fn second_factor(&self, otto: &mut Browser, pump: &str) -> Result<Answer, ClientError> {
+        let kept = otto.post(pump, "pump=off").await?;
+        let asked = otto.go_on(&kept, "otto").await?;
+        otto.send_kept(&asked).await
+    }
+
+    async fn pump_stands(&self, otto: &mut Browser) -> Result<(), String> {
+        let reading = otto.fetch(Method::GET, &self.at("ics", "/api/reading"), &[], "").await;
+        says(&reading.map_err(|error| error.to_string())?.body, "\"running\":false")
     }
 
     async fn sam(&mut self) -> Result<(), DemoError> {

@@ -296,7 +296,7 @@ impl Metrics {
             ),
             certificate_expiry: add.gauges(
                 "wicketgate_certificate_expiry_timestamp_seconds",
-                "When a certificate in use expires.",
+                "When a certificate in use expires, or a revocation list is due.",
                 &["name"],
             ),
             policy_set_info: add.gauges(
@@ -412,9 +412,14 @@ impl Metrics {
         self.reloads.with_label_values(&[result]).inc();
     }
 
-    /// Says when the certificate of this name (its first host, or its file) expires.
-    pub fn certificate_expiry(&self, name: &str, expires: Timestamp) {
-        self.certificate_expiry.with_label_values(&[name]).set(expires.as_seconds());
+    /// Says when a certificate of this file expires, or a revocation list is due. Of several in one
+    /// file the first one to expire counts: the others could hide it.
+    pub fn certificate_expiry(&self, file: &str, expires: Timestamp) {
+        let gauge = self.certificate_expiry.with_label_values(&[file]);
+        let known = gauge.get();
+        if known == 0 || expires.as_seconds() < known {
+            gauge.set(expires.as_seconds());
+        }
     }
 
     /// Forgets the certificates of the configuration before; call it ahead of

@@ -19,7 +19,7 @@ fn touched() -> Arc<Metrics> {
     metrics.rate_limited("portal", "address");
     metrics.shed("portal", "route");
     metrics.reloads("applied");
-    metrics.certificate_expiry("portal.localhost", Timestamp::from_seconds(7));
+    metrics.certificate_expiry("server.pem", Timestamp::from_seconds(7));
     metrics.policy_set_info(&PolicySetHash("abc".into()));
     metrics.upstream_healthy("portal", "127.0.0.1:80").set(1);
     metrics.upstream("portal", ["127.0.0.1:80".to_owned()].into_iter()).ejection(0);
@@ -40,6 +40,19 @@ fn a_permitted_request_counts_under_its_route_and_outcome() {
     assert!(text.contains(
         r#"wicketgate_request_duration_seconds_bucket{outcome="permitted",route="portal",le="0.00025"} 0"#
     ));
+}
+
+#[test]
+fn of_several_certificates_in_one_file_the_first_to_expire_is_told() {
+    let metrics = Metrics::new();
+    for expires in [9, 7, 8] {
+        metrics.certificate_expiry("ca.pem", Timestamp::from_seconds(expires));
+    }
+    let line = r#"wicketgate_certificate_expiry_timestamp_seconds{name="ca.pem"} 7"#;
+    assert!(metrics.render().contains(line), "{}", metrics.render());
+    metrics.forget_certificates();
+    metrics.certificate_expiry("ca.pem", Timestamp::from_seconds(99));
+    assert!(metrics.render().contains(r#"{name="ca.pem"} 99"#));
 }
 
 #[test]

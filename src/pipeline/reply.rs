@@ -161,14 +161,21 @@ pub async fn sign_in(gate: &Gate, arrival: &Arrival) -> Response<Bytes> {
 
 /// A form was kept. Its sender goes on by a click: the policy of the page that sent it is held
 /// against redirects, and may not let them lead to the provider.
-pub fn kept(arrival: &Arrival, sign_in: &str) -> Response<Bytes> {
+pub fn kept(arrival: &Arrival, refusal: &Refusal, sign_in: &str) -> Response<Bytes> {
+    let why = match refusal {
+        Refusal::StepUp { .. } => "This needs a stronger or more recent sign-in than yours",
+        _ => "You are not signed in any more",
+    };
+    let text = format!(
+        "{why}. Nothing is sent yet and nothing is lost: your form is kept for ten minutes. Once \
+         you have signed in, you are asked whether to send it."
+    );
+    let host = request_authority(arrival).map(|host| host.to_string());
     let page = pages::ErrorPage {
         status: 401,
-        host: None,
+        host: host.as_deref(),
         title: "Sign in to send your form",
-        text: "Your sign-in is over, or is not enough for this. Nothing has been sent so far, and \
-               nothing is lost: the form is kept for ten minutes. Once you have signed in, you are \
-               asked whether to send it.",
+        text: &text,
         decision_id: Some(&arrival.id.to_string()),
         link: Some(pages::Link { href: sign_in, label: "Sign in and go on" }),
     };

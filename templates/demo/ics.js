@@ -37,6 +37,7 @@
     $('level').textContent = reading.level.toFixed(1);
     $('setpoint').textContent = reading.setpoint.toFixed(0);
     $('pump').textContent = reading.pump.toFixed(0);
+    $('turns').textContent = reading.running ? 'rpm' : 'rpm, off';
     $('flow').textContent = reading.inflow.toFixed(1) + ' / ' + reading.outflow.toFixed(1);
     const height = 1.96 * reading.level;
     $('water').setAttribute('y', 208 - height);

@@ -112,6 +112,28 @@ class Person {
     return response.status();
   }
 
+  /** What every page of the gate's own has, for whoever can't see it. */
+  async sound(what) {
+    const { scripts, headings, nameless, language, main } = await this.page.evaluate(() => {
+      const all = (selector) => [...document.querySelectorAll(selector)];
+      const name = (one) => one.getAttribute('aria-label') ?? one.textContent;
+      return {
+        scripts: all('script').length,
+        headings: all('h1, h2, h3').map((one) => Number(one.tagName[1])),
+        nameless: all('a, button').filter((one) => !name(one).trim()).length,
+        language: document.documentElement.lang,
+        main: all('main').length,
+      };
+    });
+    assert.deepEqual({ scripts, nameless, language, main }, { scripts: 0, nameless: 0, language: 'en', main: 1 }, what);
+    assert.equal(headings[0], 1, `${what} begins with its heading`);
+    assert.ok(headings.slice(1).every((level) => level === 2), `${what}: ${headings}`);
+    await this.page.keyboard.press('Tab');
+    const first = this.page.locator(':focus');
+    assert.equal((await first.innerText()).trim(), 'Skip to content', `${what}: the first stop`);
+    await first.evaluate((link) => link.blur());
+  }
+
   async picture(what) {
     await this.page.screenshot({ path: picturePath(`${this.name}-${what}`), fullPage: true });
   }
@@ -203,6 +225,7 @@ async function journey() {
     await ada.refused(at('portal', '/globex/orders'));
     const shown = await ada.page.content();
     for (const secret of ['<table', 'Order a bearing kit']) assert.ok(!shown.includes(secret));
+    await ada.sound('denial');
     await ada.picture('denial');
     await ada.phone('denial');
     await ada.page.emulateMedia({ colorScheme: 'dark' });
@@ -212,11 +235,15 @@ async function journey() {
   await step('ada is refused the pumping station', () => ada.refused(at('ics')));
   await step('what the gate does not have is a page too', async () => {
     assert.equal(await ada.open(at('portal', '/.wicketgate/nothing')), 404);
+    await ada.sound('not-found');
     await ada.picture('not-found');
+    await ada.phone('not-found');
   });
   await step('ada sees her session and signs out', async () => {
     assert.equal(await ada.open(at('portal', '/.wicketgate/me')), 200);
     await ada.see('code', '/ada');
+    await ada.see('.sessions', 'ics.localhost');
+    await ada.sound('session');
     await ada.picture('session');
     await ada.phone('session');
     await ada.page.emulateMedia({ colorScheme: 'dark' });
@@ -224,13 +251,16 @@ async function journey() {
     await ada.page.emulateMedia({ colorScheme: 'light' });
     await ada.click('button[type=submit]');
     await ada.see('h1', /signed out/i);
+    await ada.sound('signed-out');
     await ada.picture('signed-out');
+    await ada.phone('signed-out');
     const cookies = await ada.context.cookies(at('portal'));
     assert.ok(!cookies.some((cookie) => cookie.name === '__Host-wicketgate'));
   });
   await step('ada signs in again, by the page that says where she is going', async () => {
     assert.equal(await ada.click('a.button'), 200);
     await ada.see('h1', 'Sign in');
+    await ada.sound('sign-in');
     await ada.picture('sign-in');
     await ada.phone('sign-in');
     await ada.click('a.button');
@@ -290,12 +320,46 @@ async function journey() {
     await otto.see('#setpoint', '41');
     await otto.picture('set-point-moved');
   });
+  await step('otto stops the pump with a second factor, by a form that waits for it', async () => {
+    // What he looks at comes back by itself: the stronger sign-in is a session of its own.
+    otto.cut = true;
+    assert.equal(await otto.click('button[name=pump][value=off]'), 401);
+    await otto.sound('form kept');
+    await otto.picture('form-kept');
+    await otto.phone('form-kept');
+    await otto.click('a.button');
+    await otto.see('h1', 'One-time code');
+    assert.equal(await otto.page.locator('button[name=user]').count(), 1);
+    await otto.picture('second-factor');
+    await otto.click('button[name=user]');
+    await otto.see('h1', 'Send the form now?');
+    await otto.sound('send form');
+    await otto.picture('send-form');
+    await otto.phone('send-form');
+    await otto.click('#send');
+    assert.equal(otto.page.url(), at('ics'));
+    await otto.see('#turns', 'off');
+    await otto.picture('pump-stopped');
+  });
+  await step('and starts it without being asked again', async () => {
+    assert.equal(await otto.click('button[name=pump][value=on]'), 200);
+    await otto.see('#turns', /^rpm$/);
+  });
+  await step('vera, who may not operate at all, is not asked for one', async () => {
+    const other = await Person.arrive('vera');
+    assert.equal(await other.open(at('ics')), 200);
+    assert.equal(await other.click('button[name=pump][value=off]'), 403);
+    await other.sound('refused form');
+    await other.picture('pump-refused');
+    await other.leave();
+  });
   await step('signing out in another tab cuts the live view', async () => {
     const tab = await otto.context.newPage();
     otto.watch(tab);
     await tab.goto(at('ics', '/.wicketgate/logout'));
     await tab.screenshot({ path: picturePath('otto-sign-out'), fullPage: true });
-    otto.cut = true;
+    await tab.setViewportSize({ width: 390, height: 780 });
+    await tab.screenshot({ path: picturePath('otto-sign-out-phone'), fullPage: true });
     const cut = otto.page.waitForFunction(
       () => document.getElementById('link').className.includes('off'),
       undefined,

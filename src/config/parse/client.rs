@@ -31,6 +31,9 @@ const RESERVED: [&str; 21] = [
     "state",
 ];
 
+/// What to do about a secret beside the authentication `none`.
+const NONE: &str = "leave this out; or leave `client_authentication` out, and it is used";
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Method {
     Public,
@@ -56,12 +59,19 @@ pub(super) fn authentication(map: &Map<'_>, base: &Base) -> Option<ClientAuthent
         at.error_with("there is no `client_key` to sign with", "add it, or leave this out");
     }
     if let (Some(_), Some(at)) = (&secret_at, &key_at) {
-        at.error("`client_secret` and `client_key` exclude each other; keep one of the two");
+        at.error_with(
+            "`client_secret` and `client_key` exclude each other",
+            "keep the one that the client is registered with at the provider",
+        );
         return None;
     }
     let wants = |wanted: &str| {
         if let Some(at) = &method_at {
-            at.error(format!("this needs `{wanted}`, and nothing else"));
+            let hint = format!(
+                "give it one, `{wanted}: file:PATH`, and nothing else; or leave \
+                 `client_authentication` out"
+            );
+            at.error_with(format!("this way of authentication needs a `{wanted}`"), hint);
         }
     };
     match (secret_at, key_at) {
@@ -73,7 +83,7 @@ pub(super) fn authentication(map: &Map<'_>, base: &Base) -> Option<ClientAuthent
                     None
                 }
                 Some(Method::Public) => {
-                    at.error("a client with the authentication `none` takes no secret");
+                    at.error_with("a client with the authentication `none` has no secret", NONE);
                     None
                 }
                 None => None,
@@ -84,7 +94,7 @@ pub(super) fn authentication(map: &Map<'_>, base: &Base) -> Option<ClientAuthent
             match method.flatten() {
                 Some(Method::Secret(_)) => wants("client_secret"),
                 Some(Method::Public) => {
-                    at.error("a client with the authentication `none` takes no key");
+                    at.error_with("a client with the authentication `none` has no key", NONE);
                 }
                 Some(Method::Key) | None => {}
             }

@@ -56,7 +56,8 @@ pub(super) fn taken(
             }
         };
         if seen.seen(Arc::clone(&found), entry.line()).is_some() {
-            entry.error(format!("{} stands here twice", quote(name)));
+            let hint = "take one of the two out";
+            entry.error_with(format!("{} stands here twice", quote(name)), hint);
         }
         Some(found)
     };
@@ -115,7 +116,8 @@ fn step_up(provider: &Map<'_>) -> Vec<SignInLevel> {
     let mut seen = Unique::new();
     let entries = at.non_empty_list();
     if let Some(surplus) = entries.get(MAX_LEVELS) {
-        surplus.error(format!("more than {MAX_LEVELS} kinds of sign-in can't be tried"));
+        let hint = "keep those that a policy asks for";
+        surplus.error_with(format!("more than {MAX_LEVELS} kinds of sign-in"), hint);
     }
     let level = |entry: &Cursor<'_>| {
         let map = keys(entry)?;
@@ -131,7 +133,9 @@ fn step_up(provider: &Map<'_>) -> Vec<SignInLevel> {
             return None;
         }
         if let Some(first) = seen.seen(Arc::clone(&acr), acr_at.line()) {
-            acr_at.error(format!("{} is listed on line {first} already", quote(&acr)));
+            let hint = "write each `acr` once, with all of its `amr`";
+            let cause = format!("{} is listed on line {first} already", quote(&acr));
+            acr_at.error_with(cause, hint);
         }
         Some(SignInLevel { acr, amr })
     };
@@ -142,7 +146,10 @@ fn issuer(at: &Cursor<'_>) -> Option<Issuer> {
     let text = at.text()?;
     if text.contains('@') {
         // Not repeated: it may hold a password.
-        at.error("the issuer must not hold a user name or password");
+        at.error_with(
+            "the issuer must not hold a user name or password",
+            "leave them out; the gate proves who it is with `client_secret` or `client_key`",
+        );
         return None;
     }
     let issuer =
@@ -150,7 +157,11 @@ fn issuer(at: &Cursor<'_>) -> Option<Issuer> {
     let url = issuer.url();
     if url.query().is_some() || url.fragment().is_some() {
         // OpenID Connect Discovery 1.0, section 4.3.
-        at.error("the issuer must not have a query or fragment");
+        at.error_with(
+            "the issuer must not have a query or fragment",
+            "leave out what follows `?` or `#`; the issuer is what the provider's \
+             `/.well-known/openid-configuration` calls `issuer`",
+        );
         return None;
     }
     match url.scheme() {
@@ -186,7 +197,9 @@ fn scopes(at: &Cursor<'_>) -> Option<Vec<String>> {
         if good {
             scopes.push(scope.to_owned());
         } else {
-            entry.error(format!("{} is not a scope", quote(scope)));
+            let hint =
+                "write each scope as an entry of its own, without blanks: `[openid, profile]`";
+            entry.error_with(format!("{} is not a scope", quote(scope)), hint);
         }
     }
     if !scopes.iter().any(|scope| scope == "openid") {

@@ -62,7 +62,8 @@ fn lease(store: &Map<'_>) -> Duration {
 fn between(at: &Cursor<'_>, least: Duration, most: Duration) -> Option<Duration> {
     let duration = at.duration()?;
     if duration < least || duration > most {
-        at.error(format!("the duration must be from {least:?} to {most:?}"));
+        let cause = format!("the duration must be from {least:?} to {most:?}");
+        at.error_with(cause, "leave the key out for its default");
         return None;
     }
     Some(duration)
@@ -114,11 +115,18 @@ fn servers<'a>(map: &Map<'a>, base: &Base) -> Option<(RedisServers, Vec<Node<'a>
     let ways = ["url", "sentinel", "cluster"];
     let mut given = ways.iter().filter_map(|key| map.get(key));
     let Some(first) = given.next() else {
-        map.cursor().error("one of the keys `url`, `sentinel` and `cluster` is missing");
+        map.cursor().error_with(
+            "one of the keys `url`, `sentinel` and `cluster` is missing",
+            "for one server write `url: rediss://redis.example.com:6379`",
+        );
         return None;
     };
     if let Some(at) = given.next() {
-        at.error("`url`, `sentinel` and `cluster` exclude each other; keep one of them");
+        at.error_with(
+            "`url`, `sentinel` and `cluster` exclude each other",
+            "keep one: `url` for one server, `sentinel` for a master that others watch over, \
+             `cluster` for a Cluster",
+        );
         return None;
     }
     if map.get("url").is_some() {
@@ -157,7 +165,10 @@ fn scheme(nodes: &[Node<'_>], plaintext: bool) -> bool {
     let secure = nodes.first().is_some_and(|(_, _, secure)| *secure);
     for (at, node, other) in nodes {
         if *other != secure {
-            at.error("`redis` and `rediss` can't be mixed");
+            at.error_with(
+                "`redis://` and `rediss://` can't be mixed",
+                "write all of them with `rediss://`, which is with TLS, or all with `redis://`",
+            );
         } else if !secure && !plaintext && !is_local(node) {
             at.error_with(
                 "sessions would cross the network in plain sight",

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::header::{
-    CONNECTION, CONTENT_SECURITY_POLICY, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    UPGRADE,
+    CONNECTION, CONTENT_SECURITY_POLICY, HeaderValue, LOCATION, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -90,7 +90,7 @@ impl Ics {
         let page = include_str!("../../../templates/demo/ics.html");
         let mut reply = serve::html(StatusCode::OK, page.to_owned());
         let policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
         reply.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
         reply
     }
@@ -110,6 +110,28 @@ impl Ics {
         };
         self.readings.send_replace(reading);
         true
+    }
+
+    /// `pump=off` or `pump=on`, as the form on the page sends it.
+    fn switch(&self, form: &[u8]) -> Reply {
+        let wanted = url::form_urlencoded::parse(form).find(|(name, _)| name == "pump");
+        let on = match wanted.as_ref().map(|(_, value)| &**value) {
+            Some("on") => true,
+            Some("off") => false,
+            _ => {
+                let error = json!({"error": "send pump=on or pump=off"});
+                return serve::json(StatusCode::UNPROCESSABLE_ENTITY, &error);
+            }
+        };
+        let reading = {
+            let mut plant = self.plant.lock();
+            plant.process.switch(on);
+            plant.process.reading()
+        };
+        self.readings.send_replace(reading);
+        let mut reply = serve::html(StatusCode::SEE_OTHER, String::new());
+        reply.headers_mut().insert(LOCATION, HeaderValue::from_static("/"));
+        reply
     }
 
     fn websocket(self, mut request: Request<Incoming>) -> Reply {
@@ -202,6 +224,10 @@ impl Handler for Ics {
                     let error = "send {\"setpoint\": N} with N from 10 to 90";
                     serve::json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "error": error }))
                 }
+            }
+            (&Method::POST, "/pump") => {
+                let body = serve::body(request.into_body()).await.unwrap_or_default();
+                self.switch(&body)
             }
             _ => serve::json(StatusCode::NOT_FOUND, &json!({"error": "there is nothing here"})),
         }

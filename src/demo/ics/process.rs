@@ -13,6 +13,8 @@ pub struct Reading {
     pub setpoint: f64,
     /// Pump speed, in revolutions a minute.
     pub pump: f64,
+    /// Whether the pump is switched on; it takes seconds to stand.
+    pub running: bool,
     /// What flows in and out, in litres a second.
     pub inflow: f64,
     pub outflow: f64,
@@ -34,12 +36,13 @@ pub struct Process {
     level: f64,
     setpoint: f64,
     speed: f64,
+    running: bool,
     integral: f64,
 }
 
 impl Default for Process {
     fn default() -> Self {
-        Self { time: 0.0, level: 58.0, setpoint: 62.0, speed: 0.5, integral: 0.5 }
+        Self { time: 0.0, level: 58.0, setpoint: 62.0, speed: 0.5, running: true, integral: 0.5 }
     }
 }
 
@@ -53,13 +56,18 @@ impl Process {
         allowed
     }
 
+    /// Switches the pump on or off.
+    pub fn switch(&mut self, on: bool) {
+        self.running = on;
+    }
+
     /// Lets `seconds` pass.
     pub fn step(&mut self, seconds: f64) {
         self.time += seconds;
         let error = self.setpoint - self.level;
-        let wanted = 0.06 * error + self.integral;
+        let wanted = if self.running { 0.06 * error + self.integral } else { 0.0 };
         // Anti-windup: the integral only grows while the pump can still follow.
-        if (0.0..=1.0).contains(&wanted) {
+        if self.running && (0.0..=1.0).contains(&wanted) {
             self.integral = (self.integral + 0.0015 * error * seconds).clamp(0.0, 1.0);
         }
         // A pump does not jump: it takes about two seconds to follow.
@@ -74,6 +82,7 @@ impl Process {
             level: round(self.level),
             setpoint: round(self.setpoint),
             pump: (self.speed * FULL_SPEED).round(),
+            running: self.running,
             inflow: round(self.inflow()),
             outflow: round(self.outflow()),
         }
@@ -111,6 +120,18 @@ mod tests {
             assert!((reading.level - target).abs() < 6.0, "{reading:?}");
             assert!((0.0..=1480.0).contains(&reading.pump), "{reading:?}");
         }
+    }
+
+    #[test]
+    fn a_pump_that_is_switched_off_comes_to_a_stand_and_starts_again() {
+        let mut process = Process::default();
+        let wait = |process: &mut Process| (0..300).for_each(|_| process.step(0.1));
+        process.switch(false);
+        wait(&mut process);
+        assert!(process.reading().pump < 1.0, "{:?}", process.reading());
+        process.switch(true);
+        wait(&mut process);
+        assert!(process.reading().pump > 100.0, "{:?}", process.reading());
     }
 
     #[test]

@@ -22,6 +22,7 @@ const MOST: usize = 10_000;
 pub struct SignedIn {
     pub user: &'static User,
     pub at: Timestamp,
+    pub second_factor: bool,
     /// The `sid` claim: the same for every host that this browser signs in to.
     pub sid: String,
 }
@@ -63,8 +64,8 @@ impl Grants {
         self.browsers.lock().get(cookie).cloned()
     }
 
-    pub fn sign_out(&self, cookie: &str) {
-        self.browsers.lock().remove(cookie);
+    pub fn sign_out(&self, cookie: &str) -> Option<SignedIn> {
+        self.browsers.lock().remove(cookie)
     }
 
     pub fn sign_out_sid(&self, sid: &str) {

@@ -1,9 +1,10 @@
 //! An OpenID provider for the demo and for tests: small, but it checks what a provider has to.
 //!
 //! Authorization code flow with PKCE (S256 only), `state` required, one-time codes, ES256, single
-//! sign-on by cookie, RP-initiated logout. It listens on the loopback address, signs people in
-//! without a password, and exists only where the feature `demo` is compiled in; `wicketgate run`
-//! never starts it.
+//! sign-on by cookie, a second factor and a fresh sign-in for who asks for them (`acr_values`,
+//! `max_age`), RP-initiated logout. It listens on the loopback address, takes a click for a password
+//! and another for a one-time code, and exists only where the feature `demo` is compiled in;
+//! `wicketgate run` never starts it.
 
 mod grants;
 mod keys;
@@ -32,6 +33,11 @@ use super::users;
 use crate::domain::clock::Clock;
 
 const COOKIE: &str = "__Host-demo-login";
+
+/// The authentication context class (`acr`) of a sign-in with a second factor.
+pub const SECOND_FACTOR: &str = "urn:wicketgate:demo:mfa";
+/// That of one with a password alone.
+const PASSWORD: &str = "urn:wicketgate:demo:password";
 
 /// The one client: the gate.
 #[derive(Clone, Debug)]
@@ -127,6 +133,7 @@ impl Inner {
                     "sub", "name", "email", "email_verified", "groups", "tenant",
                     "acr", "amr", "auth_time", "sid",
                 ],
+                "acr_values_supported": [PASSWORD, SECOND_FACTOR],
                 "authorization_response_iss_parameter_supported": true,
             }),
         )
@@ -140,17 +147,22 @@ impl Inner {
         };
         let prompt = asked.prompt.as_deref();
         let signed_in = cookie(request).and_then(|value| self.grants.browser(value));
+        let known = signed_in.as_ref().map(|signed_in| signed_in.user);
+        let age = |signed_in: &SignedIn| self.clock.now().since(signed_in.at).as_secs();
+        let enough = |signed_in: &SignedIn| {
+            (signed_in.second_factor || !asked.second_factor)
+                && asked.max_age.is_none_or(|most| age(signed_in) <= most)
+                && !matches!(prompt, Some("login" | "select_account"))
+        };
         match signed_in {
-            Some(signed_in) if !matches!(prompt, Some("login" | "select_account")) => {
-                self.answer(&asked, signed_in, None)
-            }
+            Some(signed_in) if enough(&signed_in) => self.answer(&asked, signed_in, None),
             _ if prompt == Some("none") => self.refuse(Refusal::Redirected {
                 redirect_uri: asked.redirect_uri,
                 state: Some(asked.state),
                 error: "login_required",
-                why: "nobody is signed in",
+                why: "nobody is signed in, or not as was asked for",
             }),
-            _ => pages::choose(query, &asked.redirect_uri),
+            _ => pages::choose(query, &asked, known.filter(|_| prompt != Some("select_account"))),
         }
     }
 
@@ -158,6 +170,7 @@ impl Inner {
     /// if it were new.
     async fn chosen(&self, request: Request<Incoming>) -> Reply {
         // A form on another site must not be able to sign anybody in (login CSRF).
+        let before = cookie(&request).map(str::to_owned);
         if serve::header(&request, "sec-fetch-site").is_some_and(|site| site != "same-origin")
             || serve::header(&request, "origin").is_some_and(|origin| origin != self.issuer)
         {
@@ -177,7 +190,15 @@ impl Inner {
         let (Some(cookie), Some(sid)) = (serve::random_token(), serve::random_token()) else {
             return pages::problem(StatusCode::INTERNAL_SERVER_ERROR, "no random numbers");
         };
-        let signed_in = SignedIn { user, at: self.clock.now(), sid };
+        // Who shows more of who they are goes on with the sign-in that they have.
+        let before = before.and_then(|cookie| self.grants.sign_out(&cookie));
+        let before = before.filter(|before| before.user == user);
+        let signed_in = SignedIn {
+            user,
+            at: self.clock.now(),
+            second_factor: asked.second_factor,
+            sid: before.map_or(sid, |before| before.sid),
+        };
         self.grants.sign_in(cookie.clone(), signed_in.clone());
         self.answer(&asked, signed_in, Some(&cookie))
     }

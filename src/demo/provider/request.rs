@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::Client;
+use super::{Client, SECOND_FACTOR};
 
 /// A request that may be answered, by redirecting to `redirect_uri`.
 #[derive(Clone, Debug)]
@@ -12,6 +12,10 @@ pub struct AuthorizeRequest {
     pub nonce: Option<String>,
     pub challenge: String,
     pub prompt: Option<String>,
+    /// Whether a second factor is asked for (`acr_values`).
+    pub second_factor: bool,
+    /// Seconds since the user last showed who they are, at the most.
+    pub max_age: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -76,6 +80,14 @@ impl AuthorizeRequest {
         };
         let nonce = given.remove("nonce").filter(|nonce| !nonce.is_empty());
         let prompt = given.remove("prompt");
-        Ok(Self { redirect_uri, state, nonce, challenge, prompt })
+        let second_factor = given
+            .get("acr_values")
+            .is_some_and(|acrs| acrs.split(' ').any(|acr| acr == SECOND_FACTOR));
+        let max_age = match given.get("max_age").map(|seconds| seconds.parse()) {
+            None => None,
+            Some(Ok(seconds)) => Some(seconds),
+            Some(Err(_)) => return Err(refuse("invalid_request", "`max_age` is not a number")),
+        };
+        Ok(Self { redirect_uri, state, nonce, challenge, prompt, second_factor, max_age })
     }
 }

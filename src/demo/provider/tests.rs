@@ -225,6 +225,36 @@ async fn one_sign_in_serves_every_host_until_somebody_signs_out() {
 }
 
 #[tokio::test]
+async fn who_asks_for_a_second_factor_or_a_fresh_sign_in_gets_it_or_no_answer() {
+    let mut world = World::start().await;
+    let code = world.code("otto").await;
+    let first = json(&world.exchange(&code, VERIFIER, "s3cret+/ %").await);
+    let first = claims(first["id_token"].as_str().unwrap());
+    assert_eq!((&first["acr"], &first["amr"]), (&PASSWORD.into(), &serde_json::json!(["pwd"])));
+
+    let strong = asked(&[("acr_values", SECOND_FACTOR)]);
+    let page = world.get(&format!("/authorize?{strong}")).await;
+    assert!(page.body.contains("One-time code"), "{}", page.body);
+    assert!(page.body.contains("Otto Brandt") && !page.body.contains("Ada"), "{}", page.body);
+    let silent = asked(&[("acr_values", SECOND_FACTOR), ("prompt", "none")]);
+    let silent = world.get(&format!("/authorize?{silent}")).await;
+    assert_eq!(returned(&silent)["error"], "login_required");
+
+    let answer = world.post("/authorize", &[], &[("request", &strong), ("user", "otto")]).await;
+    let tokens = json(&world.exchange(&returned(&answer)["code"], VERIFIER, "s3cret+/ %").await);
+    let second = claims(tokens["id_token"].as_str().unwrap());
+    assert_eq!(second["acr"], SECOND_FACTOR);
+    assert_eq!(second["sid"], first["sid"], "it is the same sign-in");
+    // It is remembered.
+    let again = world.get(&format!("/authorize?{strong}&max_age=60")).await;
+    returned(&again);
+    let never = world.get(&format!("/authorize?{}", asked(&[("max_age", "soon")]))).await;
+    assert_eq!(returned(&never)["error"], "invalid_request");
+    let fresh = world.get(&format!("/authorize?{}", asked(&[("prompt", "login")]))).await;
+    assert!(fresh.body.contains("Is it still you?"), "{}", fresh.body);
+}
+
+#[tokio::test]
 async fn a_logout_link_without_a_token_of_ours_leads_nowhere() {
     let mut world = World::start().await;
     let forged = form(&[

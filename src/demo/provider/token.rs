@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::request::parameters;
-use super::{Grant, Inner};
+use super::{Grant, Inner, PASSWORD, SECOND_FACTOR};
 use crate::demo::serve::{self, Reply};
 use crate::demo::users::User;
 
@@ -87,10 +87,14 @@ impl Inner {
             ("exp".to_owned(), json!(now + ID_TOKEN_LIFETIME)),
             ("auth_time".to_owned(), json!(grant.signed_in.at.as_seconds())),
             ("sid".to_owned(), json!(grant.signed_in.sid)),
-            ("acr".to_owned(), json!("urn:wicketgate:demo:mfa")),
-            // The demo pretends that a click is a password and a one-time code (RFC 8176).
-            ("amr".to_owned(), json!(["pwd", "otp", "mfa"])),
         ]);
+        // The demo takes a click for a password, and another for a one-time code (RFC 8176).
+        let (acr, amr) = if grant.signed_in.second_factor {
+            (SECOND_FACTOR, json!(["pwd", "otp", "mfa"]))
+        } else {
+            (PASSWORD, json!(["pwd"]))
+        };
+        claims.extend([("acr".to_owned(), json!(acr)), ("amr".to_owned(), amr)]);
         if let Some(nonce) = &grant.nonce {
             claims.insert("nonce".to_owned(), json!(nonce));
         }

@@ -122,7 +122,7 @@ impl Gate {
             }
             (_, None) => choice::SIGN_IN.to_owned(),
         };
-        let mut response = reply::kept(&arrival, &sign_in);
+        let mut response = reply::kept(&arrival, &refusal, &sign_in);
         arrival.quota.tell(response.headers_mut());
         for field in ticket.set(&arrival.head.headers) {
             response.headers_mut().append(SET_COOKIE, field);

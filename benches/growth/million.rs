@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -219,18 +220,20 @@ async fn measure(folder: &Path, address: Option<&str>) {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let (folder, count, address) = match words.as_slice() {
-        [folder, count] => (folder, count, None),
-        [folder, count, address] => (folder, count, Some(address.as_str())),
-        _ => {
-            println!("million: run by benches/growth/run, with a folder and a number of sessions");
-            return;
-        }
-    };
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let folder = Path::new(folder);
-    runtime.block_on(async {
-        fill(folder, address, count.parse().unwrap()).await;
-        measure(folder, address).await;
-    });
+    match words.as_slice() {
+        // A process of its own, whose memory nothing else has grown.
+        ["measure", folder, address @ ..] => {
+            runtime.block_on(measure(Path::new(folder), address.first().copied()));
+        }
+        [folder, count, address @ ..] => {
+            let (address, count) = (address.first().copied(), count.parse().unwrap());
+            runtime.block_on(fill(Path::new(folder), address, count));
+            let mut measure = Command::new(std::env::current_exe().unwrap());
+            measure.args(["measure", folder]).args(address);
+            assert!(measure.status().unwrap().success());
+        }
+        _ => println!("million: run by benches/growth/run, with a folder and a number of sessions"),
+    }
 }

@@ -1,14 +1,16 @@
 //! The store of a gate that stands alone: one file, transactional, pure Rust (redb).
 //!
-//! Every write is one transaction, committed durably (fsync) before it is answered, and runs on
-//! the runtime's blocking pool: the workers never wait for the disk. The file holds sessions and
-//! private keys, so it belongs to the gate's user alone.
+//! Every write is part of one transaction, committed durably (fsync) before it is answered
+//! ([`commit`]), and runs on the runtime's blocking pool: the workers never wait for the disk. The
+//! file holds sessions and private keys, so it belongs to the gate's user alone.
 //!
 //! After an I/O error, a full disk for one, redb refuses everything until the file is opened
 //! again; so that is done with the next call, and the gate recovers without a restart.
 //!
 //! INVARIANT: `expiry` holds exactly one entry for each value, under the same time that the value
 //! itself carries. Purging reads nothing but what it removes.
+
+mod commit;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -57,6 +59,7 @@ struct StoreFile {
     database: RwLock<Option<Database>>,
     /// An I/O error came up: to be opened again before it is used.
     failed: AtomicBool,
+    changes: commit::Queue,
 }
 
 impl std::fmt::Debug for EmbeddedStore {
@@ -77,6 +80,7 @@ impl EmbeddedStore {
             path: path.to_owned(),
             database: RwLock::new(Some(open(path, true)?)),
             failed: AtomicBool::new(false),
+            changes: commit::Queue::default(),
         };
         Ok(Self { file: Arc::new(file) })
     }
@@ -104,7 +108,12 @@ impl EmbeddedStore {
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.read(move |database| write(database, change)).await
+        let mut answer = self.file.changes.add(change);
+        let file = Arc::clone(&self.file);
+        let committed = move || file.changes.commit(|work| file.with(work));
+        let failed = |error: &dyn std::fmt::Display| StoreError::Failed(error.to_string());
+        tokio::task::spawn_blocking(committed).await.map_err(|error| failed(&error))?;
+        answer.try_recv().map_err(|error| failed(&error))?
     }
 }
 

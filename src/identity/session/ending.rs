@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+
+use super::follow::AT_ONCE;
 use super::{Ended, Session, SessionError, Sessions, by_login, by_user};
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
@@ -75,9 +78,12 @@ impl Sessions {
         ids: HashSet<SessionId>,
         reason: EndReason,
     ) -> Result<usize, SessionError> {
+        // Together they wait for the disk, or the servers, no longer than one of them.
+        let ends = ids.into_iter().map(|id| async move { self.end(&id, reason).await });
+        let mut ends = futures_util::stream::iter(ends).buffer_unordered(AT_ONCE);
         let mut ended = 0;
-        for id in &ids {
-            ended += usize::from(self.end(id, reason).await?);
+        while let Some(end) = ends.next().await {
+            ended += usize::from(end?);
         }
         Ok(ended)
     }

@@ -42,8 +42,8 @@ const TRIM_EVERY: Duration = Duration::from_secs(600);
 /// How long an end is remembered at least: far longer than a call to the store takes.
 const REMEMBERED: Duration = Duration::from_secs(120);
 
-/// Sessions looked up at once.
-const AT_ONCE: usize = 64;
+/// Sessions looked up, or ended, at once.
+pub(super) const AT_ONCE: usize = 64;
 
 /// What gates tell each other.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,6 +16,60 @@ async fn what_was_put_is_there_after_reopening() {
     assert_eq!(store.get(Space::Keys, b"k").await, Ok(Some(b"v".to_vec())));
 }
 
+/// Has these wait for a commit, and then commits them together.
+async fn together<T: Send + 'static>(
+    store: &EmbeddedStore,
+    writes: Vec<impl Future<Output = Result<T, StoreError>> + Send + 'static>,
+) -> Vec<Result<T, StoreError>> {
+    let count = writes.len();
+    let tasks: Vec<_> = {
+        let (held, waiting) = store.file.changes.held();
+        let tasks = writes.into_iter().map(tokio::spawn).collect();
+        while waiting() < count {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+        tasks
+    };
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+#[tokio::test]
+async fn writes_that_are_committed_together_have_each_its_answer() {
+    let (store, _folder) = fresh();
+    store.put(Space::Keys, &[3], b"v", Timestamp::from_seconds(9)).await.unwrap();
+    let removes = (0..8u8).map(|key| {
+        let store = store.clone();
+        async move { store.remove(Space::Keys, &[key]).await }
+    });
+    let answers = together(&store, removes.collect()).await;
+    let expected: Vec<_> = (0..8).map(|key| Ok(key == 3)).collect();
+    assert_eq!(answers, expected);
+    assert_eq!(store.scan(Space::Keys, b"").await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn when_a_commit_fails_all_of_its_writes_have() {
+    let (store, _folder) = fresh();
+    let writes = (0..3u8).map(|key| {
+        let store = store.clone();
+        async move {
+            match key {
+                1 => store.write(|_| Err(redb::Error::Corrupted("so".to_owned()))).await,
+                key => store.put(Space::Keys, &[key], b"v", Timestamp::from_seconds(9)).await,
+            }
+        }
+    });
+    let answers = together(&store, writes.collect()).await;
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    assert_eq!(store.scan(Space::Keys, b"").await, Ok(vec![]));
+    store.put(Space::Keys, b"k", b"v", Timestamp::from_seconds(9)).await.unwrap();
+}
+
 #[tokio::test]
 async fn however_many_have_expired_all_are_purged() {
     let (store, _folder) = fresh();

@@ -116,6 +116,10 @@ mod tests {
         assert_eq!(attempts.budgets.lock().len(), ROOM);
         assert_eq!(attempts.admit(address(room * 3), now), Ok(()), "who has not failed");
         assert!(attempts.admit(address(0), now).is_err(), "who failed most is not forgotten");
+        for _ in 0..AT_ONCE {
+            attempts.failed(address(room * 4), now);
+        }
+        assert!(attempts.admit(address(room * 4), now).is_err(), "nor is a newcomer who goes on");
         let later = now + EVERY * (AT_ONCE + 1);
         attempts.failed(address(room * 3), later);
         assert_eq!(attempts.budgets.lock().len(), 1, "what is whole is forgotten");

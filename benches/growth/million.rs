@@ -105,11 +105,13 @@ fn login(number: usize) -> NewSession {
         }),
         authentication: Authentication::default(),
         provider: "test".into(),
+        vouched_by: Default::default(),
         sid: None,
         subject: None,
         id_token: None,
         access_token: None,
         host: None,
+        begun: None,
     }
 }
 

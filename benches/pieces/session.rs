@@ -26,11 +26,13 @@ fn login(index: usize) -> NewSession {
         }),
         authentication: Authentication::default(),
         provider: "idp".into(),
+        vouched_by: Default::default(),
         sid: None,
         subject: None,
         id_token: None,
         access_token: None,
         host: None,
+        begun: None,
     }
 }
 

@@ -27,10 +27,11 @@ use crate::identity::recent::RecentLogins;
 use crate::identity::session::{SessionError, Sessions};
 use crate::identity::suspension::{SuspensionError, Suspensions};
 use crate::metrics::Metrics;
-use crate::pipeline::attempts::Attempts;
+use crate::pipeline::backchannel;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::live::Live;
 use crate::pipeline::pressure::Pressure;
+use crate::pipeline::reserved;
 use crate::proxy::sockets::{Open, SocketError, Sockets};
 use crate::store::{MovableStore, Store, StoreError};
 use crate::tls::OwnSecret;
@@ -249,7 +250,8 @@ async fn open_files(
         pressure: Pressure::default(),
         recent,
         kept: KeptForms::new(Arc::clone(&store), clock.clone()),
-        forged: Attempts::default(),
+        forged: backchannel::forged(),
+        failed_logins: reserved::failed_logins(),
         clock,
     });
     Ok(Control::new(path, gate, store, logins, workers, tickets))

@@ -202,11 +202,13 @@ mod tests {
             }),
             authentication: Authentication::default(),
             provider: "idp".into(),
+            vouched_by: Default::default(),
             sid: None,
             subject: None,
             id_token: None,
             access_token: None,
             host: None,
+            begun: None,
         };
         Credential::Session(sessions.create(login, None).await.unwrap().1)
     }

@@ -25,6 +25,7 @@ use url::form_urlencoded;
 use super::login::{self, LoginState, LoginStateError, LoginStates, Part, StateError};
 use super::oidc::{Login, LoginError};
 use super::provider_token::ProviderToken;
+use super::vouched::VouchedBy;
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
 use crate::domain::clock::Timestamp;
@@ -68,6 +69,7 @@ struct Record {
     principal: Arc<Principal>,
     authentication: Authentication,
     provider: Arc<str>,
+    vouched_by: VouchedBy,
     sid: Option<Arc<str>>,
     subject: Option<Arc<str>>,
     id_token: Option<String>,
@@ -151,6 +153,7 @@ pub async fn give(
         principal: Arc::clone(&login.principal),
         authentication: login.authentication.clone(),
         provider: Arc::clone(&login.provider),
+        vouched_by: login.vouched_by,
         sid: login.sid.clone(),
         subject: login.subject.clone(),
         id_token: login.id_token.as_ref().map(|token| token.expose().to_owned()),
@@ -218,6 +221,7 @@ pub async fn take(
         principal: record.principal,
         authentication: record.authentication,
         provider: record.provider,
+        vouched_by: record.vouched_by,
         sid: record.sid,
         subject: record.subject,
         id_token: record.id_token.map(Secret::new),
@@ -303,6 +307,7 @@ mod tests {
             }),
             authentication: Authentication { acr: Some("mfa".into()), ..Authentication::default() },
             provider: "idp".into(),
+            vouched_by: VouchedBy::new("https://idp.example", "gate"),
             sid: Some("s1".into()),
             subject: Some("ada".into()),
             id_token: Some(Secret::new("a.b.c")),
@@ -377,6 +382,7 @@ mod tests {
         assert_eq!(taken.principal.id.as_ref(), "idp/ada");
         assert_eq!((taken.return_to.as_str(), taken.sid.as_deref()), ("/orders", Some("s1")));
         assert_eq!(taken.subject.as_deref(), Some("ada"));
+        assert_eq!(taken.vouched_by, login().vouched_by);
         assert_eq!(taken.authentication.acr.as_deref(), Some("mfa"));
         assert_eq!(taken.id_token.unwrap().expose(), "a.b.c");
         assert_eq!(taken.access_token.unwrap().text(), "x.y.z");

@@ -260,7 +260,44 @@ fn innermost(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    fn get(listener: &TcpListener) -> HttpRequest {
+        let address = format!("http://{}/", listener.local_addr().unwrap());
+        http::Request::builder().uri(address).body(Vec::new()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_hangs_takes_no_other_ones_calls() {
+        let patience = Duration::from_secs(30);
+        let start = || ProviderHttp::start(None, true, patience).unwrap();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (stuck, well) = (start(), start());
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let answers = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let calls: Vec<_> = (0..MAX_CALLS * 3)
+            .map(|_| {
+                let (stuck, request) = (stuck.clone(), get(&silent));
+                tokio::spawn(async move { stuck.call(request).await })
+            })
+            .collect();
+        // Its places are taken, and so is its queue.
+        while stuck.calls.capacity() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let answer = async {
+            let (mut stream, _) = answers.accept().await.unwrap();
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        };
+        let (called, ()) = tokio::join!(well.call(get(&answers)), answer);
+        assert_eq!(called.unwrap().body(), b"{}");
+        assert!(calls.iter().all(|call| !call.is_finished()));
+    }
 
     #[test]
     fn nesting_is_counted_outside_of_texts() {

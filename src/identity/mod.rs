@@ -37,3 +37,4 @@ pub mod session;
 mod signing;
 mod strict;
 pub mod suspension;
+pub mod vouched;

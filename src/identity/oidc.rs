@@ -24,6 +24,7 @@ use super::http::{HttpError, HttpSetupError, ProviderHttp};
 use super::login::{self, LoginState, LoginStateError, LoginStates, Part, StateError};
 use super::provider_token::ProviderToken;
 use super::providers::Answer;
+use super::vouched::VouchedBy;
 use super::{id_token, logout};
 use crate::config::model::{ClientAuthentication, IdentityProvider};
 use crate::config::secret::Secret;
@@ -54,6 +55,9 @@ pub enum LoginError {
     /// 403: the sign-in is good, but not what was asked for.
     #[error("{0}")]
     NotSteppedUp(#[from] StepUpError),
+    /// 403: the sign-in is good, but its user was signed out since it began.
+    #[error("the user was signed out while this sign-in was under way")]
+    SignedOut,
     /// 400: what came back can't be trusted.
     #[error("{0}")]
     Invalid(String),
@@ -64,7 +68,7 @@ impl LoginError {
     pub fn status(&self) -> u16 {
         match self {
             Self::ProviderUnavailable(_) | Self::StoreUnavailable(_) | Self::NobodysAnswer => 503,
-            Self::Rejected(_) | Self::NotSteppedUp(_) => 403,
+            Self::Rejected(_) | Self::NotSteppedUp(_) | Self::SignedOut => 403,
             Self::Invalid(_) => 400,
         }
     }
@@ -147,6 +151,7 @@ pub struct Login {
     pub principal: Arc<Principal>,
     pub authentication: Authentication,
     pub provider: Arc<str>,
+    pub vouched_by: VouchedBy,
     pub sid: Option<Arc<str>>,
     /// The provider's own name for the user, whatever claim the principal's id is made of.
     pub subject: Option<Arc<str>>,
@@ -165,6 +170,7 @@ pub struct Login {
 #[derive(Debug)]
 pub struct Provider {
     pub(super) config: Arc<IdentityProvider>,
+    vouched_by: VouchedBy,
     pub(super) key: Option<ClientKey>,
     pub(super) discovery: Discovery,
     pub(super) http: ProviderHttp,
@@ -183,7 +189,8 @@ impl Provider {
         let plain = plain_loopback(config.issuer.url());
         let http = ProviderHttp::start(config.ca.as_deref(), plain, config.timeout)?;
         let discovery = Discovery::new(config.issuer.clone(), http.clone(), clock.clone());
-        Ok(Self { config, key, discovery, http, logins, clock })
+        let vouched_by = VouchedBy::new(config.issuer.as_str(), &config.client_id);
+        Ok(Self { config, vouched_by, key, discovery, http, logins, clock })
     }
 
     /// Where the provider sends users back to. To be registered with it for every host.
@@ -276,6 +283,7 @@ impl Provider {
             principal: Arc::new(principal),
             authentication,
             provider: Arc::clone(name),
+            vouched_by: self.vouched_by,
             sid: claims::text(&[&verified.claims], "sid")?,
             subject: claims::text(&[&verified.claims], "sub")?,
             id_token: Some(Secret::new(verified.raw)),
@@ -372,6 +380,11 @@ impl Provider {
 
     pub fn name(&self) -> &Arc<str> {
         &self.config.name
+    }
+
+    /// What a session that it vouches for has to say of it.
+    pub fn vouched_by(&self) -> VouchedBy {
+        self.vouched_by
     }
 
     /// What people know the provider by.

@@ -15,6 +15,7 @@ use http::header::AUTHORIZATION;
 use crate::config::model::Route;
 use crate::domain::canonical::Host;
 use crate::domain::clock::Timestamp;
+use crate::domain::suspension::Subject;
 use crate::identity::bearer::{self, AccessToken, BearerError};
 use crate::identity::cookie::{self, CookieState};
 use crate::identity::credential::Credential;
@@ -151,7 +152,7 @@ fn not_shut_out(
 ///
 /// # Errors
 /// `Certificate`.
-pub fn is_bound(
+fn is_bound(
     snapshot: &Snapshot,
     connection: &ClientConnection,
     credential: &Credential,
@@ -181,11 +182,42 @@ pub fn is_taken(route: &Route, credential: &Credential) -> bool {
     }
 }
 
-/// Whether a credential that was good still is.
-pub fn is_good(gate: &Gate, snapshot: &Snapshot, credential: &Credential, now: Timestamp) -> bool {
+/// Why a credential that was taken no longer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lapsed {
+    Suspended(Subject),
+    Ended,
+    Unconfirmed,
+}
+
+/// Whether a credential that was taken on a connection still counts there, at `now` and `moment` by
+/// the two clocks. The one question of whoever holds one for longer than a request takes to decide.
+///
+/// # Errors
+/// Why not. A suspension comes before the end of a session, which follows from it: records say why.
+pub fn still_counts(
+    gate: &Gate,
+    snapshot: &Snapshot,
+    connection: &ClientConnection,
+    credential: &Credential,
+    (now, moment): (Timestamp, Instant),
+) -> Result<(), Lapsed> {
+    if let Some(subject) = suspended::find(gate, connection, credential.principal(), now) {
+        return Err(Lapsed::Suspended(subject));
+    }
+    if !is_good(gate, snapshot, credential, now)
+        || is_bound(snapshot, connection, credential, now).is_err()
+    {
+        return Err(Lapsed::Ended);
+    }
+    // Of tokens and certificates as well: who is suspended stands in the store.
+    if gate.sessions.is_confirmed(moment) { Ok(()) } else { Err(Lapsed::Unconfirmed) }
+}
+
+fn is_good(gate: &Gate, snapshot: &Snapshot, credential: &Credential, now: Timestamp) -> bool {
     match credential {
         Credential::Session(session) => {
-            gate.sessions.is_alive(&session.id, now) && is_trusted(gate, session)
+            gate.sessions.is_alive(&session.id, now) && is_trusted(snapshot, session)
         }
         Credential::Token(token) => now < token.expires && snapshot.bearers.trusts(token),
         Credential::Certificate(known) => snapshot
@@ -246,8 +278,7 @@ fn known(
     host: &Host,
     route: Option<&Route>,
 ) -> Result<Authenticated, Refusal> {
-    // A cookie that an application got hold of opens no other one.
-    if !is_trusted(gate, &session) || !began_on(&session, host) {
+    if !counts_on(gate, &session, host) {
         return Ok(Authenticated::Failed);
     }
     suspended::refuse(gate, connection, &session.principal, at)?;
@@ -258,6 +289,12 @@ fn known(
     }
 }
 
+/// Whether a session that a cookie named is one on this host.
+pub fn counts_on(gate: &Gate, session: &Session, host: &Host) -> bool {
+    // A cookie that an application got hold of opens no other one.
+    is_trusted(&gate.snapshot.load(), session) && began_on(session, host)
+}
+
 /// Whether the session was begun on this host, on whatever port: cookies know none.
 fn began_on(session: &Session, host: &Host) -> bool {
     let Some(began) = session.host.as_deref() else { return true };
@@ -265,8 +302,10 @@ fn began_on(session: &Session, host: &Host) -> bool {
     port.is_some_and(|port| port.is_empty() || port.starts_with(':'))
 }
 
-/// Whether the identity provider that vouched for the session is still a configured one. Asked of
-/// the snapshot in force, so that a provider that was taken out vouches for nobody any more.
-pub fn is_trusted(gate: &Gate, session: &Session) -> bool {
-    gate.snapshot.load().providers.named(&session.provider).is_some()
+/// Whether the identity provider that vouched for the session is still a configured one, and the
+/// same client of the same issuer. Asked of the snapshot in force, so that a provider that was taken
+/// out vouches for nobody any more, and one that took over its name not for the former's users.
+fn is_trusted(snapshot: &Snapshot, session: &Session) -> bool {
+    let provider = snapshot.providers.named(&session.provider);
+    provider.is_some_and(|provider| provider.vouched_by() == session.vouched_by)
 }

@@ -79,6 +79,7 @@ fn framed(arrival: &Arrival, provider: Option<&Provider>) -> Response<Bytes> {
         let policy = pages::framed_by(&provider.origins());
         if let Ok(policy) = HeaderValue::try_from(policy) {
             response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+            reply::in_frames(&mut response);
         }
     }
     response

@@ -62,6 +62,8 @@ pub struct Gate {
     pub pressure: Pressure,
     /// Logout tokens that looked right and were not, by who sent them.
     pub forged: Attempts,
+    /// Callbacks and codes that brought no sign-in, by who sent them.
+    pub failed_logins: Attempts,
 }
 
 /// What becomes of a request.
@@ -261,14 +263,16 @@ impl Gate {
         let websocket = asked.upgrade == Upgrade::WebSocket;
         let held = route.places.take(&route.config, websocket, &caller.principal().id)?;
         // Access that can't be recorded is denied.
-        record::permit(self, at, &permit, caller, route.config.audit).await?;
+        record::permit(self, arrival, &permit, caller, route.config.audit).await?;
         Timer::stage(&mut timer, route, Stage::Record);
         // A form that was kept is taken out once its way is clear.
         let body = match (caller, kept::ticket(arrival, asked)) {
             (Credential::Session(session), Some(ticket)) => {
                 Some(Box::pin(kept::resume(self, arrival, asked, session, &ticket)).await?)
             }
-            _ => None,
+            // Somebody signed in has filled it in: sent by anybody else it would be sent without.
+            (_, Some(_)) => return Err(Refusal::FormGone),
+            (_, None) => None,
         };
         let token = upstream_token(arrival, route, caller).await?;
         // The head is rewritten last: what the gate adds, nothing strips.

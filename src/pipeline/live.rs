@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::domain::clock::Timestamp;
 use crate::domain::connection::ClientAddr;
 use crate::domain::event::{Event, Occasion};
 use crate::domain::id::{DecisionId, SessionId};
@@ -20,7 +21,7 @@ use crate::domain::suspension::Subject;
 use crate::identity::credential::Credential;
 use crate::policy::Denial;
 
-use super::authenticate::{is_bound, is_good, is_taken};
+use super::authenticate::{Lapsed, is_taken, still_counts};
 use super::client::ClientConnection;
 use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
@@ -29,7 +30,6 @@ use super::normalise::Normalised;
 use super::receive::random_u128;
 use super::record;
 use super::route::{Destination, RouteEntry};
-use super::suspended;
 
 /// How often a live connection is asked about again.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -250,26 +250,9 @@ impl Watch {
     /// Asks at once whether it is still allowed. That it is not is then recorded.
     pub fn check(&self) -> Option<CutReason> {
         let now = self.gate().clock.now();
-        // Before the end of the session, which follows from it: the record says why.
-        let (connection, principal) = (&self.connection, self.caller.principal());
-        if let Some(subject) = suspended::find(self.gate(), connection, principal, now) {
-            self.record_cut(CutReason::Suspended(subject));
-            return Some(CutReason::Suspended(subject));
-        }
-        let ended = self.signal.ended.load(Ordering::Acquire);
-        let snapshot = self.gate().snapshot.load();
-        let good = is_good(self.gate(), &snapshot, &self.caller, now)
-            && is_bound(&snapshot, &self.connection, &self.caller, now).is_ok();
-        drop(snapshot);
-        if ended || !good {
-            let reason = CutReason::of(&self.caller);
+        if let Some(reason) = self.lapsed(now) {
             self.record_cut(reason);
             return Some(reason);
-        }
-        // Tokens and certificates as well: who is suspended stands in the store.
-        if !self.gate().sessions.is_confirmed(Instant::now()) {
-            self.record_cut(CutReason::Unconfirmed);
-            return Some(CutReason::Unconfirmed);
         }
         let reason = match self.decide(self.opening_action()) {
             Ok(()) => {
@@ -294,6 +277,23 @@ impl Watch {
         };
         self.record_cut(reason);
         Some(reason)
+    }
+}
+
+impl Watch {
+    /// Why the credential that it was opened with no longer counts, if it doesn't.
+    fn lapsed(&self, now: Timestamp) -> Option<CutReason> {
+        let ended = self.signal.ended.load(Ordering::Acquire);
+        let (gate, times) = (self.gate(), (now, Instant::now()));
+        let counts =
+            still_counts(gate, &gate.snapshot.load(), &self.connection, &self.caller, times);
+        match counts {
+            Err(Lapsed::Suspended(subject)) => Some(CutReason::Suspended(subject)),
+            Err(Lapsed::Ended) => Some(CutReason::of(&self.caller)),
+            _ if ended => Some(CutReason::of(&self.caller)),
+            Err(Lapsed::Unconfirmed) => Some(CutReason::Unconfirmed),
+            Ok(()) => None,
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! INVARIANT: access that can't be recorded is denied.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::audit::{AuditUnavailable, Decided, Stranger, Ticket};
 use crate::config::model::AuditDurability;
@@ -13,7 +14,7 @@ use crate::identity::bearer::BearerError;
 use crate::identity::credential::Credential;
 use crate::policy::{Denial, Permit};
 
-use super::authenticate::is_good;
+use super::authenticate::{Lapsed, still_counts};
 use super::gate::Gate;
 use super::receive::Arrival;
 use super::refusal::Refusal;
@@ -24,7 +25,7 @@ const DISK: Duration = Duration::from_secs(5);
 /// Keeps the record of a permit, on the disk where the route asks for that.
 pub async fn permit(
     gate: &Gate,
-    at: Timestamp,
+    arrival: &Arrival,
     permit: &Permit,
     caller: &Credential,
     durability: AuditDurability,
@@ -36,7 +37,7 @@ pub async fn permit(
         decision: permit.decision(),
         session: caller.id(),
     };
-    let ticket = gate.audit.append_decision(at, &decided).map_err(|error| {
+    let ticket = gate.audit.append_decision(arrival.at, &decided).map_err(|error| {
         tracing::error!(%error, "access refused because it can't be recorded");
         Refusal::AuditUnavailable
     })?;
@@ -46,18 +47,27 @@ pub async fn permit(
             on_disk(gate, ticket).await?;
             // The disk may have taken long: what was true before the wait has to be true after.
             let snapshot = gate.snapshot.load();
-            if !is_good(gate, &snapshot, caller, gate.clock.now()) {
-                return Err(match caller {
-                    Credential::Session(_) => Refusal::Unauthenticated { stale: true },
-                    Credential::Token(_) => BearerError::Expired.into(),
-                    Credential::Certificate(_) => Refusal::CertificateRequired,
-                });
-            }
+            let times = (gate.clock.now(), Instant::now());
+            still_counts(gate, &snapshot, &arrival.connection, caller, times)
+                .map_err(|lapsed| lapsed_meanwhile(lapsed, caller))?;
             if snapshot.policies.hash() != &permit.decision().policy_set {
                 return Err(Refusal::Overtaken);
             }
             Ok(())
         }
+    }
+}
+
+fn lapsed_meanwhile(lapsed: Lapsed, caller: &Credential) -> Refusal {
+    match (lapsed, caller) {
+        (Lapsed::Suspended(subject), _) => {
+            let principal = Arc::clone(&caller.principal().id);
+            Refusal::Suspended { subject, principal }
+        }
+        (Lapsed::Unconfirmed, _) => Refusal::SessionsUnavailable,
+        (Lapsed::Ended, Credential::Session(_)) => Refusal::Unauthenticated { stale: true },
+        (Lapsed::Ended, Credential::Token(_)) => BearerError::Expired.into(),
+        (Lapsed::Ended, Credential::Certificate(_)) => Refusal::CertificateRequired,
     }
 }
 

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, RETRY_AFTER,
     SET_COOKIE, STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
 };
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::domain::canonical::Authority;
 use crate::domain::decision::Decision;
@@ -29,6 +30,16 @@ use super::record;
 use super::refusal::Refusal;
 use super::respond::HSTS;
 use super::step_up;
+
+const CROSS_ORIGIN_OPENER_POLICY: HeaderName =
+    HeaderName::from_static("cross-origin-opener-policy");
+const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName =
+    HeaderName::from_static("cross-origin-resource-policy");
+const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
+
+/// The pages have no script that could use any; nor has what a flaw would bring in.
+const NO_FEATURES: &str = "camera=(), display-capture=(), geolocation=(), microphone=(), \
+     payment=(), publickey-credentials-get=(), usb=()";
 
 /// Says nothing of what is wrong where nothing was brought (RFC 6750, section 3.1).
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
@@ -265,12 +276,29 @@ fn why(decision: &Decision) -> &'static str {
     }
 }
 
+/// Pages, and pages only, cut what opened them or was opened by them off from their window (HTML,
+/// "Cross-origin opener policies"): an application that signs in in a window of its own keeps its hold
+/// on that, through the redirects and at the provider, until somebody has to be shown something.
 pub fn html(status: StatusCode, id: DecisionId, page: String) -> Response<Bytes> {
     let mut response = answer(status, id, "text/html; charset=utf-8", page.into());
+    for (name, value) in [
+        (CONTENT_SECURITY_POLICY, pages::CONTENT_SECURITY_POLICY),
+        (CROSS_ORIGIN_OPENER_POLICY, "same-origin"),
+        // Where `frame-ancestors` is not known; a page that may be framed takes it out.
+        (X_FRAME_OPTIONS, "DENY"),
+        (PERMISSIONS_POLICY, NO_FEATURES),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     response
-        .headers_mut()
-        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(pages::CONTENT_SECURITY_POLICY));
-    response
+}
+
+/// Has a page be shown in frames of those that its policy names, whatever they ask of what they
+/// embed.
+pub fn in_frames(response: &mut Response<Bytes>) {
+    response.headers_mut().remove(X_FRAME_OPTIONS);
+    let anywhere = HeaderValue::from_static("cross-origin");
+    response.headers_mut().insert(CROSS_ORIGIN_RESOURCE_POLICY, anywhere);
 }
 
 pub fn problem(status: StatusCode, id: DecisionId, body: &serde_json::Value) -> Response<Bytes> {
@@ -302,6 +330,8 @@ pub fn answer(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    // Other sites' pages embed none of it (Spectre).
+    headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert(STRICT_TRANSPORT_SECURITY, HSTS);
     response
 }

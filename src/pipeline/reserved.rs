@@ -1,6 +1,7 @@
 //! The gate's own addresses under `/.wicketgate/` on every protected host.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, SET_COOKIE};
@@ -11,6 +12,7 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
+use crate::config::model::LimitPer;
 use crate::domain::canonical::{Authority, CanonicalRequest};
 use crate::domain::event::{EndReason, Event};
 use crate::identity::cookie::{self, CookieState};
@@ -21,6 +23,7 @@ use crate::identity::session::{AtProvider, NewSession, Session, SessionError};
 use crate::pages;
 
 use super::after_logout;
+use super::attempts::Attempts;
 use super::authenticate::{Authenticated, authenticate};
 use super::backchannel;
 use super::choice;
@@ -137,6 +140,12 @@ async fn me(
     Ok(with_sign_out_form(arrival, &session, page.render(), None))
 }
 
+/// A callback that gets as far as the provider leaves a used state in the store for twenty minutes:
+/// so one address keeps some six thousand there at most, besides those that brought a sign-in.
+pub fn failed_logins() -> Attempts {
+    Attempts::new(300, Duration::from_millis(200))
+}
+
 /// The provider's answer (RFC 6749, section 4.1.2).
 async fn callback(
     gate: &Gate,
@@ -144,6 +153,14 @@ async fn callback(
     request: &CanonicalRequest,
     of: Option<&str>,
 ) -> Result<Response<Bytes>, Refusal> {
+    let source = record::source(arrival);
+    gate.failed_logins.admit(source, arrival.begun).map_err(|wait| Refusal::RateLimited {
+        per: LimitPer::Address,
+        policy: "failed-logins".into(),
+        wait,
+    })?;
+    // Whoever goes away before it is over has not signed in.
+    gate.failed_logins.failed(source, arrival.begun);
     let finished = arrival
         .snapshot
         .providers
@@ -156,6 +173,7 @@ async fn callback(
         .await;
     let failed = |error| login_failed(gate, arrival, request, error);
     let login = finished.map_err(failed)?;
+    gate.failed_logins.went_well(source);
     match &login.for_host {
         Some(to) => handover::give(arrival, &login, to).await.map_err(failed),
         None => signed_in(gate, arrival, request, login).await,
@@ -186,7 +204,8 @@ async fn signed_in(
         CookieState::Present(value) => Some(value),
         CookieState::Absent | CookieState::Malformed | CookieState::Ambiguous => None,
     };
-    if tabs::session_of_another(gate, previous, &login, arrival.at).await?.is_some() {
+    let host = &request.authority.host;
+    if tabs::session_of_another(gate, host, previous, &login, arrival.at).await?.is_some() {
         gate.metrics.logins("success");
         let mut response = reply::see_other(arrival.id, &login.return_to);
         for field in login.set_cookie {
@@ -200,13 +219,19 @@ async fn signed_in(
         principal: login.principal,
         authentication: login.authentication,
         provider: login.provider,
+        vouched_by: login.vouched_by,
         sid: login.sid,
         subject: login.subject,
         id_token: login.id_token,
         access_token: login.access_token.filter(|_| wanted),
         host: Some(request.authority.to_string().into()),
+        begun: Some(login.begun),
     };
-    let (secret, session) = gate.sessions.create(new, previous).await.map_err(unavailable)?;
+    let created = gate.sessions.create(new, previous).await.map_err(|error| match error {
+        SessionError::SignedOut => login_failed(gate, arrival, request, LoginError::SignedOut),
+        other => unavailable(other),
+    });
+    let (secret, session) = created?;
     let started = Event::SessionStarted {
         id: arrival.id,
         session: session.id.short(),

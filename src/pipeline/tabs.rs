@@ -10,11 +10,12 @@
 
 use std::sync::Arc;
 
+use crate::domain::canonical::Host;
 use crate::domain::clock::Timestamp;
 use crate::identity::oidc::Login;
 use crate::identity::session::Session;
 
-use super::authenticate::is_trusted;
+use super::authenticate::counts_on;
 use super::gate::Gate;
 use super::refusal::Refusal;
 
@@ -24,6 +25,7 @@ use super::refusal::Refusal;
 /// `SessionsUnavailable` when the store does not answer.
 pub async fn session_of_another(
     gate: &Gate,
+    host: &Host,
     cookie: Option<&str>,
     login: &Login,
     at: Timestamp,
@@ -33,13 +35,14 @@ pub async fn session_of_another(
         tracing::error!(%error, "the session store does not answer");
         Refusal::SessionsUnavailable
     })?;
-    Ok(found.filter(|session| is_trusted(gate, session) && is_same(session, login)))
+    Ok(found.filter(|session| counts_on(gate, session, host) && is_same(session, login)))
 }
 
 fn is_same(session: &Session, login: &Login) -> bool {
     let (has, brings) = (&session.authentication, &login.authentication);
     has.session_started.is_some_and(|started| started >= login.begun)
         && session.provider == login.provider
+        && session.vouched_by == login.vouched_by
         && session.sid == login.sid
         && session.principal == login.principal
         // The provider says something by which one sign-in is told from another.

@@ -3,10 +3,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::forms;
 use crate::harness::gate::{mentions, route};
 use crate::harness::pki::Identity;
 use crate::harness::provider::SECRET;
@@ -15,7 +16,7 @@ use crate::harness::servers::{Echo, Heard};
 use crate::harness::websocket::Socket;
 use crate::harness::{Browser, Gate, Recorder, Setup, eventually, websocket, within};
 
-const PORTAL: &str = "https://portal.example";
+pub const PORTAL: &str = "https://portal.example";
 const OTHER: &str = "https://other.example";
 const BRIEF: &str = "https://brief.example";
 
@@ -28,7 +29,7 @@ when { context has scopes && context.scopes.contains("orders:read") };
 "#;
 
 /// `/` takes sessions and tokens, `/api` tokens alone, `/page` sessions alone.
-fn world(upstream: &Recorder) -> Setup {
+pub fn world(upstream: &Recorder) -> Setup {
     let route = |name: &str, path: &str| route(name, path, &upstream.url());
     let (mut both, mut api) = (route("both", "/"), route("api", "/api"));
     both["authentication"] = json!(["session", "bearer"]);
@@ -53,7 +54,7 @@ async fn issued(gate: &Gate, form: &str) -> String {
     text
 }
 
-async fn service_token(gate: &Gate, resource: &str) -> String {
+pub async fn service_token(gate: &Gate, resource: &str) -> String {
     let form = format!("grant_type=client_credentials&resource={resource}&scope=orders:read");
     issued(gate, &form).await
 }
@@ -63,7 +64,7 @@ async fn user_token(gate: &Gate, user: &str, resource: &str, more: &str) -> Stri
     issued(gate, &form).await
 }
 
-fn with(browser: Browser, token: &str) -> Browser {
+pub fn with(browser: Browser, token: &str) -> Browser {
     browser.as_program().with_header("authorization", &format!("Bearer {token}"))
 }
 
@@ -415,4 +416,67 @@ async fn without_the_issuers_keys_nothing_is_said_about_a_token() {
     // What can be told without keys is.
     let wrong = forged(&token, 1, "iss", json!("https://evil.example"));
     with(gate.browser(), &wrong).get("/orders").await.expect(401);
+}
+
+#[tokio::test]
+async fn a_kept_form_is_not_sent_empty_by_who_brings_a_token() {
+    let upstream = Recorder::start().await;
+    let gate = world(&upstream).start().await;
+    let mut browser = forms::vera(&gate).await;
+    let refused = forms::submit(&gate, &mut browser, forms::FORM).await;
+    let page = forms::go_on(&mut browser, refused).await;
+    forms::press(&mut browser, &page, "send").await.expect(307);
+    let token = user_token(&gate, "vera", PORTAL, "").await;
+    let before = upstream.requests().len();
+    let mut bringing = browser.clone().with_header("authorization", &format!("Bearer {token}"));
+    bringing.post("/orders?x=1", "").await.expect(410);
+    assert_eq!(upstream.requests().len(), before);
+    // It is still there for the session.
+    browser.post("/orders?x=1", "").await.expect(200);
+    assert_eq!(String::from_utf8_lossy(&upstream.last().body), forms::FORM);
+}
+
+#[tokio::test]
+async fn what_is_open_under_a_bound_token_ends_when_its_certificate_is_revoked() {
+    let (upstream, mut echo) = (Recorder::start().await, Echo::start().await);
+    let mut ws = route("ws", "/ws", &echo.url);
+    ws["authentication"] = json!(["bearer"]);
+    let gate = world(&upstream)
+        .route(ws)
+        .devices(|authority, folder| {
+            authority.client("erp").write(folder, "erp");
+            std::fs::write(folder.join("revoked.pem"), authority.revoke(&[], 2099)).unwrap();
+            "devices: []\n".to_owned()
+        })
+        .configure(|config| {
+            let list = config["devices"]["registry"].as_str().unwrap();
+            let list = list.replace("devices.yaml", "revoked.pem");
+            config["listeners"][0]["tls"]["client_crl"] = json!(list);
+        })
+        .start()
+        .await;
+    let read =
+        |end: &str| std::fs::read_to_string(gate.folder().join(format!("erp.{end}"))).unwrap();
+    let own = Identity { certificate: read("pem"), key: read("key") };
+    let der = own.chain().remove(0);
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
+    let bound = format!("&x5t={}", URL_SAFE_NO_PAD.encode(hash));
+    let token = user_token(&gate, "ada", PORTAL, &bound).await;
+    let free = user_token(&gate, "ada", PORTAL, "").await;
+    let open = async |token: &str| {
+        websocket::open(&with(gate.browser_on(&own), token), "/ws").await.unwrap().0
+    };
+    let mut other = open(&free).await;
+    let socket = open(&token).await;
+    assert_eq!((echo.next().await, echo.next().await), (Heard::Opened, Heard::Opened));
+
+    let fresh = gate.folder().join("revoked.new");
+    std::fs::write(&fresh, gate.device_authority.revoke(&[&own], 2099)).unwrap();
+    std::fs::rename(&fresh, gate.folder().join("revoked.pem")).unwrap();
+    closed(socket).await;
+    gate.audited("the cut", |record| mentions(record, &["connection-cut", "test/ada"])).await;
+    // A token that is bound to nothing doesn't mind what it came with.
+    other.send(tokio_tungstenite::tungstenite::Message::text("still here")).await.unwrap();
+    let back = within("the echo", other.next()).await.unwrap().unwrap();
+    assert_eq!(back.to_text().unwrap(), "still here");
 }

@@ -261,7 +261,7 @@ async fn who_sends_forged_tokens_is_turned_away_and_a_provider_is_not() {
     let fetched = rogue.asked("/jwks");
     let mut raw = caller::call_with(&gate, 9, b"").await.unwrap();
     let mut turned_away = None;
-    for _ in 0..60 {
+    for _ in 0..1000 {
         let token = forger.sign(&forger.header(), &rogue.logout(Some("s1"), None));
         let body = format!("logout_token={token}");
         let request = format!(
@@ -282,7 +282,7 @@ async fn who_sends_forged_tokens_is_turned_away_and_a_provider_is_not() {
     assert!(answer.value("retry-after").is_some(), "{answer:?}");
     assert_eq!(rogue.asked("/jwks"), fetched + 1, "an unknown key is asked for once");
     // The provider has an address of its own, and may end as many sessions as there are.
-    for _ in 0..60 {
+    for _ in 0..120 {
         send(&gate, &rogue.logout_token(&rogue.logout(Some("s7"), None))).await.expect(200);
     }
     assert!(is_signed_in(&vera).await);
@@ -301,4 +301,39 @@ async fn without_the_providers_keys_a_logout_is_unavailable_and_may_be_sent_agai
     assert!(answer.header("retry-after").is_some());
     rogue.behave();
     eventually("the keys", async || (send(&gate, &token).await.status == 200).then_some(())).await;
+}
+
+#[tokio::test]
+async fn keys_that_can_t_be_had_are_not_held_against_the_provider() {
+    let rogue = Rogue::start().await;
+    let gate = rogue.provides(Gate::with_upstream(&Recorder::start().await)).start().await;
+    rogue.bend(|bend| bend.answer("/jwks", 500, "{}"));
+    let token = rogue.logout_token(&rogue.logout(Some("s1"), None));
+    for _ in 0..150 {
+        send(&gate, &token).await.expect(503);
+    }
+    rogue.behave();
+    eventually("the keys", async || {
+        let status = send(&gate, &token).await.status;
+        assert!(matches!(status, 200 | 503), "{status}");
+        (status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sign_in_under_way_ends_with_the_login_that_it_is_of() {
+    let rogue = Rogue::start().await;
+    let gate = rogue.provides(Gate::with_upstream(&Recorder::start().await)).start().await;
+    (rogue.world().user, rogue.world().sid) = ("vera".to_owned(), Some("s1".to_owned()));
+    let mut browser = gate.browser();
+    let began = rogue.begin(&mut browser).await.unwrap();
+    send(&gate, &rogue.logout_token(&rogue.logout(Some("s1"), None))).await.expect(200);
+    let answer = browser.get(&rogue.callback(&began)).await.expect(403);
+    assert!(answer.text().contains("signed out while"), "{}", answer.text());
+    assert_eq!(browser.session_cookie(), None);
+    let words = ["login-failed", "signed out while"];
+    gate.audited("the refusal", |record| mentions(record, &words)).await;
+    assert!(!gate.audit().iter().any(|record| record["event"] == "session-started"));
+    rogue.signed_in(&gate, "vera", Some("s1")).await;
 }

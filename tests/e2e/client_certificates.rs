@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt;
 use serde_json::json;
 
@@ -152,4 +154,39 @@ async fn a_list_that_is_past_its_time_lets_no_certificate_in() {
         said.contains("the revocation list of `CN=Test device CA") && said.contains("2022"),
         "{said}"
     );
+}
+
+/// The assertion's subject.
+fn asserted(seen: &crate::harness::recorder::Recorded) -> String {
+    let assertion = seen.value("x-wicketgate-assertion").unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(assertion.split('.').nth(1).unwrap()).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    claims["sub"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn whom_a_certificate_stands_for_after_a_reload_is_whom_upstreams_are_told() {
+    let upstream = Recorder::start().await;
+    let gate = world(&upstream, 2099).start().await;
+    let mut kept = Raw::connect(&gate.browser_on(&identity(&gate, "historian"))).await;
+    let host = gate.url("").replace("https://", "");
+    let ask = format!("GET /api HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    let mut told = async || {
+        kept.send(ask.as_bytes()).await;
+        assert_eq!(kept.answer().await.unwrap().status, 200);
+        let seen = upstream.last();
+        let user = seen.value("x-wicketgate-user").unwrap().to_owned();
+        assert_eq!(user, asserted(&seen));
+        user
+    };
+    assert_eq!(told().await, "certificate/historian");
+    let fresh = gate.folder().join("devices.new");
+    let services = format!(
+        "devices: []\nservices:\n\
+         \x20 - {{id: archivist, certificate: {{uri: '{URI}'}}, groups: [machines]}}\n"
+    );
+    fs::write(&fresh, services).unwrap();
+    fs::rename(&fresh, gate.folder().join("devices.yaml")).unwrap();
+    eventually("the new name", async || (told().await == "certificate/archivist").then_some(()))
+        .await;
 }

@@ -6,16 +6,16 @@ use crate::harness::client::{Answer, Browser};
 use crate::harness::gate::mentions;
 use crate::harness::{Gate, Recorder};
 
-const FORM: &str = "item=N-3001&password=hunter2";
+pub const FORM: &str = "item=N-3001&password=hunter2";
 
 /// Signed in, on a page, and then signed out elsewhere without noticing.
-async fn vera(gate: &Gate) -> Browser {
+pub async fn vera(gate: &Gate) -> Browser {
     let browser = gate.login("vera").await;
     browser.clone().sign_out().await;
     browser
 }
 
-async fn submit(gate: &Gate, browser: &mut Browser, form: &str) -> Answer {
+pub async fn submit(gate: &Gate, browser: &mut Browser, form: &str) -> Answer {
     let (origin, page) = (gate.url(""), gate.url("/orders/new"));
     let headers = [
         ("content-type", "application/x-www-form-urlencoded"),
@@ -26,7 +26,7 @@ async fn submit(gate: &Gate, browser: &mut Browser, form: &str) -> Answer {
 }
 
 /// Where the page that says that the form is kept leads.
-async fn go_on(browser: &mut Browser, kept: Answer) -> Answer {
+pub async fn go_on(browser: &mut Browser, kept: Answer) -> Answer {
     let text = kept.expect(401).text();
     assert!(text.contains("kept for ten minutes"), "{text}");
     let link = text.split("href=\"").find(|rest| rest.starts_with("/.wicketgate/login")).unwrap();
@@ -36,7 +36,7 @@ async fn go_on(browser: &mut Browser, kept: Answer) -> Answer {
 }
 
 /// What the page's button with this id does.
-async fn press(browser: &mut Browser, page: &Answer, id: &str) -> Answer {
+pub async fn press(browser: &mut Browser, page: &Answer, id: &str) -> Answer {
     let text = page.text();
     let before = text.split(&format!("id=\"{id}\"")).next().unwrap();
     let action = before.rsplit("action=\"").next().unwrap().split('"').next().unwrap();

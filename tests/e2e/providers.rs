@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::harness::gate::{SECOND_HOST, mentions, route};
 use crate::harness::pki::write_secret;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::{Browser, Gate, Recorder, eventually, websocket};
+use crate::harness::{Browser, Gate, Recorder, caller, eventually, websocket};
 
 /// Signs in with the provider of this name, and returns where the browser ended up.
 async fn sign_in(gate: &Gate, browser: &mut Browser, provider: &str, user: &str, page: &str) {
@@ -340,6 +340,56 @@ async fn one_redirect_uri_serves_every_host_and_its_code_only_the_host_and_brows
     for path in ["/", "/.wicketgate/login"] {
         gate.browser().get(&second(path, gate.port())).await.expect(404);
     }
+}
+
+#[tokio::test]
+async fn a_hand_over_under_way_ends_with_the_user_and_exists_with_a_sign_in_host_only() {
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream)
+        .configure(|config| config["session"] = json!({ "sign_in_host": SECOND_HOST }))
+        .start()
+        .await;
+    let mut browser = gate.browser();
+    let form = browser.get("/orders").await;
+    let form = browser.follow(form).await.expect(200);
+    let mut answer = browser.post(form.url.as_str(), "user=vera").await;
+    while answer.location().path() != "/.wicketgate/handover" {
+        answer = browser.get(answer.location().as_str()).await.expect(303);
+    }
+    let output = gate.command(&["sessions", "revoke", "--user", "test/vera"]);
+    assert!(output.status.success(), "{output:?}");
+    let refused = browser.get(answer.location().as_str()).await.expect(403);
+    assert!(refused.text().contains("signed out while"), "{}", refused.text());
+    assert_eq!(browser.session_cookie(), None);
+    // She begins again.
+    let answer = browser.get("/orders").await;
+    browser.follow(answer).await.expect(200);
+    assert!(browser.session_cookie().is_some());
+
+    let without = Gate::with_upstream(&upstream).start().await;
+    without.browser().get("/.wicketgate/handover?code=a&state=b").await.expect(404);
+}
+
+#[tokio::test]
+async fn callbacks_that_bring_no_sign_in_have_a_limit_and_others_have_their_own() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    let request = format!(
+        "GET /.wicketgate/callback?code=a&state=b HTTP/1.1\r\nhost: app.localhost:{}\r\n\r\n",
+        gate.port()
+    );
+    let mut raw = caller::call_with(&gate, 9, b"").await.unwrap();
+    let mut status = 400;
+    for _ in 0..5000 {
+        raw.send(request.as_bytes()).await;
+        let answer = raw.answer().await.unwrap();
+        status = answer.status;
+        if status != 400 {
+            assert!(answer.value("retry-after").is_some(), "{answer:?}");
+            break;
+        }
+    }
+    assert_eq!(status, 429);
+    gate.login("vera").await.get("/").await.expect(200);
 }
 
 #[tokio::test]

@@ -266,3 +266,37 @@ const BREAKAGES: &[fn(&mut serde_json::Value)] = &[
     },
     |config| config["routes"][0]["host"] = json!("not-covered.example"),
 ];
+
+#[tokio::test]
+async fn a_session_of_another_issuer_or_client_under_the_same_name_is_none() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let setup = Gate::setup().route(route("app", "/", &page.url()));
+    let mut gate = setup.route(route("ws", "/ws", &echo.url)).start().await;
+    let mut browser = gate.login("vera").await.as_program();
+    let issuer = gate.provider.issuer.clone();
+    for (key, other, own) in [
+        ("issuer", "https://elsewhere.example", issuer.as_str()),
+        ("client_id", "other", "wicketgate"),
+    ] {
+        let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
+        assert_eq!(echo.next().await, Heard::Opened);
+        for (value, status) in [(other, 401), (own, 200)] {
+            gate.rewrite(|config| config["identity_providers"][0][key] = json!(value));
+            eventually(&format!("{status} with {key} {value}"), async || {
+                (browser.get("/").await.status == status).then_some(())
+            })
+            .await;
+            if value == other {
+                within("the end of the WebSocket", async {
+                    while let Some(Ok(message)) = socket.next().await {
+                        if message.is_close() {
+                            break;
+                        }
+                    }
+                })
+                .await;
+                assert_eq!(echo.next().await, Heard::Ended);
+            }
+        }
+    }
+}

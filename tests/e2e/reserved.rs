@@ -84,6 +84,10 @@ async fn every_page_of_the_gate_carries_its_headers() {
         assert!(!policy.contains("unsafe"), "{address}: {policy}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{address}");
         assert_eq!(answer.header("cache-control"), Some("no-store"), "{address}");
+        assert_eq!(answer.header("cross-origin-opener-policy"), Some("same-origin"), "{address}");
+        assert_eq!(answer.header("cross-origin-resource-policy"), Some("same-origin"), "{address}");
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{address}");
+        assert!(answer.header("permissions-policy").unwrap().contains("camera=()"), "{address}");
         assert!(answer.header("strict-transport-security").is_some(), "{address}");
         let page = answer.text();
         assert!(!page.contains("<script") && !page.contains("style=\""), "{address}");

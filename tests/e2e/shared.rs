@@ -5,7 +5,10 @@ use futures_util::StreamExt;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::access_tokens;
 use crate::harness::gate::{mentions, route};
+use crate::harness::pki::Identity;
+use crate::harness::port::Port;
 use crate::harness::redis::{Redis, Valve, Way};
 use crate::harness::servers::{Echo, Heard};
 use crate::harness::websocket::Socket;
@@ -40,8 +43,10 @@ impl World {
         let (page, echo, store) =
             (Recorder::start().await, Echo::start().await, Redis::start().await);
         let valve = Valve::before(store.address()).await;
-        let one = setup(&page, &echo, store.address()).start().await;
-        let other = setup(&page, &echo, valve.address).start().await;
+        let port = Port::reserve();
+        let one = setup(&page, &echo, store.address()).provides_for(&port).start().await;
+        let other = setup(&page, &echo, valve.address).at(port).signs_in_with(&one.provider);
+        let other = other.start().await;
         Self { page, echo, one, other, valve, store }
     }
 
@@ -291,4 +296,95 @@ async fn a_check_connects_to_the_store_when_it_is_asked_to() {
     let (code, said) = check(&["--connect"]);
     assert_eq!(code, Some(1));
     assert!(said.contains("store.redis") && said.contains("can't be reached"), "{said}");
+}
+
+/// Nobody can say whether their principals were suspended.
+#[tokio::test]
+async fn tokens_and_certificates_count_no_longer_than_the_store_is_heard() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let store = Redis::start().await;
+    let valve = Valve::before(store.address()).await;
+    let server = valve.address;
+    let kinds = [("bearer", "/b"), ("certificate", "/c")];
+    let mut setup = access_tokens::world(&page).policy("permit (principal, action, resource);");
+    for (kind, path) in kinds {
+        for (what, upstream) in [("page", page.url()), ("ws", echo.url.clone())] {
+            let mut one = route(&format!("{kind}-{what}"), &format!("{path}/{what}"), &upstream);
+            one["authentication"] = json!([kind]);
+            setup = setup.route(one);
+        }
+    }
+    let gate = setup
+        .devices(|authority, folder| {
+            authority.client("historian").write(folder, "historian");
+            "devices: []\nservices:\n  - {id: historian, certificate: {common_name: historian}}\n"
+                .to_owned()
+        })
+        .configure(move |config| {
+            config["store"] = json!({
+                "redis": { "url": format!("redis://{server}"), "timeout": "300ms" },
+                "lease": "1s",
+            });
+        })
+        .start()
+        .await;
+    let read = |end: &str| {
+        std::fs::read_to_string(gate.folder().join(format!("historian.{end}"))).unwrap()
+    };
+    let historian = Identity { certificate: read("pem"), key: read("key") };
+    let token = access_tokens::service_token(&gate, access_tokens::PORTAL).await;
+    let by_token = access_tokens::with(gate.browser(), &token);
+    let by_certificate = gate.browser_on(&historian).as_program();
+    let mut open = Vec::new();
+    for (browser, (_, path)) in [&by_token, &by_certificate].into_iter().zip(kinds) {
+        open.push(websocket::open(browser, &format!("{path}/ws")).await.unwrap().0);
+        assert_eq!(echo.next().await, Heard::Opened);
+        browser.clone().get(&format!("{path}/page")).await.expect(200);
+    }
+    valve.set(Way::Cut);
+    for mut socket in open {
+        assert_eq!(closed(&mut socket).await, "it can't be known whether the session has ended");
+    }
+    for (way, status) in [(None, 503), (Some(Way::Open), 200)] {
+        way.into_iter().for_each(|way| valve.set(way));
+        for (browser, (kind, path)) in [&by_token, &by_certificate].into_iter().zip(kinds) {
+            let mut browser = browser.clone();
+            eventually(&format!("{status} by {kind}"), async || {
+                let answer = browser.get(&format!("{path}/page")).await;
+                assert!(matches!(answer.status, 200 | 503), "{answer:?}");
+                (answer.status == status).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+/// As after a fail-over to a replica that was behind, or a restored copy.
+#[tokio::test]
+async fn a_store_that_goes_back_in_time_lets_nobody_in_who_was_suspended() {
+    let mut world = World::start().await;
+    let mut otto = at(&world.one, &world.one.login("otto").await);
+    let then = world.store.copy();
+    let output = world.one.command(&["users", "suspend", "test/vera"]);
+    assert!(output.status.success(), "{output:?}");
+    let listed = |gate: &Gate| {
+        let output = gate.command(&["users", "list"]);
+        String::from_utf8_lossy(&output.stdout).contains("test/vera")
+    };
+    eventually("the other gate to know", async || {
+        let mut browser = world.other.browser();
+        let callback = world.other.until_callback(&mut browser, "vera", "/").await;
+        (browser.get(&callback).await.status == 403).then_some(())
+    })
+    .await;
+    world.store.process.kill();
+    world.store.put_back(&then);
+    world.store.again().await;
+    eventually("it to be put back", async || listed(&world.one).then_some(())).await;
+    turns(&mut otto, 503, 200).await;
+    for gate in [&world.one, &world.other] {
+        let mut browser = gate.browser();
+        let callback = gate.until_callback(&mut browser, "vera", "/").await;
+        browser.get(&callback).await.expect(403);
+    }
 }

@@ -264,3 +264,21 @@ async fn another_user_of_the_machine_is_refused_even_where_the_socket_lets_him_i
     assert!(refused.contains("only root and the user that the gate runs as"), "{refused}");
     assert!(!refused.contains("sessions\":"), "{refused}");
 }
+
+#[tokio::test]
+async fn the_admin_socket_answers_again_once_there_are_descriptors() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    // What is open stays; nothing more can be opened.
+    gate.process.limit_descriptors(1);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| asks(&gate, &["users", "list"]));
+        let started = Instant::now();
+        let says = |words: &str| gate.process.output().iter().any(|line| line.contains(words));
+        while !says("the admin socket can't take a connection") {
+            assert!(started.elapsed() < Duration::from_secs(30), "it was taken");
+            std::thread::yield_now();
+        }
+        gate.process.limit_descriptors(1024);
+        assert!(asked.join().unwrap().contains("none"));
+    });
+}

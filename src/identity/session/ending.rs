@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 
 use super::follow::AT_ONCE;
+use super::signed_out::SignedOut;
 use super::{Ended, Session, SessionError, Sessions, by_login, by_user};
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
@@ -41,6 +42,7 @@ impl Sessions {
     /// Ends every session of a user, on whatever device.
     pub async fn end_user(&self, user: &str, reason: EndReason) -> Result<usize, SessionError> {
         let mut ids = self.end_cached(&|session| session.principal.id.as_ref() == user, reason);
+        self.note(&[SignedOut::User(user)]).await?;
         let stored = by_user::find(self.store.as_ref(), &self.seals, user).await?;
         ids.extend(stored.into_iter().map(|(_, id)| id));
         self.end_all(ids, reason).await
@@ -148,7 +150,7 @@ impl Sessions {
             self.tell_others(id).await?;
         }
         if let Some(session) = session {
-            by_login::remove(self.store.as_ref(), session).await?;
+            by_login::remove(self.store.as_ref(), &self.seals, session).await?;
             by_user::remove(self.store.as_ref(), &self.seals, session).await?;
         }
         self.cache.remove(id);

@@ -6,6 +6,7 @@
 use aws_lc_rs::digest;
 
 use super::by_login::{self, Name};
+use super::signed_out::SignedOut;
 use super::{Session, SessionError, Sessions};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
@@ -31,6 +32,13 @@ impl AtProvider<'_> {
                 || (is(self.subject, &session.subject) && self.means_all(session.sid.is_some())))
     }
 
+    fn signs_out(&self) -> Vec<SignedOut<'_>> {
+        let (provider, all) = (self.provider, self.sid.is_none());
+        let login = self.sid.map(|sid| SignedOut::Login { provider, sid });
+        let subject = self.subject.map(|subject| SignedOut::Subject { provider, subject, all });
+        login.into_iter().chain(subject).collect()
+    }
+
     /// Whether it means whatever session of the subject, one with a `sid` or not.
     fn means_all(&self, has_sid: bool) -> bool {
         self.sid.is_none() || !has_sid
@@ -48,13 +56,15 @@ impl Sessions {
         reason: EndReason,
     ) -> Result<usize, SessionError> {
         let mut ids = self.end_cached(&|session| which.means(session), reason);
-        let store = self.store.as_ref();
+        self.note(&which.signs_out()).await?;
+        let (store, seals) = (self.store.as_ref(), &*self.seals);
         if let Some(sid) = which.sid {
-            let found = by_login::find(store, which.provider, Name::Sid(sid)).await?;
+            let found = by_login::find(store, seals, which.provider, Name::Sid(sid)).await?;
             ids.extend(found.into_iter().map(|(id, _)| id));
         }
         if let Some(subject) = which.subject {
-            let found = by_login::find(store, which.provider, Name::Subject(subject)).await?;
+            let found =
+                by_login::find(store, seals, which.provider, Name::Subject(subject)).await?;
             let meant = found.into_iter().filter(|(_, has_sid)| which.means_all(*has_sid));
             ids.extend(meant.map(|(id, _)| id));
         }

@@ -22,6 +22,7 @@ mod known;
 mod listing;
 mod logout;
 mod peer;
+mod signed_out;
 mod state;
 mod stored;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use self::state::Record;
 use super::login::random_token;
 use super::provider_token::ProviderToken;
 use super::seal::{SealError, Sealer, Unopened};
+use super::vouched::VouchedBy;
 use crate::config;
 use crate::config::secret::Secret;
 use crate::domain::clock::{Clock, Timestamp};
@@ -55,7 +57,7 @@ use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
 use crate::domain::principal::{Authentication, Principal};
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
+use crate::store::{Space, Store, StoreError};
 
 /// How far the stored `last_seen` may lag behind. After a crash, and for a session that fell out
 /// of the cache, the idle timeout may strike by this much too early, never too late.
@@ -78,6 +80,8 @@ pub struct NewSession {
     /// `session_started` is set here, whatever it holds.
     pub authentication: Authentication,
     pub provider: Arc<str>,
+    /// What the provider is, whatever it is called.
+    pub vouched_by: VouchedBy,
     pub sid: Option<Arc<str>>,
     /// The provider's own name for the user (`sub`).
     pub subject: Option<Arc<str>>,
@@ -86,6 +90,8 @@ pub struct NewSession {
     pub access_token: Option<ProviderToken>,
     /// The host that the login was for, with its port.
     pub host: Option<Arc<str>>,
+    /// When the browser was sent to sign in: a sign-out after that ends this, too.
+    pub begun: Option<Timestamp>,
 }
 
 /// What the cache knows of a cookie.
@@ -104,6 +110,9 @@ pub enum SessionError {
     /// Neither a session nor none: the answer is 503.
     #[error("the record of the session `{session}` can't be opened: {cause}")]
     Unreadable { session: String, cause: Unopened },
+    /// The user was signed out while the sign-in was under way: there is no session.
+    #[error("the user was signed out while this sign-in was under way")]
+    SignedOut,
     #[error("the sessions can't be opened: {0}")]
     Sealed(#[from] SealError),
     #[error("sessions are unavailable: no randomness, or a record that can't be written")]
@@ -214,11 +223,21 @@ impl Sessions {
         let id = session_id(&value).ok_or(SessionError::Internal)?;
         let wall = self.clock.wall();
         let now = self.clock.at(wall);
+        let begun = login.begun;
         let lifetime = Duration::from_millis(self.absolute_ms.load(Ordering::Relaxed));
         let session = Record::new(login, wall, now, now.plus(lifetime)).into_session(id);
-        by_login::put(self.store.as_ref(), &session).await?;
+        by_login::put(self.store.as_ref(), &self.seals, &session).await?;
         by_user::put(self.store.as_ref(), &self.seals, &session).await?;
         self.write(&session).await?;
+        if let Some(begun) = begun
+            && self.was_signed_out(&session, begun).await?
+        {
+            // Nobody knows its id yet.
+            self.store.remove(Space::Sessions, &id.0).await?;
+            by_login::remove(self.store.as_ref(), &self.seals, &session).await?;
+            by_user::remove(self.store.as_ref(), &self.seals, &session).await?;
+            return Err(SessionError::SignedOut);
+        }
         self.cache.insert(Arc::clone(&session));
         self.metrics.sessions_started.inc();
         if let Some(previous) = previous.and_then(session_id) {

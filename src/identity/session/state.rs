@@ -13,6 +13,7 @@ use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
 use crate::domain::principal::{Authentication, Principal};
 use crate::identity::provider_token::ProviderToken;
+use crate::identity::vouched::VouchedBy;
 
 /// A signed-in browser.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Session {
     pub authentication: Arc<Authentication>,
     /// Name of the identity provider.
     pub provider: Arc<str>,
+    /// What that was at sign-in, whatever it is called.
+    pub vouched_by: VouchedBy,
     /// The provider's own session, where it names one (`sid`, OpenID Connect Back-Channel Logout
     /// 1.0, section 2.1).
     pub sid: Option<Arc<str>>,
@@ -103,6 +106,8 @@ pub(super) struct Record {
     pub(super) principal: Arc<Principal>,
     pub(super) authentication: Arc<Authentication>,
     pub(super) provider: Arc<str>,
+    #[serde(default)]
+    pub(super) vouched_by: VouchedBy,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) sid: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,6 +147,7 @@ impl Record {
             principal: login.principal,
             authentication: Arc::new(authentication),
             provider: login.provider,
+            vouched_by: login.vouched_by,
             sid: login.sid,
             subject: login.subject,
             id_token: login.id_token.map(|token| Token(token.expose().into())),
@@ -158,6 +164,7 @@ impl Record {
             principal: Arc::clone(&session.principal),
             authentication: Arc::clone(&session.authentication),
             provider: Arc::clone(&session.provider),
+            vouched_by: session.vouched_by,
             sid: session.sid.clone(),
             subject: session.subject.clone(),
             id_token: session.id_token.as_ref().map(|token| Token(token.expose().into())),
@@ -176,6 +183,7 @@ impl Record {
             principal: self.principal,
             authentication: self.authentication,
             provider: self.provider,
+            vouched_by: self.vouched_by,
             sid: self.sid,
             subject: self.subject,
             id_token: self.id_token.map(|token| Secret::new(token.0)),

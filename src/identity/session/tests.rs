@@ -141,11 +141,13 @@ fn new_session(user: &str) -> NewSession {
         }),
         authentication: Authentication::default(),
         provider: "idp".into(),
+        vouched_by: Default::default(),
         sid: Some(format!("sid-{user}").into()),
         subject: Some(user.into()),
         id_token: Some(Secret::new("header.payload.signature")),
         access_token: None,
         host: None,
+        begun: None,
     }
 }
 

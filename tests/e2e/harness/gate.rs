@@ -54,6 +54,8 @@ pub struct Setup {
     configure: Vec<Edit>,
     launch: Launch,
     port: Option<Port>,
+    guests: Vec<u16>,
+    issuer: Option<String>,
     others: Vec<(&'static str, Value, Value)>,
 }
 
@@ -126,6 +128,20 @@ impl Setup {
         self
     }
 
+    /// The provider signs in for the gate at this port, too.
+    #[must_use]
+    pub fn provides_for(mut self, port: &Port) -> Self {
+        self.guests.push(port.number());
+        self
+    }
+
+    /// Users are those of another gate's provider, as they are at gates that share a store.
+    #[must_use]
+    pub fn signs_in_with(mut self, provider: &Provider) -> Self {
+        self.issuer = Some(provider.issuer.clone());
+        self
+    }
+
     /// Changes how the binary is started.
     #[must_use]
     pub fn launch(mut self, change: impl FnOnce(&mut Launch)) -> Self {
@@ -149,12 +165,15 @@ impl Setup {
             fs::write(root.join("policies").join(name), text).unwrap();
         }
 
-        let origins = [HOST, SECOND_HOST, "other.localhost"]
-            .map(|host| format!("https://{host}:{}", public.number()));
-        let provider = Provider::start_with(
+        let hosts = [HOST, SECOND_HOST, "other.localhost"];
+        let ports = std::iter::once(public.number()).chain(self.guests);
+        let origins: Vec<String> =
+            ports.flat_map(|port| hosts.map(|host| format!("https://{host}:{port}"))).collect();
+        let mut provider = Provider::start_with(
             json!({ "origins": origins, "secret": provider::SECRET, "ca": root.join("ca.pem") }),
         )
         .await;
+        provider.issuer = self.issuer.unwrap_or(provider.issuer);
         let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/wicketgate.cedarschema");
         let mut config = json!({
             "listeners": [{
@@ -255,6 +274,8 @@ impl Gate {
             configure: Vec::new(),
             launch: Launch::default(),
             port: None,
+            guests: Vec::new(),
+            issuer: None,
             others: Vec::new(),
         }
     }

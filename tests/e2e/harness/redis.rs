@@ -1,7 +1,7 @@
 //! A real Valkey or Redis of Debian's, and a way to it that can be cut.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -57,6 +57,26 @@ impl Redis {
     pub async fn again(&mut self) {
         self.process = spawn(self.address, self.folder.path(), &self.arguments);
         assert!(is_ready(&mut self.process).await, "{}", self.process.output().join("\n"));
+    }
+
+    /// What it has on the disk at this moment.
+    pub fn copy(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let files = std::fs::read_dir(self.log()).unwrap();
+        files
+            .map(|file| file.unwrap().path())
+            .map(|p| (p.clone(), std::fs::read(p).unwrap()))
+            .collect()
+    }
+
+    /// While it doesn't run: as if nothing had happened since.
+    pub fn put_back(&self, copy: &[(PathBuf, Vec<u8>)]) {
+        std::fs::remove_dir_all(self.log()).unwrap();
+        std::fs::create_dir(self.log()).unwrap();
+        copy.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("appendonlydir")
     }
 
     /// A command, by the server's own client; the answer's lines.

@@ -154,11 +154,13 @@ impl Gate {
             }),
             authentication: Authentication::default(),
             provider: "idp".into(),
+            vouched_by: Default::default(),
             sid: None,
             subject: None,
             id_token: None::<Secret>,
             access_token: None,
             host: None,
+            begun: None,
         };
         let (value, session) = self.sessions.create(login, None).await.unwrap();
         (value.expose().to_owned(), session)

@@ -1,6 +1,7 @@
 //! Sessions that end by what the provider calls them.
 
 use super::*;
+use crate::identity::login;
 
 const BY_PROVIDER: EndReason = EndReason::ProviderLogout;
 
@@ -124,4 +125,79 @@ async fn a_logout_token_counts_once_at_each_provider() {
     world.sessions.sweep().await.unwrap();
     world.set_back(Duration::from_secs(599));
     assert!(used("idp", "j1").await);
+}
+
+#[tokio::test]
+async fn a_sign_in_that_began_before_its_user_was_signed_out_makes_no_session() {
+    let both = AtProvider { sid: Some("s1"), ..of_user("ada") };
+    for (sid, which, is_meant) in [
+        (Some("s1"), of_login("s1"), true),
+        (Some("s1"), of_login("s2"), false),
+        (None, of_login("s1"), false),
+        (Some("s1"), of_user("ada"), true),
+        (None, of_user("ada"), true),
+        (Some("s1"), of_user("grace"), false),
+        (Some("s1"), both, true),
+        (Some("s2"), both, false),
+        (None, both, true),
+        (Some("s1"), AtProvider { provider: "other", ..of_login("s1") }, false),
+    ] {
+        let world = World::new().await;
+        let begun = world.clock.now();
+        world.clock.advance(Duration::from_secs(1));
+        assert_eq!(world.end(&which).await, 0);
+        // As at another gate with the same store.
+        let world = world.restarted().await;
+        let login = |begun| NewSession {
+            sid: sid.map(Into::into),
+            begun: Some(begun),
+            ..new_session("ada")
+        };
+        let created = world.sessions.create(login(begun), None).await;
+        let refused = matches!(created, Err(SessionError::SignedOut));
+        assert_eq!(refused, is_meant, "{sid:?} {which:?}");
+        if refused {
+            for space in [Space::Sessions, Space::SessionsOfLogins, Space::SessionsOfUsers] {
+                assert_eq!(world.store.inner.scan(space, b"").await, Ok(vec![]));
+            }
+        }
+        world.clock.advance(Duration::from_secs(1));
+        let since = login(world.clock.now());
+        assert!(world.sessions.create(since, None).await.is_ok(), "{sid:?} {which:?}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_signed_out_everywhere_is_so_in_sign_ins_under_way_for_as_long_as_these_last() {
+    let world = World::new().await;
+    let begun = Some(world.clock.now());
+    world.clock.advance(Duration::from_secs(1));
+    world.sessions.end_user("idp/ada", EndReason::Revoked).await.unwrap();
+    world.clock.advance(login::LIFETIME);
+    world.sessions.sweep().await.unwrap();
+    let login = |user| NewSession { begun, ..new_session(user) };
+    let created = world.sessions.create(login("ada"), None).await;
+    assert!(matches!(created, Err(SessionError::SignedOut)), "{created:?}");
+    world.sessions.create(login("grace"), None).await.unwrap();
+    world.clock.advance(login::LIFETIME * 2);
+    world.sessions.sweep().await.unwrap();
+    assert_eq!(
+        world.store.inner.scan(Space::Logins, b"").await,
+        Ok(vec![]),
+        "then it is forgotten"
+    );
+}
+
+#[tokio::test]
+async fn what_sessions_are_found_by_says_nothing_to_who_reads_the_store() {
+    let world = World::new().await;
+    world.login_as("ada", Some("s1")).await;
+    let found = world.store.inner.scan(Space::SessionsOfLogins, b"").await.unwrap();
+    assert_eq!(found.len(), 2);
+    // Under another key the same names are found under others.
+    let other = World::new().await;
+    other.login_as("ada", Some("s1")).await;
+    for (key, _) in found {
+        assert_eq!(other.store.inner.scan(Space::SessionsOfLogins, &key[..32]).await, Ok(vec![]));
+    }
 }

@@ -15,7 +15,7 @@ use crate::harness::servers::{Echo, Heard};
 use crate::harness::websocket::Socket;
 use crate::harness::{Browser, Gate, Recorder, Setup, eventually, websocket, within};
 
-const PORTAL: &str = "https://portal.example";
+pub const PORTAL: &str = "https://portal.example";
 const OTHER: &str = "https://other.example";
 const BRIEF: &str = "https://brief.example";
 
@@ -28,7 +28,7 @@ when { context has scopes && context.scopes.contains("orders:read") };
 "#;
 
 /// `/` takes sessions and tokens, `/api` tokens alone, `/page` sessions alone.
-fn world(upstream: &Recorder) -> Setup {
+pub fn world(upstream: &Recorder) -> Setup {
     let route = |name: &str, path: &str| route(name, path, &upstream.url());
     let (mut both, mut api) = (route("both", "/"), route("api", "/api"));
     both["authentication"] = json!(["session", "bearer"]);
@@ -53,17 +53,17 @@ async fn issued(gate: &Gate, form: &str) -> String {
     text
 }
 
-async fn service_token(gate: &Gate, resource: &str) -> String {
+pub async fn service_token(gate: &Gate, resource: &str) -> String {
     let form = format!("grant_type=client_credentials&resource={resource}&scope=orders:read");
     issued(gate, &form).await
 }
 
-async fn user_token(gate: &Gate, user: &str, resource: &str, more: &str) -> String {
+pub async fn user_token(gate: &Gate, user: &str, resource: &str, more: &str) -> String {
     let form = format!("grant_type=urn:test:user&user={user}&resource={resource}{more}");
     issued(gate, &form).await
 }
 
-fn with(browser: Browser, token: &str) -> Browser {
+pub fn with(browser: Browser, token: &str) -> Browser {
     browser.as_program().with_header("authorization", &format!("Bearer {token}"))
 }
 

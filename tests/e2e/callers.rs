@@ -3,14 +3,16 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::access_tokens::{PORTAL, service_token, user_token, with, world};
 use crate::harness::gate::{mentions, route};
 use crate::harness::pki::Identity;
 use crate::harness::servers::{Echo, Heard};
 use crate::harness::websocket::Socket;
-use crate::harness::{Browser, Gate, Raw, Recorder, eventually, websocket};
+use crate::harness::{Browser, Gate, Raw, Recorder, eventually, websocket, within};
 
 async fn opened(client: &Browser, echo: &mut Echo) -> Socket {
     let (socket, _) = websocket::open(client, "/ws").await.unwrap();
@@ -117,4 +119,33 @@ async fn a_bound_token_counts_on_a_kept_connection_until_its_certificate_is_take
     eventually("the token to count no more", async || (status(&bound).await == 401).then_some(()))
         .await;
     assert_eq!(status(&free).await, 200, "one that is bound to nothing does not mind");
+}
+
+#[tokio::test]
+async fn what_a_route_takes_no_longer_after_a_reload_is_cut_and_the_rest_goes_on() {
+    let (upstream, mut echo) = (Recorder::start().await, Echo::start().await);
+    let mut ws = route("ws", "/ws", &echo.url);
+    ws["authentication"] = json!(["session", "bearer"]);
+    let mut gate = world(&upstream).route(ws).start().await;
+    let client = with(gate.browser(), &service_token(&gate, PORTAL).await);
+    let _by_token = opened(&client, &mut echo).await;
+    let mut by_session = opened(&gate.login("vera").await, &mut echo).await;
+    let mut take = |kinds: serde_json::Value| {
+        gate.rewrite(|config| {
+            let routes = config["routes"].as_array_mut().unwrap();
+            let ws = routes.iter_mut().find(|route| route["name"] == "ws").unwrap();
+            ws["authentication"] = kinds;
+        });
+    };
+    take(json!(["session"]));
+    assert_eq!(echo.next().await, Heard::Ended);
+    by_session.send(Message::text("still here")).await.unwrap();
+    let back = within("the echo", by_session.next()).await.unwrap().unwrap();
+    assert_eq!(back.to_text().unwrap(), "still here");
+    take(json!(["bearer"]));
+    assert_eq!(echo.next().await, Heard::Ended);
+    for who in ["test/erp", "test/vera"] {
+        let words = ["connection-cut", who, "no longer takes what the client"];
+        gate.audited("the cut", |record| mentions(record, &words)).await;
+    }
 }

@@ -375,6 +375,9 @@ impl Refusal {
             }
             Self::RateLimited { .. } => "Wait a moment, then try again.",
             Self::Logout(_) => "Look the decision up by its id: the audit log has the reason.",
+            Self::Login(LoginError::ProviderUnavailable(_)) => {
+                "Try again in a few minutes. If it stays, give the id to your administrator."
+            }
             Self::Login(_) => "Start again. If it fails again, give the id to your administrator.",
             Self::SessionsUnavailable
             | Self::AuditUnavailable

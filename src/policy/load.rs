@@ -1,6 +1,6 @@
 //! From the text of a policy set to policies that are known to be valid, or to findings.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -115,11 +115,7 @@ fn load_here(archive: &Archive, places: Places<'_>, earlier: Option<Earlier<'_>>
         return Err(findings);
     }
     validate(&schema, &policies, &changed, places, &mut known);
-    // One mistake is reported once for each kind of principal and action that it touches.
-    known.sort_by(|one, other| {
-        (&one.file, one.line, &one.cause).cmp(&(&other.file, other.line, &other.cause))
-    });
-    known.dedup();
+    once_for_all_actions(&mut known);
     findings.append(&mut known);
     if has_errors(&findings) { Err(findings) } else { Ok((schema, policies, findings)) }
 }
@@ -286,6 +282,35 @@ fn validate(
     for warning in result.validation_warnings() {
         said.push(place(Finding::warning(places.directory, ""), warning.policy_id(), warning));
     }
+}
+
+/// Cedar reports a mistake once for each kind of principal and action that it touches. One is
+/// enough to read, and names an action only where the mistake is with that one.
+fn once_for_all_actions(findings: &mut Vec<Finding>) {
+    let mut actions: HashMap<(PathBuf, Option<u32>, String), BTreeSet<String>> = HashMap::new();
+    let place = |one: &Finding, rest: String| (one.file.clone(), one.line, rest);
+    for one in findings.iter() {
+        if let Some((rest, action)) = without_action(&one.cause) {
+            actions.entry(place(one, rest)).or_default().insert(action);
+        }
+    }
+    for one in findings.iter_mut() {
+        let Some((rest, _)) = without_action(&one.cause) else { continue };
+        if actions.get(&place(one, rest.clone())).is_some_and(|actions| actions.len() > 1) {
+            one.cause = rest;
+        }
+    }
+    findings.sort_by(|one, other| {
+        (&one.file, one.line, &one.cause).cmp(&(&other.file, other.line, &other.cause))
+    });
+    findings.dedup();
+}
+
+/// The text without ` for Wicketgate::Action::"..."`, and the action.
+fn without_action(cause: &str) -> Option<(String, String)> {
+    let (before, rest) = cause.split_once(" for Wicketgate::Action::\"")?;
+    let (action, after) = rest.split_once('"')?;
+    Some((format!("{before}{after}"), action.to_owned()))
 }
 
 /// Fills a finding with what Cedar says, where it points at, and what it advises.

@@ -155,6 +155,21 @@ fn an_optional_attribute_that_is_read_untested_is_refused() {
 }
 
 #[test]
+fn a_mistake_is_told_once_and_names_an_action_only_where_it_is_with_that_one() {
+    let all =
+        findings("@id(\"x\") permit(principal, action, resource) when { context.acrr == \"x\" };");
+    let [one] = all.as_slice() else { panic!("{all:?}") };
+    assert_eq!(one.cause, "for policy `x`, attribute `acrr` in context not found");
+    assert_eq!(one.hint.as_deref(), Some("did you mean `acr`?"));
+    let get = findings(
+        "permit(principal, action == Wicketgate::Action::\"http:GET\", resource) \
+         when { context.acrr == \"x\" };",
+    );
+    let [one] = get.as_slice() else { panic!("{get:?}") };
+    assert!(one.cause.contains("http:GET"), "{one}");
+}
+
+#[test]
 fn an_id_is_given_once() {
     let findings = Engine::from_archive(archive(&[
         ("one.cedar", "@id(\"same\") permit(principal, action, resource);"),

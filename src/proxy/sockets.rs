@@ -21,7 +21,7 @@ pub const ADMIN: &str = "admin";
 /// Why the process can't listen.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    #[error("listener `{name}` can't listen on `{address}`: {cause}")]
+    #[error("listener `{name}` can't listen on `{address}`: {cause}{}", advice(cause))]
     Bind { name: Arc<str>, address: SocketAddr, cause: io::Error },
     #[error("the socket `{name}` that was passed to this process is no listening TCP socket")]
     NotListening { name: String },
@@ -33,6 +33,16 @@ pub enum SocketError {
         "the socket `{name}` listens on `{found}`, where no listener does; give it a listener's name with `FileDescriptorName=`, or take it out of the socket unit"
     )]
     Unclaimed { name: String, found: SocketAddr },
+}
+
+/// What to do about it, where that is known.
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::AddrInUse => "; stop what listens there (`ss -ltnp` names it)",
+        io::ErrorKind::AddrNotAvailable => "; write an address that this machine has",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 take root or CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
 }
 
 /// A listening socket that was given to this process.

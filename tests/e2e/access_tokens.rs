@@ -59,7 +59,7 @@ pub async fn service_token(gate: &Gate, resource: &str) -> String {
     issued(gate, &form).await
 }
 
-async fn user_token(gate: &Gate, user: &str, resource: &str, more: &str) -> String {
+pub async fn user_token(gate: &Gate, user: &str, resource: &str, more: &str) -> String {
     let form = format!("grant_type=urn:test:user&user={user}&resource={resource}{more}");
     issued(gate, &form).await
 }

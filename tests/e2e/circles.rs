@@ -1,7 +1,10 @@
 //! No browser is sent round in circles, and tabs that sign in at once don't disturb each other.
 
+use serde_json::json;
+
 use crate::harness::gate::mentions;
-use crate::harness::{Gate, Recorder};
+use crate::harness::rogue::{now, parameter};
+use crate::harness::{Gate, Recorder, Rogue};
 
 const SESSION: &str = "__Host-wicketgate";
 
@@ -75,4 +78,67 @@ async fn a_tab_in_which_somebody_else_signs_in_ends_the_session_of_the_other() {
         former.as_program().get("/a").await.expect(401);
         browser.clone().as_program().get("/a").await.expect(200);
     }
+}
+
+#[tokio::test]
+async fn a_browser_that_is_asked_for_one_sign_in_after_another_ends_on_a_page() {
+    let rogue = Rogue::start().await;
+    let gate = rogue
+        .provides(Gate::with_upstream(&Recorder::start().await))
+        .policy(
+            r#"permit(principal, action, resource) when { context.path == "/" };
+               permit(principal, action, resource)
+               when { context.path == "/a" && context has acr && context.acr == "a" };
+               permit(principal, action, resource)
+               when { context.path == "/b" && context has acr && context.acr == "b" };"#,
+        )
+        .configure(|config| {
+            config["identity_providers"][0]["step_up"] = json!([{ "acr": "a" }, { "acr": "b" }]);
+        })
+        .start()
+        .await;
+    let mut browser = rogue.signed_in(&gate, "vera", Some("s1")).await;
+    for turn in 0.. {
+        let (page, acr) = if turn % 2 == 0 { ("/a", "a") } else { ("/b", "b") };
+        let answer = browser.get(page).await;
+        if answer.status == 403 {
+            assert!(turn >= 2, "each of the two may be asked for");
+            break;
+        }
+        assert!(turn < 6, "round in circles");
+        let began = answer.expect(303).location();
+        assert_eq!(parameter(&began, "acr_values"), acr);
+        rogue.bend(|bend| {
+            bend.claim("nonce", parameter(&began, "nonce").into());
+            bend.claim("acr", acr.into());
+        });
+        browser.get(&rogue.callback(&began)).await.expect(303);
+        browser.clone().as_program().get(page).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn a_login_gets_a_session_of_its_own_unless_a_tab_beside_it_has_just_made_the_same() {
+    let upstream = Recorder::start().await;
+    let rogue = Rogue::start().await;
+    let gate = rogue.provides(Gate::with_upstream(&upstream)).start().await;
+    let at = now();
+    rogue.bend(|bend| bend.claim("auth_time", at.into()));
+    // One that began after the session that there is.
+    let mut browser = rogue.signed_in(&gate, "vera", Some("s1")).await;
+    let former = browser.clone();
+    rogue.sign_in(&mut browser, "vera", Some("s1")).await;
+    assert_ne!(former.session_cookie(), browser.session_cookie());
+    former.as_program().get("/").await.expect(401);
+
+    // Somebody else's, whatever the provider calls it.
+    let late = rogue.begin(&mut browser).await.unwrap();
+    rogue.sign_in(&mut browser, "vera", Some("s1")).await;
+    let former = browser.clone();
+    rogue.world().user = "otto".to_owned();
+    rogue.bend(|bend| bend.claim("nonce", parameter(&late, "nonce").into()));
+    browser.get(&rogue.callback(&late)).await.expect(303);
+    browser.as_program().get("/").await.expect(200);
+    assert_eq!(upstream.last().value("x-wicketgate-user"), Some("test/otto"));
+    former.as_program().get("/").await.expect(401);
 }

@@ -3,7 +3,7 @@
 use http::Method;
 
 use crate::harness::client::{Answer, Browser};
-use crate::harness::gate::mentions;
+use crate::harness::gate::{SECOND_HOST, mentions, route};
 use crate::harness::{Gate, Recorder};
 
 pub const FORM: &str = "item=N-3001&password=hunter2";
@@ -209,6 +209,68 @@ async fn what_is_no_form_of_the_site_itself_is_refused_as_ever() {
         let answer = gate.browser().send(Method::POST, "/x", &headers, small.clone().into()).await;
         let kept = answer.expect(401).header("set-cookie").is_some();
         assert_eq!(kept, number < 20, "one address has its share");
+    }
+    assert_eq!(upstream.bytes(), b"");
+}
+
+#[tokio::test]
+async fn a_form_goes_to_the_host_and_address_that_it_was_for() {
+    let upstream = Recorder::start().await;
+    let mut second = route("second", "/", &upstream.url());
+    second["host"] = SECOND_HOST.into();
+    let gate = Gate::with_upstream(&upstream).route(second).start().await;
+    let mut browser = vera(&gate).await;
+    let refused = submit(&gate, &mut browser, FORM).await;
+    let page = go_on(&mut browser, refused).await;
+    let of_the_form = |browser: &Browser| {
+        let cookies = browser.cookies_for(&browser.url("/"));
+        let own = |pair: &&str| !pair.starts_with("__Host-wicketgate=");
+        cookies.split("; ").filter(own).collect::<Vec<_>>().join("; ")
+    };
+    let kept = of_the_form(&browser);
+    press(&mut browser, &page, "send").await.expect(307);
+    let sent = of_the_form(&browser);
+    assert!(!kept.is_empty() && !sent.is_empty() && kept != sent, "{kept}, {sent}");
+
+    // She is signed in at the other host, too, and what carries the form has got there.
+    let base = format!("https://{SECOND_HOST}:{}/", gate.port());
+    let mut there = Browser::new(&base, gate.client_tls());
+    gate.sign_in(&mut there, "vera", "/").await.expect(200);
+    let before = upstream.requests().len();
+    let resume = format!("/.wicketgate/resume?{}", page.url.query().unwrap());
+    there.send(Method::GET, &resume, &[("cookie", &kept)], "".into()).await.expect(410);
+    let headers = [
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("sec-fetch-site", "same-origin"),
+        ("cookie", sent.as_str()),
+    ];
+    there.send(Method::POST, "/orders?x=1", &headers, "".into()).await.expect(410);
+    assert_eq!(upstream.requests().len(), before);
+    // It is still there where it belongs.
+    browser.post("/orders?x=1", "").await.expect(200);
+    assert_eq!(String::from_utf8_lossy(&upstream.last().body), FORM);
+}
+
+#[tokio::test]
+async fn a_form_of_another_site_is_not_kept_even_where_it_may_be_sent() {
+    let upstream = Recorder::start().await;
+    let partner = "https://partner.example";
+    let gate = Gate::with_upstream(&upstream)
+        .configure(move |config| {
+            config["routes"][0]["cross_site_origins"] = serde_json::json!([partner]);
+        })
+        .start()
+        .await;
+    for site in ["cross-site", "same-site"] {
+        let headers = [
+            ("content-type", "application/x-www-form-urlencoded"),
+            ("origin", partner),
+            ("sec-fetch-site", site),
+        ];
+        let mut browser = gate.browser();
+        let answer = browser.send(Method::POST, "/orders?x=1", &headers, FORM.into()).await;
+        assert_eq!(answer.header("set-cookie"), None, "{answer:?}");
+        assert!(!answer.expect(401).text().contains("kept"));
     }
     assert_eq!(upstream.bytes(), b"");
 }

@@ -213,6 +213,11 @@ async fn a_link_or_another_site_cannot_sign_anybody_out() {
     let foreign = [("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")];
     let answer = program.send(Method::POST, "/.wicketgate/logout", &foreign, "".into()).await;
     assert!((400..500).contains(&answer.status), "{answer:?}");
+    // Not even with the page's token, should it ever get out.
+    let page = browser.get("/.wicketgate/logout").await.expect(200).text();
+    let action = page.split("action=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(action.contains("csrf="), "{action}");
+    browser.send(Method::POST, action, &foreign, "".into()).await.expect(403);
     program.get("/").await.expect(200);
 }
 

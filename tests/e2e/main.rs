@@ -19,6 +19,7 @@ mod bodies;
 mod bounds;
 mod browser;
 mod bypass;
+mod callers;
 mod circles;
 mod client_certificates;
 mod commands;

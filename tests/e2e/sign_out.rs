@@ -1,5 +1,8 @@
 //! Signing out in the browser: where it leads, and what a provider's page may do in a frame.
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use http::Method;
 use serde_json::json;
 
@@ -88,6 +91,24 @@ async fn after_signing_out_a_browser_goes_where_it_may_and_nowhere_else() {
             }
             None => assert_eq!(answer.status, 200, "{wish}: {answer:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_that_somebody_planted_leads_nowhere_else() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    let mut browser = gate.browser();
+    let mut led = async |address: &str| {
+        let cookie =
+            format!("__Host-wicketgate-after=x.{}", BASE64_URL_SAFE_NO_PAD.encode(address));
+        let target = "/.wicketgate/signed-out?state=x";
+        browser.send(Method::GET, target, &[("cookie", &cookie)], Bytes::new()).await
+    };
+    let own = gate.url("/goodbye");
+    assert_eq!(led(&own).await.expect(303).location().as_str(), own, "the cookie is read");
+    for elsewhere in ["https://evil.example/", "//evil.example/", LISTED, "javascript:alert(1)"] {
+        let answer = led(elsewhere).await.expect(200);
+        assert!(answer.header("location").is_none(), "{elsewhere}: {answer:?}");
     }
 }
 

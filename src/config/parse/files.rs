@@ -8,6 +8,9 @@ use crate::config::yaml::Cursor;
 
 use super::keys;
 
+/// About a path that leads nowhere.
+const RELATIVE: &str = "relative paths start at the folder of this configuration file";
+
 /// The folder that relative paths start at.
 #[derive(Debug)]
 pub(super) struct Base(PathBuf);
@@ -66,7 +69,12 @@ impl Base {
         match secret::read(reference, &self.0) {
             Ok(secret) => Some(secret),
             Err(cause) if reference.starts_with("file:") || reference.starts_with("env:") => {
-                at.error(cause);
+                let path = reference.strip_prefix("file:");
+                if path.is_some_and(|path| !self.0.join(path).exists()) {
+                    at.error_with(cause, RELATIVE);
+                } else {
+                    at.error(cause);
+                }
                 None
             }
             Err(cause) => {
@@ -98,7 +106,7 @@ pub(super) fn is_file(at: &Cursor<'_>, path: &Path) -> bool {
 fn unreachable_file(at: &Cursor<'_>, path: &Path, error: &std::io::Error) {
     let cause = format!("`{}` can't be read: {error}", path.display());
     if error.kind() == std::io::ErrorKind::NotFound {
-        at.error_with(cause, "relative paths start at the folder of this configuration file");
+        at.error_with(cause, RELATIVE);
     } else {
         at.error(cause);
     }

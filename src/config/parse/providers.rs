@@ -152,8 +152,17 @@ fn issuer(at: &Cursor<'_>) -> Option<Issuer> {
         );
         return None;
     }
-    let issuer =
-        at.parsed(Issuer::parse, "write the issuer as `https://id.example.com/realms/main`")?;
+    const EXAMPLE: &str = "write the issuer as `https://id.example.com/realms/main`";
+    if !text.contains("://") {
+        at.error_with(format!("{} doesn't begin with `https://`", quote(text)), EXAMPLE);
+        return None;
+    }
+    if let Some((issuer, _)) = text.split_once("/.well-known/") {
+        let hint = format!("write {}, if that is what the document calls `issuer`", quote(issuer));
+        at.error_with("this is the address of the provider's metadata, not its issuer", hint);
+        return None;
+    }
+    let issuer = at.parsed(Issuer::parse, EXAMPLE)?;
     let url = issuer.url();
     if url.query().is_some() || url.fragment().is_some() {
         // OpenID Connect Discovery 1.0, section 4.3.

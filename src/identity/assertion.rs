@@ -206,6 +206,7 @@ mod tests {
             subject: None,
             id_token: None,
             access_token: None,
+            refresh: None,
             host: None,
         };
         Credential::Session(sessions.create(login, None).await.unwrap().1)

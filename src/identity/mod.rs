@@ -28,9 +28,11 @@ pub mod oidc;
 #[cfg(test)]
 mod oidc_tests;
 pub mod provider_token;
+mod outage;
 pub mod providers;
 pub mod recent;
 mod redeem;
+pub mod refresh;
 mod refreshed;
 pub mod seal;
 pub mod session;

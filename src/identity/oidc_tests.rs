@@ -18,7 +18,7 @@ use super::oidc::{Login, LoginError, LoginRedirect, LoginStart, Provider};
 use super::providers::{Callback, Providers};
 use super::seal::Sealer;
 use crate::config::model::{
-    ClaimNames, ClientAuthentication, IdentityProvider, Issuer, SecretMethod,
+    ClaimNames, ClientAuthentication, IdentityProvider, Issuer, Refresh, SecretMethod,
 };
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
@@ -194,6 +194,7 @@ impl World {
             parameters: Vec::new(),
             own_callback: false,
             access_tokens: None,
+            refresh: Some(Refresh::default()),
             scopes: vec!["openid".into(), "email".into()],
             ca: None,
             claims: ClaimNames::default(),

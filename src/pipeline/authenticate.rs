@@ -18,11 +18,13 @@ use crate::domain::clock::Timestamp;
 use crate::identity::bearer::{self, AccessToken, BearerError};
 use crate::identity::cookie::{self, CookieState};
 use crate::identity::credential::Credential;
-use crate::identity::session::Session;
+use crate::identity::oidc::Provider;
+use crate::identity::session::{Freshness, Session};
 
 use super::client::ClientConnection;
 use super::gate::Gate;
 use super::receive::Arrival;
+use super::refresh;
 use super::refusal::Refusal;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
@@ -201,7 +203,8 @@ pub fn is_good(gate: &Gate, snapshot: &Snapshot, credential: &Credential, now: T
 ///
 /// # Errors
 /// `Malformed` when the cookie comes twice, `SessionsUnavailable` when the store does not answer, or
-/// when it can't be known what other gates ended; `Suspended`.
+/// when it can't be known what other gates ended; `IdentityUnconfirmed` when it can't be known who the
+/// user is now; `Suspended`.
 pub async fn authenticate(
     gate: &Gate,
     connection: &ClientConnection,
@@ -221,19 +224,52 @@ pub async fn authenticate(
             return Err(Refusal::Malformed("the session cookie came twice"));
         }
     };
-    if let Some(session) = connection.told().session(&gate.sessions, value, at) {
-        if !gate.sessions.is_confirmed(begun) {
-            return Err(Refusal::SessionsUnavailable);
-        }
-        return known(gate, connection, session, at, host, route);
-    }
+    let at_hand = connection.told().session(&gate.sessions, value, at);
+    let ask = match at_hand {
+        Some(_) if !gate.sessions.is_confirmed(begun) => return Err(Refusal::SessionsUnavailable),
+        Some(session) => match known(gate, connection, session, at, host, route)? {
+            Told::Answer(answer) => return Ok(answer),
+            ask => Some(ask),
+        },
+        None => None,
+    };
     // On the heap, as all that is rare: a request is moved about as a whole.
-    match Box::pin(gate.sessions.find(value, at)).await {
-        Ok(Some(session)) => known(gate, connection, session, at, host, route),
-        Ok(None) => Ok(Authenticated::Failed),
-        Err(error) => {
-            tracing::error!(%error, "the session store does not answer");
-            Err(Refusal::SessionsUnavailable)
+    Box::pin(find(gate, connection, value, ask, at, host, route)).await
+}
+
+/// What is told of a session that is good as such.
+enum Told {
+    Answer(Authenticated),
+    /// The provider has to be asked first.
+    Ask(Arc<Provider>, Arc<Session>),
+}
+
+/// The rest, where the session has to be read, or its provider to be asked.
+async fn find(
+    gate: &Gate,
+    connection: &ClientConnection,
+    value: &str,
+    told: Option<Told>,
+    at: Timestamp,
+    host: &Host,
+    route: Option<&Route>,
+) -> Result<Authenticated, Refusal> {
+    let told = match told {
+        Some(told) => told,
+        None => {
+            let found = gate.sessions.find(value, at).await.map_err(|error| {
+                tracing::error!(%error, "the session store does not answer");
+                Refusal::SessionsUnavailable
+            })?;
+            let Some(session) = found else { return Ok(Authenticated::Failed) };
+            known(gate, connection, session, at, host, route)?
+        }
+    };
+    match told {
+        Told::Answer(answer) => Ok(answer),
+        Told::Ask(provider, session) => {
+            let session = refresh::confirmed(gate, &provider, &session, at).await?;
+            confirmed(gate, connection, session, at, route)
         }
     }
 }
@@ -245,11 +281,31 @@ fn known(
     at: Timestamp,
     host: &Host,
     route: Option<&Route>,
-) -> Result<Authenticated, Refusal> {
+) -> Result<Told, Refusal> {
+    let snapshot = gate.snapshot.load();
+    // Asked of the snapshot in force, as `is_trusted` does.
+    let Some(provider) = snapshot.providers.named(&session.provider) else {
+        return Ok(Told::Answer(Authenticated::Failed));
+    };
     // A cookie that an application got hold of opens no other one.
-    if !is_trusted(gate, &session) || !began_on(&session, host) {
-        return Ok(Authenticated::Failed);
+    if !began_on(&session, host) {
+        return Ok(Told::Answer(Authenticated::Failed));
     }
+    let worth = refresh::look(gate, provider, &session, at);
+    if route.is_some() && matches!(worth, Freshness::Due | Freshness::Stale) {
+        return Ok(Told::Ask(Arc::clone(provider), session));
+    }
+    confirmed(gate, connection, Some(session), at, route).map(Told::Answer)
+}
+
+fn confirmed(
+    gate: &Gate,
+    connection: &ClientConnection,
+    session: Option<Arc<Session>>,
+    at: Timestamp,
+    route: Option<&Route>,
+) -> Result<Authenticated, Refusal> {
+    let Some(session) = session else { return Ok(Authenticated::Failed) };
     suspended::refuse(gate, connection, &session.principal, at)?;
     if route.is_none_or(|route| route.takes(&session.provider)) {
         Ok(Authenticated::Session(session))

@@ -204,6 +204,7 @@ async fn signed_in(
         subject: login.subject,
         id_token: login.id_token,
         access_token: login.access_token.filter(|_| wanted),
+        refresh: login.refresh,
         host: Some(request.authority.to_string().into()),
     };
     let (secret, session) = gate.sessions.create(new, previous).await.map_err(unavailable)?;

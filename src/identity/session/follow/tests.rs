@@ -158,6 +158,7 @@ impl Gate {
             subject: None,
             id_token: None::<Secret>,
             access_token: None,
+            refresh: None,
             host: None,
         };
         let (value, session) = self.sessions.create(login, None).await.unwrap();

@@ -35,6 +35,7 @@ mod login;
 mod manager;
 mod package;
 mod providers;
+mod refresh;
 mod reload;
 mod relying_party;
 mod reserved;

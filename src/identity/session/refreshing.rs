@@ -38,8 +38,9 @@ const MAX_WAITING: usize = 4096;
 /// How much longer a lease lasts than what it is for: as gates' clocks differ.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// Between two looks at what another gate is doing.
-const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks at what another gate is doing: more and more.
+const LOOK: Duration = Duration::from_millis(50);
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// A token that was used up must not be lost for a store that is away for a moment.
 const STORE_AGAIN: Duration = Duration::from_millis(250);
@@ -278,7 +279,7 @@ impl Sessions {
     ) -> Result<Option<Outcome>, Failure> {
         let key = lease_of(&session.id, record.generation);
         let lasts = provider.patience() + MARGIN;
-        let begun = Instant::now();
+        let (begun, mut look) = (Instant::now(), LOOK);
         loop {
             let now = self.now();
             let store = self.store.as_ref();
@@ -288,7 +289,8 @@ impl Sessions {
             if begun.elapsed() >= lasts {
                 return Err(Failure::Leased);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(look).await;
+            look = (look * 3 / 2).min(LONGEST_LOOK);
             let Some(stored) = self.stored_renewal(&session.id).await? else {
                 return self.missing(session).await.map(Some);
             };

@@ -1,5 +1,6 @@
 mod access;
 mod logout;
+mod refresh;
 mod users;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -55,6 +55,7 @@ pub struct Setup {
     launch: Launch,
     port: Option<Port>,
     others: Vec<(&'static str, Value, Value)>,
+    refresh: bool,
 }
 
 /// How the binary is started.
@@ -112,6 +113,16 @@ impl Setup {
         self
     }
 
+    /// The provider gives refresh tokens, and users are asked about again as often as this says.
+    #[must_use]
+    pub fn refresh(mut self, interval: &'static str, max_age: &'static str) -> Self {
+        self.refresh = true;
+        self.configure(move |config| {
+            config["identity_providers"][0]["refresh"] =
+                json!({ "interval": interval, "max_age": max_age });
+        })
+    }
+
     /// Edits the configuration before it is written.
     #[must_use]
     pub fn configure(mut self, edit: impl FnOnce(&mut Value) + 'static) -> Self {
@@ -151,9 +162,10 @@ impl Setup {
 
         let origins = [HOST, SECOND_HOST, "other.localhost"]
             .map(|host| format!("https://{host}:{}", public.number()));
-        let provider = Provider::start_with(
-            json!({ "origins": origins, "secret": provider::SECRET, "ca": root.join("ca.pem") }),
-        )
+        let provider = Provider::start_with(json!({
+            "origins": origins, "secret": provider::SECRET, "ca": root.join("ca.pem"),
+            "refresh": self.refresh,
+        }))
         .await;
         let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/wicketgate.cedarschema");
         let mut config = json!({
@@ -256,6 +268,7 @@ impl Gate {
             launch: Launch::default(),
             port: None,
             others: Vec::new(),
+            refresh: false,
         }
     }
 

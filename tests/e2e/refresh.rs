@@ -307,3 +307,36 @@ async fn a_session_that_was_handed_over_is_refreshed_too() {
     })
     .await;
 }
+
+/// The former process keeps what is open, and has no store of its own any more.
+#[tokio::test]
+async fn during_an_upgrade_two_processes_use_each_refresh_token_once() {
+    let (page, mut echo) = (Recorder::start().await, Echo::start().await);
+    let gate = world(&page, &echo)
+        .policy(VENDORS)
+        .refresh("1s", "1m")
+        .launch(|launch| {
+            launch.arguments = vec!["--replaced-timeout".to_owned(), "60".to_owned()];
+        })
+        .start()
+        .await;
+    let browser = gate.login("vera").await;
+    let mut socket = open_socket(&browser, &mut echo).await;
+    gate.process.signal("USR2");
+    eventually("the newer process", async || {
+        let output = gate.process.output();
+        output.iter().any(|line| line.contains("a newer process serves")).then_some(())
+    })
+    .await;
+    let (before, mut program) = (refreshes(&gate), browser.as_program());
+    eventually("four refreshes", async || {
+        program.get("/").await.expect(200);
+        (refreshes(&gate) >= before + 4).then_some(())
+    })
+    .await;
+    tell_provider(&gate, "groups?user=vera&group=customers").await;
+    assert_eq!(closed(&mut socket).await, "the policies no longer allow it");
+    turns(&mut program, 200, 403).await;
+    refreshes(&gate);
+    gate.assert_audit_verifies();
+}

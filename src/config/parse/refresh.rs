@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::model::Refresh;
-use crate::config::yaml::{Cursor, Map};
+use crate::config::yaml::{Cursor, Map, quote};
 
 use super::keys;
 
@@ -18,7 +18,12 @@ pub(super) fn refresh(provider: &Map<'_>) -> Option<Refresh> {
     let default = Some(Refresh::default());
     let Some(at) = provider.get("refresh") else { return default };
     if !at.is_map() {
-        return at.choice(&[("off", None)]).unwrap_or(default);
+        let text = at.text();
+        if let Some(text) = text.filter(|text| *text != "off") {
+            let hint = "write `refresh: off`, or `refresh: { interval: 5m, max_age: 1h }`";
+            at.error_with(format!("{} is neither `off` nor a map", quote(text)), hint);
+        }
+        return if text == Some("off") { None } else { default };
     }
     let Some(map) = keys(&at) else { return default };
     let mut refresh = Refresh::default();

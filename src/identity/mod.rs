@@ -27,8 +27,8 @@ pub mod logout_token;
 pub mod oidc;
 #[cfg(test)]
 mod oidc_tests;
-pub mod provider_token;
 mod outage;
+pub mod provider_token;
 pub mod providers;
 pub mod recent;
 mod redeem;

@@ -52,12 +52,13 @@ pub struct Turn<'a> {
 }
 
 impl Refreshes {
-    /// Waits for a place.
+    /// Waits for a place, for as long as a call may take.
     ///
     /// # Errors
     /// `BackingOff`.
-    pub async fn turn(&self) -> Result<Turn<'_>, RefreshError> {
-        let place = self.places.acquire().await.map_err(|_| RefreshError::BackingOff)?;
+    pub async fn turn(&self, patience: Duration) -> Result<Turn<'_>, RefreshError> {
+        let place = tokio::time::timeout(patience, self.places.acquire()).await;
+        let Ok(Ok(place)) = place else { return Err(RefreshError::BackingOff) };
         // After the wait: it may have failed meanwhile.
         let mut pace = self.pace.lock();
         let now = Instant::now();
@@ -118,21 +119,21 @@ mod tests {
     #[tokio::test]
     async fn a_provider_that_failed_is_left_alone_then_asked_by_one_then_by_all() {
         let refreshes = Refreshes::default();
-        let all = [refreshes.turn().await.unwrap(), refreshes.turn().await.unwrap()];
+        let all = [refreshes.turn(LONGEST).await.unwrap(), refreshes.turn(LONGEST).await.unwrap()];
         all.iter().for_each(|turn| refreshes.failed(turn, "idp", "down"));
         assert!(refreshes.is_out());
-        assert!(refreshes.turn().await.is_err(), "left alone");
+        assert!(refreshes.turn(LONGEST).await.is_err(), "left alone");
         assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(1), "two that failed together");
         refreshes.pace.lock().next = Some(Instant::now());
-        let probe = refreshes.turn().await.unwrap();
-        assert!(refreshes.turn().await.is_err(), "one is enough");
+        let probe = refreshes.turn(LONGEST).await.unwrap();
+        assert!(refreshes.turn(LONGEST).await.is_err(), "one is enough");
         refreshes.failed(&probe, "idp", "down");
         assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(2));
         refreshes.pace.lock().next = Some(Instant::now());
-        refreshes.turn().await.unwrap();
+        refreshes.turn(LONGEST).await.unwrap();
         refreshes.answered("idp");
         assert!(!refreshes.is_out());
-        let all = [refreshes.turn().await.unwrap(), refreshes.turn().await.unwrap()];
+        let all = [refreshes.turn(LONGEST).await.unwrap(), refreshes.turn(LONGEST).await.unwrap()];
         all.iter().for_each(|turn| refreshes.failed(turn, "idp", "down"));
         assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(1), "it begins anew");
     }
@@ -142,10 +143,10 @@ mod tests {
         let refreshes = Refreshes::default();
         let mut asking = Vec::new();
         for _ in 0..AT_ONCE {
-            asking.push(refreshes.turn().await.unwrap());
+            asking.push(refreshes.turn(LONGEST).await.unwrap());
         }
-        assert!(refreshes.turn().now_or_never().is_none());
+        assert!(refreshes.turn(LONGEST).now_or_never().is_none());
         asking.pop();
-        refreshes.turn().await.unwrap();
+        refreshes.turn(LONGEST).await.unwrap();
     }
 }

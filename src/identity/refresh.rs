@@ -17,6 +17,7 @@ use super::discovery::DiscoveryError;
 use super::http::HttpError;
 use super::id_token::{self, IdTokenError, SaidNonce};
 use super::oidc::{LoginError, Provider, UserInfoError, VerifyError, printable};
+use super::provider_token::ProviderToken;
 use crate::config::model::Refresh;
 use crate::config::secret::Secret;
 use crate::domain::clock::Timestamp;
@@ -65,6 +66,8 @@ pub struct Renewed {
     pub id_token: Option<Secret>,
     /// In place of the one that was used, which may be worth nothing any more.
     pub token: Option<Secret>,
+    /// By the system's clock.
+    pub access_token: Option<ProviderToken>,
     pub lifetime: Option<Duration>,
 }
 
@@ -155,12 +158,13 @@ impl Renews for Provider {
     }
 
     fn patience(&self) -> Duration {
-        // Metadata, tokens, keys, userinfo.
-        self.config.timeout * 4
+        // A place, then tokens and userinfo: for each a line and the call. The rest is at hand, or
+        // was asked for without anything being used up.
+        self.config.timeout * 6
     }
 
     async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
-        let turn = self.refreshes.turn().await?;
+        let turn = self.refreshes.turn(self.config.timeout).await?;
         let renewed = self.ask(before).await;
         match &renewed {
             Err(RefreshError::Unavailable { cause, for_all: true, .. }) => {
@@ -191,13 +195,16 @@ impl Provider {
 
     async fn ask(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
         let metadata = self.discovery.metadata().await?;
+        let asked = self.clock.now();
         let tokens = self.redeem_again(&metadata, before.token).await?;
         let given = of(&tokens);
         let lifetime = tokens.expires_in();
         match self.renewed(&metadata, &tokens, before).await {
             Ok((principal, id_token)) => {
                 let token = given.map(|given| given.token);
-                Ok(Renewed { principal: Arc::new(principal), id_token, token, lifetime })
+                let access_token = ProviderToken::of(&tokens, asked);
+                let principal = Arc::new(principal);
+                Ok(Renewed { principal, id_token, token, access_token, lifetime })
             }
             Err(RefreshError::Unavailable { cause, for_all, .. }) => {
                 let rotated = given.map(|given| given.token);

@@ -246,7 +246,11 @@ impl Sessions {
             Err(RefreshError::unavailable("the identity provider took too long", false))
         });
         match renewed {
-            Ok(renewed) => {
+            Ok(mut renewed) => {
+                // By the session clock, and only where an application is to get one.
+                let (wall, now) = (self.clock.wall(), self.now());
+                let token = renewed.access_token.filter(|_| session.access_token().is_some());
+                renewed.access_token = token.map(|token| token.by_clock(wall, now));
                 let next = record.after(renewed, asked);
                 self.put(session, &next).await?;
                 Ok(Outcome::Refreshed)

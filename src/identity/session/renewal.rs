@@ -21,6 +21,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::id::SessionId;
 use crate::domain::principal::Principal;
 use crate::identity::id_token;
+use crate::identity::provider_token::ProviderToken;
 use crate::identity::refresh::{RefreshToken, Renewed};
 use crate::identity::seal::Unopened;
 use crate::store::{Entry, Space};
@@ -69,6 +70,9 @@ pub(super) struct RenewalRecord {
     /// Of the sign-in. An ID token of a refresh may have it once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nonce: Option<Token>,
+    /// In place of the sign-in's, by the session clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    access_token: Option<Arc<ProviderToken>>,
     pub(super) confirmed: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lifetime: Option<Duration>,
@@ -92,12 +96,14 @@ impl RenewalRecord {
             principal: Arc::clone(&login.principal),
             id_token: login.id_token.as_ref().map(Token::of),
             nonce: nonce.map(|nonce| Token(nonce.into())),
+            // It stands with the session.
+            access_token: None,
             confirmed: now,
             lifetime: refresh.lifetime,
         }
     }
 
-    /// What comes after it. `asked` is when the provider was.
+    /// What comes after it. `asked` is when the provider was, by the session clock like all else.
     pub(super) fn after(&self, renewed: Renewed, asked: Timestamp) -> Self {
         Self {
             generation: self.generation + 1,
@@ -109,6 +115,7 @@ impl RenewalRecord {
             },
             id_token: renewed.id_token.as_ref().map(Token::of).or_else(|| self.id_token.clone()),
             nonce: self.nonce.clone(),
+            access_token: renewed.access_token.map(Arc::new),
             confirmed: asked,
             lifetime: renewed.lifetime,
         }
@@ -130,6 +137,10 @@ impl RenewalRecord {
 
     pub(super) fn id_token(&self) -> Option<Secret> {
         self.id_token.as_ref().map(|token| Secret::new(Arc::clone(&token.0)))
+    }
+
+    pub(super) fn access_token(&self) -> Option<Arc<ProviderToken>> {
+        self.access_token.clone()
     }
 
     pub(super) fn nonce(&self) -> Option<&str> {

@@ -398,7 +398,7 @@ impl Renews for Says {
     async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
         let groups = [Arc::from(self.0)].into();
         let principal = Arc::new(Principal { groups, ..before.principal.clone() });
-        Ok(Renewed { principal, id_token: None, token: None, lifetime: None })
+        Ok(Renewed { principal, id_token: None, token: None, access_token: None, lifetime: None })
     }
 }
 

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::config::model::Refresh;
+use crate::identity::provider_token::ProviderToken;
 use crate::identity::refresh::{Before, RefreshError, RefreshToken, Renewed, Renews};
 
 const PACE: Refresh =
@@ -87,6 +88,7 @@ impl Renews for Idp {
                 }),
                 id_token: Some(Secret::new("a.newer.one")),
                 token: next,
+                access_token: ProviderToken::new(&format!("a-{}", good + 1), None),
                 lifetime: None,
             }),
             Says::Nonsense => Err(RefreshError::Unavailable {
@@ -392,6 +394,23 @@ async fn a_refresh_token_is_sealed_and_printed_nowhere() {
     }
     let users: BTreeSet<_> = [&record.principal.id, &session.principal.id].into();
     assert_eq!(users.len(), 1);
+}
+
+#[tokio::test]
+async fn the_access_token_for_applications_is_the_newest_and_kept_only_where_there_was_one() {
+    let world = World::refreshing().await;
+    for (given, then) in [(Some("a-0"), Some("a-1")), (None, None)] {
+        let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None });
+        let access_token = given.and_then(|token| ProviderToken::new(token, None));
+        let login = NewSession { refresh, access_token, ..new_session("ada") };
+        let (value, session) = world.sessions.create(login, None).await.unwrap();
+        world.refresh(&session, &Idp::new()).await;
+        for world in [&world, &world.restarted().await] {
+            let found = world.sessions.find(value.expose(), world.clock.now()).await.unwrap();
+            let token = world.sessions.access_token(&found.unwrap(), world.clock.now());
+            assert_eq!(token.as_ref().map(|token| token.text()), then);
+        }
+    }
 }
 
 #[tokio::test]

@@ -47,8 +47,14 @@ impl Default for Refreshes {
 #[derive(Debug)]
 pub struct Turn<'a> {
     _place: SemaphorePermit<'a>,
-    /// It asks for all, after a failure.
     is_probe: bool,
+}
+
+impl Turn<'_> {
+    /// Whether it asks for all, after a failure.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
+    }
 }
 
 impl Refreshes {

@@ -165,7 +165,15 @@ impl Renews for Provider {
 
     async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
         let turn = self.refreshes.turn(self.config.timeout).await?;
-        let renewed = self.ask(before).await;
+        let renewed = match turn.is_probe() {
+            // With something that can be asked twice. A provider that hangs may use up a token later,
+            // when nobody waits for the answer any more.
+            true => match self.discovery.asked_anew().await {
+                Ok(()) => self.ask(before).await,
+                Err(error) => Err(error.into()),
+            },
+            false => self.ask(before).await,
+        };
         match &renewed {
             Err(RefreshError::Unavailable { cause, for_all: true, .. }) => {
                 self.refreshes.failed(&turn, &self.config.name, cause);

@@ -120,17 +120,13 @@ async fn a_grant_that_the_provider_takes_back_ends_the_session_and_what_is_open_
 async fn while_the_provider_is_away_sessions_go_on_for_as_long_as_is_configured_and_then_wait_for_it()
  {
     let (page, mut echo) = (Recorder::start().await, Echo::start().await);
-    let gate = world(&page, &echo)
-        .refresh("1s", "5s")
-        .configure(|config| config["identity_providers"][0]["timeout"] = "500ms".into())
-        .start()
-        .await;
+    let gate = world(&page, &echo).refresh("1s", "5s").start().await;
     let browser = gate.login("vera").await;
     let mut program = browser.clone().as_program();
     program.get("/").await.expect(200);
     let mut socket = open_socket(&browser, &mut echo).await;
 
-    gate.provider.process.signal("STOP");
+    gate.provider.process.signal("USR2");
     let failing = async || (refreshed(&gate, "unavailable").await > 0.5).then_some(());
     eventually("a refresh that fails", async || {
         program.get("/").await.expect(200);
@@ -151,7 +147,7 @@ async fn while_the_provider_is_away_sessions_go_on_for_as_long_as_is_configured_
     program.get("/.wicketgate/me").await.expect(200);
     browser.clone().get("/.wicketgate/logout").await.expect(200);
 
-    gate.provider.process.signal("CONT");
+    gate.provider.process.signal("USR2");
     turns(&mut program, 503, 200).await;
     open_socket(&browser, &mut echo).await;
     let output = gate.process.output();

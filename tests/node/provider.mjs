@@ -8,7 +8,8 @@
 // was (else the one that was asked for), `ts` when it was, in seconds since 1970 (else now).
 //
 // `POST /test/rotate` has it sign with a new key, `/test/groups?user=vera&group=vendors` changes
-// whose groups, `/test/revoke?user=vera` takes back what it let the gate do for her.
+// whose groups, `/test/revoke?user=vera` takes back what it let the gate do for her. SIGUSR2 has it
+// go away, with what it knows, and come back.
 
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
@@ -177,6 +178,14 @@ server.on('request', (request, response) => {
   interact(request, response).catch((error) => {
     response.writeHead(400, { 'content-type': 'text/plain' }).end(String(error));
   });
+});
+
+// Goes away, and comes back.
+const { port } = server.address();
+process.on('SIGUSR2', () => {
+  if (!server.listening) return server.listen(port, '127.0.0.1');
+  server.close();
+  return server.closeAllConnections();
 });
 
 async function interact(request, response) {

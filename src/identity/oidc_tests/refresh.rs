@@ -161,6 +161,16 @@ async fn a_provider_that_is_down_is_left_alone() {
     assert!(world.provider.is_out() && !world.provider.may_ask());
     let again = world.refresh(&signed).await;
     assert!(matches!(again, Err(RefreshError::BackingOff)), "{again:?}");
+    // The next try puts no token at risk.
+    world.script.lock().asked.clear();
+    let probed = loop {
+        match world.refresh(&signed).await {
+            Err(RefreshError::BackingOff) => tokio::task::yield_now().await,
+            other => break other,
+        }
+    };
+    assert!(matches!(probed, Err(RefreshError::Unavailable { .. })), "{probed:?}");
+    assert_eq!(world.script.lock().asked, "");
 }
 
 #[tokio::test]

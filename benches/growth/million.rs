@@ -110,6 +110,7 @@ fn login(number: usize) -> NewSession {
         subject: None,
         id_token: None,
         access_token: None,
+        refresh: None,
         host: None,
         begun: None,
     }

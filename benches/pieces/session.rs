@@ -31,6 +31,7 @@ fn login(index: usize) -> NewSession {
         subject: None,
         id_token: None,
         access_token: None,
+        refresh: None,
         host: None,
         begun: None,
     }

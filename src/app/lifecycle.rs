@@ -246,6 +246,8 @@ impl Running {
             // Store and log are here.
             let _ = tokio::time::timeout(self.patience.stop, predecessor.gone()).await;
         }
+        // What is being refreshed has a new token, and must keep it.
+        let _ = tokio::time::timeout(self.patience.stop, gate.sessions.refreshed()).await;
         self.control.finish().await;
         if let Err(error) = gate.sessions.write_back().await {
             tracing::error!(%error, "the last activity of sessions was not kept");

@@ -19,7 +19,7 @@ use crate::domain::network::Networks;
 pub use callers::{Accepted, AccessTokens, CERTIFICATES, TokenExchange, UpstreamToken};
 pub use claim::{ClaimNames, ClaimPath};
 pub use client::{AssertionAudience, ClientAuthentication, SecretMethod};
-pub use provider::{IdentityProvider, Issuer, ProviderNames};
+pub use provider::{IdentityProvider, Issuer, ProviderNames, Refresh};
 pub use session::Session;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -167,4 +167,6 @@ pub enum EndReason {
     Limit,
     /// Its user, or its user's tenant, was suspended.
     Suspended,
+    /// Its provider no longer vouches for it: it refused to refresh it, or spoke of somebody else.
+    RefreshRefused,
 }

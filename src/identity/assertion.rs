@@ -207,6 +207,7 @@ mod tests {
             subject: None,
             id_token: None,
             access_token: None,
+            refresh: None,
             host: None,
             begun: None,
         };

@@ -98,6 +98,11 @@ impl Discovery {
         self.metadata.at_hand()
     }
 
+    /// Asks, whatever is at hand, to learn whether there is an answer.
+    pub async fn asked_anew(&self) -> Result<(), DiscoveryError> {
+        self.ask_metadata().await.map(drop)
+    }
+
     /// Whether the last question to the provider was answered; `None` before the first.
     pub fn is_reachable(&self) -> Option<bool> {
         match (self.metadata.is_failing(), self.keys.is_failing()) {

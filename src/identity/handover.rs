@@ -25,6 +25,7 @@ use url::form_urlencoded;
 use super::login::{self, LoginState, LoginStateError, LoginStates, Part, StateError};
 use super::oidc::{Login, LoginError};
 use super::provider_token::ProviderToken;
+use super::refresh::RefreshToken;
 use super::vouched::VouchedBy;
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
@@ -75,6 +76,8 @@ struct Record {
     id_token: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     access_token: Option<ProviderToken>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh: Option<(String, Option<Duration>)>,
     expires: Timestamp,
 }
 
@@ -158,6 +161,7 @@ pub async fn give(
         subject: login.subject.clone(),
         id_token: login.id_token.as_ref().map(|token| token.expose().to_owned()),
         access_token: login.access_token.clone(),
+        refresh: login.refresh.as_ref().map(|of| (of.token.expose().to_owned(), of.lifetime)),
         expires: logins.clock.now().plus(LIFETIME),
     };
     let key = key(&code);
@@ -226,6 +230,9 @@ pub async fn take(
         subject: record.subject,
         id_token: record.id_token.map(Secret::new),
         access_token: record.access_token,
+        refresh: record
+            .refresh
+            .map(|(token, lifetime)| RefreshToken { token: Secret::new(token), lifetime }),
         return_to: half.return_to.clone(),
         begun: half.expires.minus(login::LIFETIME),
         set_cookie: login::forget(&half),
@@ -312,6 +319,7 @@ mod tests {
             subject: Some("ada".into()),
             id_token: Some(Secret::new("a.b.c")),
             access_token: ProviderToken::new("x.y.z", None),
+            refresh: Some(RefreshToken { token: Secret::new("r-1"), lifetime: None }),
             return_to: "/elsewhere".into(),
             begun: Timestamp::from_seconds(0),
             set_cookie: Vec::new(),
@@ -386,6 +394,7 @@ mod tests {
         assert_eq!(taken.authentication.acr.as_deref(), Some("mfa"));
         assert_eq!(taken.id_token.unwrap().expose(), "a.b.c");
         assert_eq!(taken.access_token.unwrap().text(), "x.y.z");
+        assert_eq!(taken.refresh.unwrap().token.expose(), "r-1");
         assert_eq!(taken.set_cookie.len(), 1, "the cookie is removed");
         assert!(world.store.scan(Space::Logins, b"").await.unwrap().is_empty());
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::constant_time;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use openidconnect::core::{
@@ -60,8 +61,32 @@ pub enum IdTokenError {
 pub struct Expected<'a> {
     pub client_id: &'a str,
     pub issuer: &'a IssuerUrl,
-    pub nonce: &'a str,
+    pub nonce: SaidNonce<'a>,
     pub now: Timestamp,
+}
+
+/// Which nonce the token has.
+#[derive(Clone, Copy, Debug)]
+pub enum SaidNonce<'a> {
+    /// This one.
+    Required(&'a str),
+    /// None, or this one (OpenID Connect Core 1.0, section 12.2).
+    Optional(Option<&'a str>),
+}
+
+impl SaidNonce<'_> {
+    fn fits(self, said: Option<&Nonce>) -> bool {
+        let is = |wanted: &str| {
+            said.is_some_and(|said| {
+                let (said, wanted) = (said.secret().as_bytes(), wanted.as_bytes());
+                constant_time::verify_slices_are_equal(said, wanted).is_ok()
+            })
+        };
+        match self {
+            Self::Required(wanted) => is(wanted),
+            Self::Optional(wanted) => said.is_none() || wanted.is_some_and(is),
+        }
+    }
 }
 
 /// A token that passed.
@@ -99,8 +124,10 @@ pub fn verify(
     })
     // Further audiences are looked at below, together with `azp`.
     .set_other_audience_verifier_fn(|_| true);
-    let nonce = Nonce::new(expected.nonce.to_owned());
-    let checked = token.claims(&verifier, &nonce).map_err(|error| classified(&error))?;
+    let fits = |said: Option<&Nonce>| {
+        if expected.nonce.fits(said) { Ok(()) } else { Err("not the login's".to_owned()) }
+    };
+    let checked = token.claims(&verifier, fits).map_err(|error| classified(&error))?;
     if let Some(said) = checked.access_token_hash() {
         let algorithm = token.signing_alg().map_err(|_| IdTokenError::Signature)?;
         let key = token.signing_key(&verifier).map_err(|_| IdTokenError::Signature)?;
@@ -129,9 +156,14 @@ pub fn verify(
 }
 
 /// The claims as they were signed; the signature over these very bytes was checked before.
-fn payload(raw: &str) -> Option<Claims> {
+pub fn payload(raw: &str) -> Option<Claims> {
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(raw.split('.').nth(1)?).ok()?;
     serde_json::from_slice(&bytes).ok()
+}
+
+/// The nonce of a token that was checked.
+pub fn nonce(raw: &str) -> Option<String> {
+    Some(payload(raw)?.get("nonce")?.as_str()?.to_owned())
 }
 
 fn system_time(at: Timestamp) -> SystemTime {

@@ -27,10 +27,12 @@ pub mod logout_token;
 pub mod oidc;
 #[cfg(test)]
 mod oidc_tests;
+mod outage;
 pub mod provider_token;
 pub mod providers;
 pub mod recent;
 mod redeem;
+pub mod refresh;
 mod refreshed;
 pub mod seal;
 pub mod session;

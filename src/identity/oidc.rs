@@ -6,6 +6,7 @@
 //! 3.1.3.7. Which of them failed is recorded; tokens and codes never are.
 
 mod backchannel;
+mod checks;
 
 use std::sync::Arc;
 
@@ -13,19 +14,18 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::header::{HeaderMap, HeaderValue};
-use openidconnect::HttpRequest;
-use openidconnect::core::CoreTokenResponse;
 use url::Url;
 
-use super::claims::{self, ClaimError, Claims};
+use super::claims::{self, ClaimError};
 use super::client_key::{ClientKey, ClientKeyError};
 use super::discovery::{Discovery, DiscoveryError, Metadata, plain_loopback};
 use super::http::{HttpError, HttpSetupError, ProviderHttp};
 use super::login::{self, LoginState, LoginStateError, LoginStates, Part, StateError};
 use super::provider_token::ProviderToken;
 use super::providers::Answer;
+use super::refresh::{self, RefreshToken};
 use super::vouched::VouchedBy;
-use super::{id_token, logout};
+use super::{id_token::SaidNonce, logout, outage};
 use crate::config::model::{ClientAuthentication, IdentityProvider};
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
@@ -34,6 +34,7 @@ use crate::domain::principal::{Authentication, Principal};
 use crate::domain::step_up::{SignInLevel, StepUp, StepUpError};
 use crate::store::StoreError;
 pub use backchannel::LogoutError;
+pub use checks::{UserInfoError, VerifyError};
 
 /// Why nobody is signed in. Texts are for the audit log and hold no token, code or state.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +158,8 @@ pub struct Login {
     pub subject: Option<Arc<str>>,
     pub id_token: Option<Secret>,
     pub access_token: Option<ProviderToken>,
+    /// Where the provider gave one, and the configuration wants it used.
+    pub refresh: Option<RefreshToken>,
     pub return_to: String,
     /// When the browser was sent to the provider.
     pub begun: Timestamp,
@@ -175,6 +178,7 @@ pub struct Provider {
     pub(super) discovery: Discovery,
     pub(super) http: ProviderHttp,
     logins: Arc<LoginStates>,
+    pub(super) refreshes: outage::Refreshes,
     pub(super) clock: Clock,
 }
 
@@ -190,7 +194,8 @@ impl Provider {
         let http = ProviderHttp::start(config.ca.as_deref(), plain, config.timeout)?;
         let discovery = Discovery::new(config.issuer.clone(), http.clone(), clock.clone());
         let vouched_by = VouchedBy::new(config.issuer.as_str(), &config.client_id);
-        Ok(Self { config, vouched_by, key, discovery, http, logins, clock })
+        let refreshes = outage::Refreshes::default();
+        Ok(Self { config, vouched_by, key, discovery, http, logins, refreshes, clock })
     }
 
     /// Where the provider sends users back to. To be registered with it for every host.
@@ -272,7 +277,8 @@ impl Provider {
         self.logins.consume(&login).await?;
         let asked = self.clock.now();
         let tokens = self.redeem(&metadata, &login, code, host).await?;
-        let verified = self.verify(&metadata, &tokens, &login).await?;
+        let nonce = SaidNonce::Required(&login.nonce);
+        let verified = self.verify(&metadata, &tokens, nonce).await?;
         let userinfo = self.userinfo(&metadata, &tokens, &verified.claims).await?;
         let (principal, authentication) =
             claims::principal(name, &self.config.claims, &verified.claims, userinfo.as_ref())?;
@@ -288,6 +294,7 @@ impl Provider {
             subject: claims::text(&[&verified.claims], "sub")?,
             id_token: Some(Secret::new(verified.raw)),
             access_token: ProviderToken::of(&tokens, asked),
+            refresh: self.config.refresh.and_then(|_| refresh::of(&tokens)),
             return_to: login::return_to(&login.return_to),
             begun: login.expires.minus(login::LIFETIME),
             set_cookie: login::forget(&login),
@@ -296,65 +303,6 @@ impl Provider {
                 Part::Whole | Part::Protected => None,
             },
         })
-    }
-
-    async fn verify(
-        &self,
-        metadata: &Metadata,
-        tokens: &CoreTokenResponse,
-        login: &LoginState,
-    ) -> Result<id_token::Verified, LoginError> {
-        let expected = id_token::Expected {
-            client_id: &self.config.client_id,
-            issuer: metadata.issuer(),
-            nonce: &login.nonce,
-            now: self.clock.now(),
-        };
-        let keys = self.discovery.keys(false).await?;
-        match id_token::verify(tokens, &keys, &expected) {
-            Err(id_token::IdTokenError::UnknownKey) => {
-                // The provider may have new keys.
-                let keys = self.discovery.keys(true).await?;
-                id_token::verify(tokens, &keys, &expected)
-            }
-            other => other,
-        }
-        .map_err(|error| LoginError::invalid(error.to_string()))
-    }
-
-    /// The claims of the userinfo endpoint, asked only when the ID token lacks one (OpenID Connect
-    /// Core 1.0, section 5.3).
-    async fn userinfo(
-        &self,
-        metadata: &Metadata,
-        tokens: &CoreTokenResponse,
-        id_token: &Claims,
-    ) -> Result<Option<Claims>, LoginError> {
-        use openidconnect::OAuth2TokenResponse;
-        if claims::complete(&self.config.claims, id_token) {
-            return Ok(None);
-        }
-        let Some(endpoint) = metadata.userinfo_endpoint() else { return Ok(None) };
-        let bearer = format!("Bearer {}", tokens.access_token().secret());
-        let request: HttpRequest = http::Request::builder()
-            .uri(endpoint.url().as_str())
-            .header(http::header::ACCEPT, "application/json")
-            .header(http::header::AUTHORIZATION, bearer)
-            .body(Vec::new())
-            .map_err(|_| LoginError::invalid("the access token can't stand in a header"))?;
-        let response = self.http.call(request).await?;
-        if response.status() != http::StatusCode::OK {
-            let status = response.status().as_u16();
-            return Err(LoginError::invalid(format!("userinfo answered with status {status}")));
-        }
-        let userinfo: Claims = serde_json::from_slice(response.body())
-            .map_err(|_| LoginError::invalid("userinfo is not a JSON object"))?;
-        // Section 5.3.2: else the claims may be somebody else's.
-        let subject = userinfo.get("sub").and_then(|sub| sub.as_str());
-        if subject.is_none() || subject != id_token.get("sub").and_then(|sub| sub.as_str()) {
-            return Err(LoginError::invalid("userinfo is about another subject"));
-        }
-        Ok(Some(userinfo))
     }
 
     /// The provider's logout page; none when it has none, or nothing is known of it yet.

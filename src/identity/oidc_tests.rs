@@ -1,5 +1,7 @@
 //! Logins against a small provider that misbehaves as told.
 
+mod refresh;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,7 +20,7 @@ use super::oidc::{Login, LoginError, LoginRedirect, LoginStart, Provider};
 use super::providers::{Callback, Providers};
 use super::seal::Sealer;
 use crate::config::model::{
-    ClaimNames, ClientAuthentication, IdentityProvider, Issuer, SecretMethod,
+    ClaimNames, ClientAuthentication, IdentityProvider, Issuer, Refresh, SecretMethod,
 };
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
@@ -42,6 +44,8 @@ struct Script {
     token: Option<String>,
     kid: Option<&'static str>,
     userinfo: Option<Value>,
+    /// Status and body of the token endpoint.
+    tokens: Option<(u16, Change)>,
     down: bool,
     /// Replaces the key set.
     keys: Option<Value>,
@@ -101,7 +105,11 @@ impl Script {
                     .token
                     .clone()
                     .unwrap_or_else(|| jsonwebtoken::encode(&header, &claims, &self.key).unwrap());
-                (200, json!({"access_token": "at", "token_type": "Bearer", "id_token": token}))
+                let mut tokens =
+                    json!({"access_token": "at", "token_type": "Bearer", "id_token": token});
+                let Some((status, change)) = &self.tokens else { return (200, tokens) };
+                change(&mut tokens);
+                (*status, tokens)
             }
             "/userinfo" => (200, self.userinfo.clone().unwrap_or_default()),
             _ => (404, json!({})),
@@ -173,6 +181,7 @@ impl World {
             token: None,
             kid: Some("k1"),
             userinfo: None,
+            tokens: None,
             down: false,
             keys: None,
             asked: String::new(),
@@ -194,6 +203,7 @@ impl World {
             parameters: Vec::new(),
             own_callback: false,
             access_tokens: None,
+            refresh: Some(Refresh::default()),
             scopes: vec!["openid".into(), "email".into()],
             ca: None,
             claims: ClaimNames::default(),

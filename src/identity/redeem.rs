@@ -1,9 +1,9 @@
 //! Codes for tokens, at the provider's token endpoint.
 
-use openidconnect::core::{CoreErrorResponseType, CoreTokenResponse};
+use openidconnect::core::{CoreClient, CoreErrorResponseType, CoreTokenResponse};
 use openidconnect::{
-    AuthType, AuthorizationCode, ClientId, ClientSecret, PkceCodeVerifier, RedirectUrl,
-    RequestTokenError, StandardErrorResponse,
+    AuthType, AuthorizationCode, ClientId, ClientSecret, EndpointNotSet, EndpointSet,
+    PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, StandardErrorResponse,
 };
 
 use super::client_key::ClientKeyError;
@@ -11,10 +11,22 @@ use super::discovery::{DiscoveryError, Metadata};
 use super::http::HttpError;
 use super::login::LoginState;
 use super::oidc::{LoginError, Provider, printable};
+use super::refresh::{self, RefreshError};
 use crate::config::model::{AssertionAudience, ClientAuthentication, SecretMethod};
+use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
 
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// The gate as a client of the provider, which knows the token endpoint.
+type Client = CoreClient<
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointSet,
+    EndpointNotSet,
+>;
 
 impl Provider {
     /// Redeems the code (RFC 6749, section 4.1.3; RFC 7636, section 4.5).
@@ -25,29 +37,10 @@ impl Provider {
         code: String,
         host: &Authority,
     ) -> Result<CoreTokenResponse, LoginError> {
-        let token_endpoint =
-            metadata.token_endpoint().cloned().ok_or(DiscoveryError::NoTokenEndpoint)?;
         let redirect = RedirectUrl::new(self.redirect_uri(host))
             .map_err(|_| LoginError::invalid("the callback's host makes no address"))?;
-        let client = openidconnect::core::CoreClient::new(
-            ClientId::new(self.config.client_id.clone()),
-            metadata.issuer().clone(),
-            openidconnect::core::CoreJsonWebKeySet::default(),
-        )
-        .set_token_uri(token_endpoint)
-        .set_redirect_uri(redirect);
-        let (client, assertion) = match &self.config.client {
-            ClientAuthentication::Public => (client, None),
-            ClientAuthentication::Secret { secret, method } => {
-                let secret = ClientSecret::new(secret.expose().to_owned());
-                let by = auth_type(*method, metadata);
-                (client.set_client_secret(secret).set_auth_type(by), None)
-            }
-            ClientAuthentication::Key { audience, .. } => {
-                let client = client.set_auth_type(AuthType::RequestBody);
-                (client, Some(self.assertion(metadata, *audience)?))
-            }
-        };
+        let (client, assertion) = self.client(metadata)?;
+        let client = client.set_redirect_uri(redirect);
         let mut request = client
             .exchange_code(AuthorizationCode::new(code))
             .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()));
@@ -58,6 +51,47 @@ impl Provider {
                 .add_extra_param("client_assertion", assertion);
         }
         request.request_async(&self.http).await.map_err(token_error)
+    }
+
+    /// Uses a refresh token (RFC 6749, section 6).
+    pub(super) async fn redeem_again(
+        &self,
+        metadata: &Metadata,
+        token: &Secret,
+    ) -> Result<CoreTokenResponse, RefreshError> {
+        let (client, assertion) = self.client(metadata)?;
+        let token = RefreshToken::new(token.expose().to_owned());
+        let mut request = client.exchange_refresh_token(&token);
+        if let Some(assertion) = assertion {
+            request = request
+                .add_extra_param("client_assertion_type", ASSERTION_TYPE)
+                .add_extra_param("client_assertion", assertion);
+        }
+        request.request_async(&self.http).await.map_err(refresh::refused)
+    }
+
+    /// What says who asks, and the assertion that says so where that is what the provider knows.
+    fn client(&self, metadata: &Metadata) -> Result<(Client, Option<String>), LoginError> {
+        let token_endpoint =
+            metadata.token_endpoint().cloned().ok_or(DiscoveryError::NoTokenEndpoint)?;
+        let client = CoreClient::new(
+            ClientId::new(self.config.client_id.clone()),
+            metadata.issuer().clone(),
+            openidconnect::core::CoreJsonWebKeySet::default(),
+        )
+        .set_token_uri(token_endpoint);
+        Ok(match &self.config.client {
+            ClientAuthentication::Public => (client, None),
+            ClientAuthentication::Secret { secret, method } => {
+                let secret = ClientSecret::new(secret.expose().to_owned());
+                let by = auth_type(*method, metadata);
+                (client.set_client_secret(secret).set_auth_type(by), None)
+            }
+            ClientAuthentication::Key { audience, .. } => {
+                let client = client.set_auth_type(AuthType::RequestBody);
+                (client, Some(self.assertion(metadata, *audience)?))
+            }
+        })
     }
 
     /// Says to the provider that the gate is its client.

@@ -69,5 +69,6 @@ pub(super) const fn end_reason(reason: EndReason) -> &'static str {
         EndReason::Replaced => "replaced",
         EndReason::Limit => "limit",
         EndReason::Suspended => "suspended",
+        EndReason::RefreshRefused => "refresh-refused",
     }
 }

@@ -71,6 +71,7 @@ pub struct Metrics {
     sessions_ended: IntCounterVec,
     logins: IntCounterVec,
     access_tokens: IntCounterVec,
+    refreshes: IntCounterVec,
     reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     policy_set_info: IntGaugeVec,
@@ -251,6 +252,11 @@ impl Metrics {
                 "Access tokens that were not known from an earlier request, by result.",
                 &["result"],
             ),
+            refreshes: add.counters(
+                "wicketgate_refreshes_total",
+                "Times that an identity provider was asked about a session's user again, by result.",
+                &["result"],
+            ),
             decision_errors: add.counter(
                 "wicketgate_decision_errors_total",
                 "Decisions denied because a policy could not be evaluated.",
@@ -389,6 +395,11 @@ impl Metrics {
     /// issuer's keys).
     pub fn access_tokens(&self, result: &'static str) {
         self.access_tokens.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a refresh: `refreshed`, `refused` (the session ended) or `unavailable`.
+    pub fn refreshes(&self, result: &'static str) {
+        self.refreshes.with_label_values(&[result]).inc();
     }
 
     /// Counts a login: `success`, `failure` (the user's or browser's part) or `unavailable` (the

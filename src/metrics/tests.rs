@@ -16,6 +16,7 @@ fn touched() -> Arc<Metrics> {
     metrics.sessions_ended(EndReason::Logout);
     metrics.logins("success");
     metrics.access_tokens("verified");
+    metrics.refreshes("refreshed");
     metrics.rate_limited("portal", "address");
     metrics.shed("portal", "route");
     metrics.reloads("applied");
@@ -107,6 +108,7 @@ fn end_reasons_are_called_as_in_audit_records() {
         EndReason::Replaced,
         EndReason::Limit,
         EndReason::Suspended,
+        EndReason::RefreshRefused,
     ] {
         assert_eq!(serde_json::to_value(reason).unwrap(), labels::end_reason(reason));
     }

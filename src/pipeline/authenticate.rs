@@ -19,11 +19,13 @@ use crate::domain::suspension::Subject;
 use crate::identity::bearer::{self, AccessToken, BearerError};
 use crate::identity::cookie::{self, CookieState};
 use crate::identity::credential::Credential;
-use crate::identity::session::Session;
+use crate::identity::oidc::Provider;
+use crate::identity::session::{Freshness, Session};
 
 use super::client::ClientConnection;
 use super::gate::Gate;
 use super::receive::Arrival;
+use super::refresh;
 use super::refusal::Refusal;
 use super::route::RouteEntry;
 use super::snapshot::Snapshot;
@@ -187,7 +189,10 @@ pub fn is_taken(route: &Route, credential: &Credential) -> bool {
 pub enum Lapsed {
     Suspended(Subject),
     Ended,
+    /// Nobody knows what other gates ended.
     Unconfirmed,
+    /// What the provider said of the user is too old.
+    Stale,
 }
 
 /// Whether a credential that was taken on a connection still counts there, at `now` and `moment` by
@@ -211,13 +216,23 @@ pub fn still_counts(
         return Err(Lapsed::Ended);
     }
     // Of tokens and certificates as well: who is suspended stands in the store.
-    if gate.sessions.is_confirmed(moment) { Ok(()) } else { Err(Lapsed::Unconfirmed) }
+    if !gate.sessions.is_confirmed(moment) {
+        return Err(Lapsed::Unconfirmed);
+    }
+    if is_stale(gate, snapshot, credential, now) { Err(Lapsed::Stale) } else { Ok(()) }
+}
+
+/// A refresh that is due begins.
+fn is_stale(gate: &Gate, snapshot: &Snapshot, credential: &Credential, now: Timestamp) -> bool {
+    let Credential::Session(session) = credential else { return false };
+    vouching(snapshot, session)
+        .is_some_and(|provider| refresh::look(gate, provider, session, now) == Freshness::Stale)
 }
 
 fn is_good(gate: &Gate, snapshot: &Snapshot, credential: &Credential, now: Timestamp) -> bool {
     match credential {
         Credential::Session(session) => {
-            gate.sessions.is_alive(&session.id, now) && is_trusted(snapshot, session)
+            gate.sessions.is_alive(&session.id, now) && vouching(snapshot, session).is_some()
         }
         Credential::Token(token) => now < token.expires && snapshot.bearers.trusts(token),
         Credential::Certificate(known) => snapshot
@@ -227,13 +242,13 @@ fn is_good(gate: &Gate, snapshot: &Snapshot, credential: &Credential, now: Times
     }
 }
 
-/// `at` and `begun` are when the request came, by the two clocks. `host` is the one that is asked for,
-/// `route` is what is asked for; none
-/// where it is one of the gate's own pages.
+/// `at` and `begun` are when the request came, by the two clocks. `host` is the one that is
+/// asked for, `route` is what is asked for; none where it is one of the gate's own pages.
 ///
 /// # Errors
 /// `Malformed` when the cookie comes twice, `SessionsUnavailable` when the store does not answer, or
-/// when it can't be known what other gates ended; `Suspended`.
+/// when it can't be known what other gates ended; `IdentityUnconfirmed` when it can't be known who the
+/// user is now; `Suspended`.
 pub async fn authenticate(
     gate: &Gate,
     connection: &ClientConnection,
@@ -253,19 +268,52 @@ pub async fn authenticate(
             return Err(Refusal::Malformed("the session cookie came twice"));
         }
     };
-    if let Some(session) = connection.told().session(&gate.sessions, value, at) {
-        if !gate.sessions.is_confirmed(begun) {
-            return Err(Refusal::SessionsUnavailable);
-        }
-        return known(gate, connection, session, at, host, route);
-    }
+    let at_hand = connection.told().session(&gate.sessions, value, at);
+    let ask = match at_hand {
+        Some(_) if !gate.sessions.is_confirmed(begun) => return Err(Refusal::SessionsUnavailable),
+        Some(session) => match known(gate, connection, session, at, host, route)? {
+            Told::Answer(answer) => return Ok(answer),
+            ask => Some(ask),
+        },
+        None => None,
+    };
     // On the heap, as all that is rare: a request is moved about as a whole.
-    match Box::pin(gate.sessions.find(value, at)).await {
-        Ok(Some(session)) => known(gate, connection, session, at, host, route),
-        Ok(None) => Ok(Authenticated::Failed),
-        Err(error) => {
-            tracing::error!(%error, "the session store does not answer");
-            Err(Refusal::SessionsUnavailable)
+    Box::pin(find(gate, connection, value, ask, at, host, route)).await
+}
+
+/// What is told of a session that is good as such.
+enum Told {
+    Answer(Authenticated),
+    /// The provider has to be asked first.
+    Ask(Arc<Provider>, Arc<Session>),
+}
+
+/// The rest, where the session has to be read, or its provider to be asked.
+async fn find(
+    gate: &Gate,
+    connection: &ClientConnection,
+    value: &str,
+    told: Option<Told>,
+    at: Timestamp,
+    host: &Host,
+    route: Option<&Route>,
+) -> Result<Authenticated, Refusal> {
+    let told = match told {
+        Some(told) => told,
+        None => {
+            let found = gate.sessions.find(value, at).await.map_err(|error| {
+                tracing::error!(%error, "the session store does not answer");
+                Refusal::SessionsUnavailable
+            })?;
+            let Some(session) = found else { return Ok(Authenticated::Failed) };
+            known(gate, connection, session, at, host, route)?
+        }
+    };
+    match told {
+        Told::Answer(answer) => Ok(answer),
+        Told::Ask(provider, session) => {
+            let session = refresh::confirmed(gate, &provider, &session, at).await?;
+            confirmed(gate, connection, session, at, route)
         }
     }
 }
@@ -277,10 +325,25 @@ fn known(
     at: Timestamp,
     host: &Host,
     route: Option<&Route>,
-) -> Result<Authenticated, Refusal> {
-    if !counts_on(gate, &session, host) {
-        return Ok(Authenticated::Failed);
+) -> Result<Told, Refusal> {
+    let snapshot = gate.snapshot.load();
+    let provider = vouching(&snapshot, &session).filter(|_| began_on(&session, host));
+    let Some(provider) = provider else { return Ok(Told::Answer(Authenticated::Failed)) };
+    let worth = refresh::look(gate, provider, &session, at);
+    if route.is_some() && matches!(worth, Freshness::Due | Freshness::Stale) {
+        return Ok(Told::Ask(Arc::clone(provider), session));
     }
+    confirmed(gate, connection, Some(session), at, route).map(Told::Answer)
+}
+
+fn confirmed(
+    gate: &Gate,
+    connection: &ClientConnection,
+    session: Option<Arc<Session>>,
+    at: Timestamp,
+    route: Option<&Route>,
+) -> Result<Authenticated, Refusal> {
+    let Some(session) = session else { return Ok(Authenticated::Failed) };
     suspended::refuse(gate, connection, &session.principal, at)?;
     if route.is_none_or(|route| route.takes(&session.provider)) {
         Ok(Authenticated::Session(session))
@@ -291,21 +354,21 @@ fn known(
 
 /// Whether a session that a cookie named is one on this host.
 pub fn counts_on(gate: &Gate, session: &Session, host: &Host) -> bool {
-    // A cookie that an application got hold of opens no other one.
-    is_trusted(&gate.snapshot.load(), session) && began_on(session, host)
+    vouching(&gate.snapshot.load(), session).is_some() && began_on(session, host)
 }
 
-/// Whether the session was begun on this host, on whatever port: cookies know none.
+/// Whether the session was begun on this host, on whatever port: cookies know none. So a cookie that
+/// an application got hold of opens no other one.
 fn began_on(session: &Session, host: &Host) -> bool {
     let Some(began) = session.host.as_deref() else { return true };
     let port = began.strip_prefix(host.as_str());
     port.is_some_and(|port| port.is_empty() || port.starts_with(':'))
 }
 
-/// Whether the identity provider that vouched for the session is still a configured one, and the
-/// same client of the same issuer. Asked of the snapshot in force, so that a provider that was taken
-/// out vouches for nobody any more, and one that took over its name not for the former's users.
-fn is_trusted(snapshot: &Snapshot, session: &Session) -> bool {
+/// The identity provider that vouched for the session, if it is still a configured one, and the same
+/// client of the same issuer. Asked of the snapshot in force, so that a provider that was taken out
+/// vouches for nobody any more, and one that took over its name not for the former's users.
+fn vouching<'a>(snapshot: &'a Snapshot, session: &Session) -> Option<&'a Arc<Provider>> {
     let provider = snapshot.providers.named(&session.provider);
-    provider.is_some_and(|provider| provider.vouched_by() == session.vouched_by)
+    provider.filter(|provider| provider.vouched_by() == session.vouched_by)
 }

@@ -424,6 +424,7 @@ pub(super) fn outcome(refusal: &Refusal) -> RequestOutcome {
         Refusal::Token(_) | Refusal::Exchange(_) => RequestOutcome::Error,
         Refusal::Login(error) if error.status() >= 500 => RequestOutcome::Error,
         Refusal::SessionsUnavailable
+        | Refusal::IdentityUnconfirmed { .. }
         | Refusal::AuditUnavailable
         | Refusal::Overtaken
         | Refusal::Internal

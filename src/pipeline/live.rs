@@ -91,6 +91,8 @@ pub enum CutReason {
     SessionEnded,
     #[error("it can't be known whether the session has ended")]
     Unconfirmed,
+    #[error("the identity provider can't be asked about the user, and was not for too long")]
+    IdentityUnconfirmed,
     #[error("the access token has expired, or its issuer is no longer trusted")]
     TokenEnded,
     #[error("the client's certificate has expired, was revoked, or stands for somebody else now")]
@@ -124,7 +126,8 @@ impl CutReason {
 pub struct Watch {
     signal: Arc<Signal>,
     opened: DecisionId,
-    caller: Credential,
+    /// With the newest that is known of a session's user.
+    caller: Mutex<Credential>,
     connection: Arc<ClientConnection>,
     client: ClientAddr,
     asked: Arc<Normalised>,
@@ -173,7 +176,7 @@ impl Holding {
         let watch = Watch {
             signal: self.connection.gate.live.register(*self.caller.id()),
             opened: self.opened,
-            caller: self.caller.clone(),
+            caller: Mutex::new(self.caller.clone()),
             connection: Arc::clone(&self.connection),
             client: self.client,
             asked: Arc::clone(&self.asked),
@@ -197,7 +200,7 @@ impl Watch {
             if self.heard.swap(false, Ordering::AcqRel) {
                 self.client_active();
             }
-            if let Some(reason) = self.check() {
+            if let Some(reason) = self.reread().await.or_else(|| self.check()) {
                 return reason;
             }
             tokio::select! {
@@ -220,7 +223,7 @@ impl Watch {
         }
         let now = self.gate().clock.now();
         if let Err(NoLonger::Denied(denial)) = self.decide(Action::WebSocketSend) {
-            record::denial(self.gate(), now, &denial, &self.caller, Occasion::Reauthorisation);
+            record::denial(self.gate(), now, &denial, &self.caller(), Occasion::Reauthorisation);
         }
         record::note(
             self.gate(),
@@ -228,7 +231,7 @@ impl Watch {
             Event::FramesDropped {
                 id: DecisionId::new(now, random_u128()),
                 opened_by: self.opened,
-                principal: Arc::clone(&self.caller.principal().id),
+                principal: Arc::clone(&self.caller().principal().id),
                 route: Arc::clone(self.route.name()),
             },
         );
@@ -242,8 +245,8 @@ impl Watch {
 
     /// What the client sends on a live connection keeps its session from idling out.
     pub fn client_active(&self) {
-        if let Credential::Session(session) = &self.caller {
-            self.gate().sessions.touch(session, self.gate().clock.now());
+        if let Credential::Session(session) = self.caller() {
+            self.gate().sessions.touch(&session, self.gate().clock.now());
         }
     }
 
@@ -271,7 +274,13 @@ impl Watch {
             Err(NoLonger::Provider) => CutReason::Provider,
             Err(NoLonger::Taken) => CutReason::Credential,
             Err(NoLonger::Denied(denial)) => {
-                record::denial(self.gate(), now, &denial, &self.caller, Occasion::Reauthorisation);
+                record::denial(
+                    self.gate(),
+                    now,
+                    &denial,
+                    &self.caller(),
+                    Occasion::Reauthorisation,
+                );
                 CutReason::Denied
             }
         };
@@ -284,14 +293,15 @@ impl Watch {
     /// Why the credential that it was opened with no longer counts, if it doesn't.
     fn lapsed(&self, now: Timestamp) -> Option<CutReason> {
         let ended = self.signal.ended.load(Ordering::Acquire);
-        let (gate, times) = (self.gate(), (now, Instant::now()));
-        let counts =
-            still_counts(gate, &gate.snapshot.load(), &self.connection, &self.caller, times);
+        let (gate, caller) = (self.gate(), self.caller());
+        let times = (now, Instant::now());
+        let counts = still_counts(gate, &gate.snapshot.load(), &self.connection, &caller, times);
         match counts {
             Err(Lapsed::Suspended(subject)) => Some(CutReason::Suspended(subject)),
-            Err(Lapsed::Ended) => Some(CutReason::of(&self.caller)),
-            _ if ended => Some(CutReason::of(&self.caller)),
+            Err(Lapsed::Ended) => Some(CutReason::of(&caller)),
+            _ if ended => Some(CutReason::of(&caller)),
             Err(Lapsed::Unconfirmed) => Some(CutReason::Unconfirmed),
+            Err(Lapsed::Stale) => Some(CutReason::IdentityUnconfirmed),
             Ok(()) => None,
         }
     }
@@ -311,6 +321,34 @@ impl Watch {
         &self.connection.gate
     }
 
+    /// Whom it is open for, as far as can be said without a look at the store.
+    fn caller(&self) -> Credential {
+        let mut caller = self.caller.lock();
+        if let Credential::Session(session) = &*caller
+            && !session.is_current()
+            && let Some(newest) = self.gate().sessions.current(session)
+        {
+            *caller = Credential::Session(newest);
+        }
+        caller.clone()
+    }
+
+    /// Reads what another gate has learnt of the session's user. Why it can't stay open without.
+    async fn reread(&self) -> Option<CutReason> {
+        let Credential::Session(session) = self.caller() else { return None };
+        if session.is_current() {
+            return None;
+        }
+        let gate = self.gate();
+        // That it is over is noticed with all the others.
+        if let Err(error) = Box::pin(gate.sessions.reread(&session, gate.clock.now())).await {
+            tracing::warn!(%error, "what is known of a session's user can't be read");
+            self.record_cut(CutReason::Unconfirmed);
+            return Some(CutReason::Unconfirmed);
+        }
+        None
+    }
+
     fn opening_action(&self) -> Action {
         super::gather::action(&self.asked)
     }
@@ -326,18 +364,18 @@ impl Watch {
             Ok(Destination::Route(route)) if self.still_leads_to(&route) => route,
             _ => return Err(NoLonger::RouteGone),
         };
-        let now = self.gate().clock.now();
+        let (now, caller) = (self.gate().clock.now(), self.caller());
         if !route.config.allows(self.client) {
             return Err(NoLonger::Source);
         }
-        if self.caller.provider().is_some_and(|provider| !route.config.takes(provider)) {
+        if caller.provider().is_some_and(|provider| !route.config.takes(provider)) {
             return Err(NoLonger::Provider);
         }
-        if !is_taken(&route.config, &self.caller) {
+        if !is_taken(&route.config, &caller) {
             return Err(NoLonger::Taken);
         }
         let (connection, asked) = (&self.connection, &self.asked);
-        let query = gather(&snapshot, connection, self.client, now, asked, &route, &self.caller);
+        let query = gather(&snapshot, connection, self.client, now, asked, &route, &caller);
         let query = AccessQuery { action, ..query };
         snapshot
             .policies
@@ -356,15 +394,15 @@ impl Watch {
     }
 
     fn record_cut(&self, reason: CutReason) {
-        let now = self.gate().clock.now();
+        let (now, caller) = (self.gate().clock.now(), self.caller());
         record::note(
             self.gate(),
             now,
             Event::ConnectionCut {
                 id: DecisionId::new(now, random_u128()),
                 opened_by: self.opened,
-                session: Some(self.caller.id().short()),
-                principal: Arc::clone(&self.caller.principal().id),
+                session: Some(caller.id().short()),
+                principal: Arc::clone(&caller.principal().id),
                 route: Arc::clone(self.route.name()),
                 reason: reason.to_string(),
             },
@@ -374,7 +412,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.gate().live.deregister(self.caller.id(), &self.signal);
+        self.gate().live.deregister(self.caller.lock().id(), &self.signal);
         self.route.metrics.live.dec();
     }
 }

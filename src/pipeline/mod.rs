@@ -28,6 +28,7 @@ pub mod pressure;
 pub mod rate;
 pub mod receive;
 pub mod record;
+mod refresh;
 pub mod refusal;
 pub mod reply;
 pub mod reserved;

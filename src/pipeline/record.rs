@@ -65,6 +65,9 @@ fn lapsed_meanwhile(lapsed: Lapsed, caller: &Credential) -> Refusal {
             Refusal::Suspended { subject, principal }
         }
         (Lapsed::Unconfirmed, _) => Refusal::SessionsUnavailable,
+        (Lapsed::Stale, _) => {
+            Refusal::IdentityUnconfirmed { principal: Arc::clone(&caller.principal().id) }
+        }
         (Lapsed::Ended, Credential::Session(_)) => Refusal::Unauthenticated { stale: true },
         (Lapsed::Ended, Credential::Token(_)) => BearerError::Expired.into(),
         (Lapsed::Ended, Credential::Certificate(_)) => Refusal::CertificateRequired,

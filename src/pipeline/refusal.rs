@@ -90,6 +90,8 @@ pub enum Refusal {
     Suspended { subject: Subject, principal: Arc<str> },
     #[error("sessions can't be checked at the moment")]
     SessionsUnavailable,
+    #[error("the identity provider can't be asked about you, and was not for too long")]
+    IdentityUnconfirmed { principal: Arc<str> },
     #[error("the access can't be recorded, so it is refused")]
     AuditUnavailable,
     #[error("the configuration changed while the request waited to be recorded")]
@@ -171,6 +173,7 @@ impl Refusal {
                 StatusCode::from_u16(error.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
             Self::SessionsUnavailable
+            | Self::IdentityUnconfirmed { .. }
             | Self::AuditUnavailable
             | Self::Overtaken
             | Self::Busy(_)
@@ -227,7 +230,9 @@ impl Refusal {
     /// Whom it is about, where the stage that refuses knows better than the arrival.
     pub fn principal(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Suspended { principal, .. } => Some(principal),
+            Self::Suspended { principal, .. } | Self::IdentityUnconfirmed { principal } => {
+                Some(principal)
+            }
             _ => None,
         }
     }
@@ -270,6 +275,7 @@ impl Refusal {
             Self::Login(_) => "login-failed",
             Self::Logout(_) => "logout-refused",
             Self::SessionsUnavailable => "sessions-unavailable",
+            Self::IdentityUnconfirmed { .. } => "identity-unconfirmed",
             Self::AuditUnavailable => "audit-unavailable",
             Self::Upstream(_) => "upstream",
             Self::RateLimited { .. } => "rate-limited",
@@ -310,6 +316,7 @@ impl Refusal {
             Self::Login(_) => "Sign-in failed",
             Self::Logout(_) => "Logout refused",
             Self::SessionsUnavailable
+            | Self::IdentityUnconfirmed { .. }
             | Self::AuditUnavailable
             | Self::Overtaken
             | Self::Busy(_)
@@ -380,6 +387,7 @@ impl Refusal {
             }
             Self::Login(_) => "Start again. If it fails again, give the id to your administrator.",
             Self::SessionsUnavailable
+            | Self::IdentityUnconfirmed { .. }
             | Self::AuditUnavailable
             | Self::Overtaken
             | Self::Internal

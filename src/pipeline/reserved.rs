@@ -224,6 +224,7 @@ async fn signed_in(
         subject: login.subject,
         id_token: login.id_token,
         access_token: login.access_token.filter(|_| wanted),
+        refresh: login.refresh,
         host: Some(request.authority.to_string().into()),
         begun: Some(login.begun),
     };

@@ -215,6 +215,7 @@ const fn number(space: Space) -> u8 {
         Space::SessionsOfLogins => 4,
         Space::KeptForms => 5,
         Space::SessionsOfUsers => 6,
+        Space::Refreshes => 8,
         Space::Suspensions => 7,
     }
 }

@@ -122,6 +122,9 @@ pub enum Space {
     SessionsOfLogins,
     /// Which sessions a user has.
     SessionsOfUsers,
+    /// What sessions are refreshed with, and what came of it last, under the sessions' own keys; and,
+    /// under longer ones, who is just doing it.
+    Refreshes,
     /// Users, devices and tenants that are shut out.
     Suspensions,
     /// The gate's own signing keys.
@@ -133,10 +136,11 @@ pub enum Space {
 }
 
 impl Space {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Sessions,
         Self::SessionsOfLogins,
         Self::SessionsOfUsers,
+        Self::Refreshes,
         Self::Suspensions,
         Self::Keys,
         Self::Logins,

@@ -36,6 +36,7 @@ mod login;
 mod manager;
 mod package;
 mod providers;
+mod refresh;
 mod reload;
 mod relying_party;
 mod reserved;

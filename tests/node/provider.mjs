@@ -6,6 +6,10 @@
 // standard input is closed, so that it never outlives the test that started it. Signing in is one
 // form post: `user=vera` to the interaction's own address. `acr` says what kind of sign-in it then
 // was (else the one that was asked for), `ts` when it was, in seconds since 1970 (else now).
+//
+// `POST /test/rotate` has it sign with a new key, `/test/groups?user=vera&group=vendors` changes
+// whose groups, `/test/revoke?user=vera` takes back what it let the gate do for her. SIGUSR2 has it
+// go away, with what it knows, and come back.
 
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
@@ -32,6 +36,8 @@ function user(name, groups, tenant) {
 // Two providers need two hosts: cookies know no ports.
 const settings = JSON.parse(process.argv[2]);
 const { origins, secret, client_id = 'wicketgate', host = '127.0.0.1', client = {} } = settings;
+// Refresh tokens that work once: one that comes again ends the grant.
+const refresh = settings.refresh === true;
 const at = (path) => origins.map((origin) => origin + path);
 
 const server = createServer();
@@ -56,12 +62,17 @@ const acrNotMet = new Check('acr_not_met', 'another kind of sign-in is asked for
 });
 policy.get('login').checks.add(acrNotMet);
 
+// The last one of each user.
+const grants = new Map();
+
 const configuration = {
   clients: [
     {
       client_id,
       client_secret: secret,
-      grant_types: ['authorization_code', accessTokens.EXCHANGE],
+      grant_types: [
+        'authorization_code', accessTokens.EXCHANGE, ...(refresh ? ['refresh_token'] : []),
+      ],
       redirect_uris: at('/.wicketgate/callback'),
       post_logout_redirect_uris: [...at('/.wicketgate/signed-out'), ...at('/')],
       backchannel_logout_uri: at('/.wicketgate/backchannel-logout')[0],
@@ -100,6 +111,8 @@ const configuration = {
     },
   },
   acrValues: ['pwd', 'mfa'],
+  issueRefreshToken: async (_ctx, client) => refresh && client.grantTypeAllowed('refresh_token'),
+  rotateRefreshToken: true,
   interactions: { policy, url: (_ctx, interaction) => `/interaction/${interaction.uid}` },
   async findAccount(_ctx, id) {
     const known = USERS[id];
@@ -113,6 +126,7 @@ const configuration = {
     const grant = new provider.Grant({ clientId: client.clientId, accountId: session.accountId });
     grant.addOIDCScope('openid profile email');
     await grant.save();
+    grants.set(session.accountId, grant);
     return grant;
   },
   renderError(ctx, out) {
@@ -129,6 +143,13 @@ const serve = (configured) => {
       console.log(JSON.stringify({ backchannel: outcome, ...(why && { why }) }));
     });
   }
+  for (const outcome of ['success', 'error']) {
+    provider.on(`grant.${outcome}`, (ctx, error) => {
+      if (ctx.oidc.params?.grant_type !== 'refresh_token') return;
+      const why = error?.error_detail ?? error?.message;
+      console.log(JSON.stringify({ refresh: outcome, ...(why && { why }) }));
+    });
+  }
   accessTokens.register(provider);
   return provider;
 };
@@ -143,10 +164,28 @@ server.on('request', (request, response) => {
     response.end();
     return undefined;
   }
+  const { pathname, searchParams } = new URL(request.url, issuer);
+  if (request.method === 'POST' && pathname === '/test/groups') {
+    USERS[searchParams.get('user')].groups = searchParams.getAll('group');
+    response.end();
+    return undefined;
+  }
+  if (request.method === 'POST' && pathname === '/test/revoke') {
+    grants.get(searchParams.get('user')).destroy().then(() => response.end());
+    return undefined;
+  }
   if (!request.url.startsWith('/interaction/')) return handle(request, response);
   interact(request, response).catch((error) => {
     response.writeHead(400, { 'content-type': 'text/plain' }).end(String(error));
   });
+});
+
+// Goes away, and comes back.
+const { port } = server.address();
+process.on('SIGUSR2', () => {
+  if (!server.listening) return server.listen(port, '127.0.0.1');
+  server.close();
+  return server.closeAllConnections();
 });
 
 async function interact(request, response) {

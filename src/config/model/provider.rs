@@ -32,8 +32,25 @@ pub struct IdentityProvider {
     pub step_up: Vec<SignInLevel>,
     /// Whether its access tokens are taken, and which. They are not by default.
     pub access_tokens: Option<AccessTokens>,
+    /// How its sessions are kept up to date with refresh tokens; `None` where they are not.
+    pub refresh: Option<Refresh>,
     /// For each call to the provider. Default 10 s.
     pub timeout: Duration,
+}
+
+/// How old may be what a provider said of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// After so long the provider is asked again. Default 5 min.
+    pub interval: Duration,
+    /// After so long without an answer of the provider nothing is allowed any more. Default 1 h.
+    pub max_age: Duration,
+}
+
+impl Default for Refresh {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(300), max_age: Duration::from_secs(3600) }
+    }
 }
 
 /// An OpenID issuer. Compared letter by letter (OpenID Connect Discovery 1.0, section 4.3), and

@@ -13,6 +13,7 @@ mod client;
 mod files;
 mod listeners;
 mod providers;
+mod refresh;
 mod resilience;
 mod routes;
 mod session;

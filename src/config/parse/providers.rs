@@ -14,7 +14,7 @@ use crate::domain::step_up::{MAX_LEVELS, SignInLevel, is_acr};
 
 use super::files::Base;
 use super::values::{Unique, unique_name, words};
-use super::{callers, client, keys};
+use super::{callers, client, keys, refresh};
 
 pub(super) fn identity_providers(at: &Cursor<'_>, base: &Base) -> Vec<Arc<IdentityProvider>> {
     let (mut names, mut clients) = (Unique::new(), Unique::new());
@@ -91,6 +91,7 @@ fn provider(
     let step_up = step_up(&map);
     let id = client_id.as_deref();
     let access_tokens = map.get("bearer").and_then(|at| callers::access_tokens(&at, id));
+    let refresh = refresh::refresh(&map);
     let timeout = map.or("timeout", Duration::from_secs(10), Cursor::duration);
     let name = name?;
     Some(IdentityProvider {
@@ -106,6 +107,7 @@ fn provider(
         claims,
         step_up,
         access_tokens,
+        refresh,
         timeout,
     })
 }

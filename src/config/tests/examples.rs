@@ -196,6 +196,22 @@ fn the_shipped_files_load() {
 }
 
 #[test]
+fn sessions_are_refreshed_unless_it_is_off() {
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    for (text, refresh) in [
+        ("", Some((minutes(5), minutes(60)))),
+        (", refresh: off", None),
+        (", refresh: {}", Some((minutes(5), minutes(60)))),
+        (", refresh: {interval: 1m, max_age: 2m}", Some((minutes(1), minutes(2)))),
+    ] {
+        let yaml = MINIMAL.replacen("client_id: gate", &format!("client_id: gate{text}"), 1);
+        let config = good(&yaml);
+        let found = config.identity_providers[0].refresh;
+        assert_eq!(found.map(|refresh| (refresh.interval, refresh.max_age)), refresh, "{text}");
+    }
+}
+
+#[test]
 fn the_documentation_shows_the_shipped_minimal_file() {
     let folder = env!("CARGO_MANIFEST_DIR");
     let shown = fs::read_to_string(format!("{folder}/docs/configuration.md")).unwrap();

@@ -43,6 +43,7 @@ impl World {
             access_tokens: Some(AccessTokens {
                 audiences: vec![AUDIENCE.into(), "https://second.example".into()],
             }),
+            refresh: None,
             timeout: Duration::from_secs(1),
         };
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();

@@ -3,7 +3,8 @@
 //! The id is a SHA-256, so its bytes are the hash: nobody can choose ids that collide, because
 //! only ids of sessions that exist are put in here.
 //!
-//! INVARIANT: a session that somebody holds, or that has ended but is still in the store, stays.
+//! INVARIANT: a session that somebody holds, be it as it was before a refresh, or that has ended but
+//! is still in the store, stays.
 //! [`super::Sessions::is_alive`] and the promise that an ended session never comes back rest on it.
 
 use std::collections::HashMap;
@@ -90,11 +91,27 @@ impl Cache {
         }
     }
 
+    /// Puts a session in the place of the one with the same id, unless that one is newer.
+    pub(super) fn replace(&self, session: &Arc<Session>) {
+        let Some(stripe) = self.of(&session.id) else { return };
+        match stripe.write().entry(session.id) {
+            Entry::Occupied(mut there) => {
+                if there.get().generation() <= session.generation() {
+                    there.insert(Arc::clone(session));
+                }
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(Arc::clone(session));
+                self.length.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Drops the longest unused of a few that nobody holds.
     fn evict(&self, stripe: &mut Stripe) {
         let oldest = stripe
             .values()
-            .filter(|session| Arc::strong_count(session) == 1 && !session.has_ended())
+            .filter(|session| !is_held(session) && !session.has_ended())
             .take(SAMPLE)
             .min_by_key(|session| session.last_seen())
             .map(|session| session.id);
@@ -116,7 +133,7 @@ impl Cache {
         for stripe in &self.stripes {
             let mut stripe = stripe.write();
             let before = stripe.len();
-            stripe.retain(|_, session| Arc::strong_count(session) > 1 || session.has_ended());
+            stripe.retain(|_, session| is_held(session) || session.has_ended());
             self.length.fetch_sub(before - stripe.len(), Ordering::Relaxed);
         }
     }
@@ -133,4 +150,9 @@ impl Cache {
     pub(super) fn len(&self) -> usize {
         self.length.load(Ordering::Relaxed)
     }
+}
+
+/// Whether anybody but the cache has it, or one that it took the place of.
+fn is_held(session: &Arc<Session>) -> bool {
+    Arc::strong_count(session) > 1 || Arc::strong_count(&session.shared) > 1
 }

@@ -149,6 +149,9 @@ impl Sessions {
         if self.store.remove(Space::Sessions, &id.0).await? {
             self.tell_others(id).await?;
         }
+        if session.is_none_or(|session| session.renewal.is_some()) {
+            self.store.remove(Space::Refreshes, &id.0).await?;
+        }
         if let Some(session) = session {
             by_login::remove(self.store.as_ref(), &self.seals, session).await?;
             by_user::remove(self.store.as_ref(), &self.seals, session).await?;

@@ -48,7 +48,14 @@ pub(super) const AT_ONCE: usize = 64;
 /// What gates tell each other.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum News {
-    Ended { session: [u8; 32] },
+    Ended {
+        session: [u8; 32],
+    },
+    /// The provider says something else of a session's user than before.
+    Refreshed {
+        session: [u8; 32],
+        generation: u64,
+    },
 }
 
 /// What this gate has heard of the others.
@@ -196,6 +203,15 @@ impl Sessions {
         Ok(())
     }
 
+    /// Tells the other gates that they know too little of a session's user. One that never hears it
+    /// learns it when it would ask the provider itself.
+    pub(super) async fn tell_refreshed(&self, session: &Session) -> Result<(), SessionError> {
+        let Some(shared) = &self.follow.shared else { return Ok(()) };
+        let news = News::Refreshed { session: session.id.0, generation: session.generation() };
+        let event = serde_json::to_vec(&news).map_err(|_| SessionError::Internal)?;
+        Ok(shared.stream.append(vec![event]).await?)
+    }
+
     /// Follows what the others end, for as long as somebody else holds the sessions. On a runtime
     /// that nothing else holds up.
     pub async fn follow(self: Arc<Self>) {
@@ -277,8 +293,17 @@ impl Sessions {
 
     /// False: it can't be understood.
     fn hear(&self, event: &[u8]) -> bool {
-        let Ok(News::Ended { session }) = serde_json::from_slice(event) else { return false };
-        let id = SessionId(session);
+        let id = match serde_json::from_slice(event) {
+            Ok(News::Ended { session }) => SessionId(session),
+            Ok(News::Refreshed { session, generation }) => {
+                // Read from the store by the next who needs it.
+                if let Some(session) = self.cache.get(&SessionId(session)) {
+                    session.supersede(generation);
+                }
+                return true;
+            }
+            Err(_) => return false,
+        };
         self.metrics.revocations_heard.inc();
         // Remembered first: whoever puts it into the cache from here on sees that.
         self.follow.remember(id);
@@ -303,7 +328,12 @@ impl Sessions {
         let mut looked = futures_util::stream::iter(held)
             .map(|session| async move {
                 let stored = self.store.get(Space::Sessions, &session.id.0).await?;
-                Ok::<_, StoreError>((session, stored.is_some()))
+                if session.renewal.is_some()
+                    && let Some(renewal) = self.stored_renewal(&session.id).await?
+                {
+                    session.supersede(renewal.generation);
+                }
+                Ok::<_, SessionError>((session, stored.is_some()))
             })
             .buffer_unordered(AT_ONCE);
         while let Some(looked) = looked.next().await {

@@ -41,6 +41,7 @@ impl Sessions {
         // A connection of a trusted proxy carries requests of many.
         constant_time::verify_slices_are_equal(value, asked).ok()?;
         let session = &known.session;
-        self.admit(session, self.clock.at(now)).then(|| Arc::clone(session))
+        let is_good = session.is_current() && self.admit(session, self.clock.at(now));
+        is_good.then(|| Arc::clone(session))
     }
 }

@@ -1,5 +1,6 @@
 //! Sessions as people see them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Session, SessionError, Sessions, by_user};
@@ -87,18 +88,43 @@ impl Sessions {
         prefix: &[u8],
     ) -> Result<Vec<Arc<Session>>, SessionError> {
         let mut sessions = Vec::new();
+        // Read at the first that has one.
+        let mut renewals = None;
         for (key, value) in self.store.scan(Space::Sessions, prefix).await? {
             let Ok(id) = <[u8; 32]>::try_from(key).map(SessionId) else { continue };
             if let Some(session) = self.cache.get(&id) {
                 sessions.push(session);
                 continue;
             }
-            match self.opened(&id, &value) {
-                Ok(record) => sessions.extend(record.map(|record| record.into_session(id))),
+            let opened = match self.opened(&id, &value) {
+                Ok(Some(record)) if record.refreshed => {
+                    if renewals.is_none() {
+                        renewals = Some(self.renewals(prefix).await?);
+                    }
+                    let renewal = renewals.as_ref().and_then(|known| known.get(&id));
+                    let renewal = renewal.map(|sealed| self.opened_renewal(&id, sealed));
+                    renewal.transpose().map(|renewal| Some((record, renewal)))
+                }
+                opened => opened.map(|record| record.map(|record| (record, None))),
+            };
+            match opened {
+                Ok(found) => sessions.extend(
+                    found.map(|(record, renewal)| record.into_session(id, renewal.as_ref())),
+                ),
                 Err(error) => tracing::error!(%error, "a session is left out of a list"),
             }
         }
         Ok(sessions)
+    }
+
+    /// What the provider said last of those whose id begins so. Sealed.
+    async fn renewals(&self, prefix: &[u8]) -> Result<HashMap<SessionId, Vec<u8>>, SessionError> {
+        let found = self.store.scan(Space::Refreshes, prefix).await?;
+        let ids = found.into_iter().filter_map(|(key, value)| {
+            // Longer keys are not sessions'.
+            Some((SessionId(<[u8; 32]>::try_from(key).ok()?), value))
+        });
+        Ok(ids.collect())
     }
 
     pub(super) fn lasts(&self, session: &Session, now: Timestamp) -> bool {

@@ -10,6 +10,8 @@
 //! one session take turns, so that a late write-back can't restore what was removed. Time only
 //! moves forward here (`clock`), so that no clock revives a session either.
 //! INVARIANT: when the store fails there is an error, never "no session" and never another's.
+//! INVARIANT: what the provider says of a user when it is asked again (`refreshing`) is what every
+//! request after that sees: a session that was superseded is found by nobody.
 
 mod by_login;
 mod by_user;
@@ -22,6 +24,8 @@ mod known;
 mod listing;
 mod logout;
 mod peer;
+mod refreshing;
+mod renewal;
 mod signed_out;
 mod state;
 mod stored;
@@ -40,14 +44,18 @@ use tokio::sync::mpsc;
 
 pub use self::known::Known;
 pub use self::logout::AtProvider;
+pub use self::refreshing::Flight;
+pub use self::renewal::Freshness;
 pub use self::state::Session;
 
 use self::cache::{Cache, STRIPES};
 use self::clock::SessionClock;
 use self::follow::Follow;
+use self::renewal::RenewalRecord;
 use self::state::Record;
 use super::login::random_token;
 use super::provider_token::ProviderToken;
+use super::refresh::RefreshToken;
 use super::seal::{SealError, Sealer, Unopened};
 use super::vouched::VouchedBy;
 use crate::config;
@@ -88,6 +96,8 @@ pub struct NewSession {
     pub id_token: Option<Secret>,
     /// By the system's clock. Only where an application is to get it.
     pub access_token: Option<ProviderToken>,
+    /// What the provider is asked about the user again with.
+    pub refresh: Option<RefreshToken>,
     /// The host that the login was for, with its port.
     pub host: Option<Arc<str>>,
     /// When the browser was sent to sign in: a sign-out after that ends this, too.
@@ -153,6 +163,7 @@ pub struct Sessions {
     over: peer::Over,
     /// What other gates ended, where they share the store.
     follow: Follow,
+    refreshing: refreshing::Refreshing,
     work: mpsc::Sender<SessionId>,
     queued: tokio::sync::Mutex<mpsc::Receiver<SessionId>>,
 }
@@ -187,6 +198,7 @@ impl Sessions {
             former: former::Former::default(),
             over: peer::Over::default(),
             follow,
+            refreshing: refreshing::Refreshing::default(),
             work,
             queued: tokio::sync::Mutex::new(queued),
         };
@@ -225,9 +237,15 @@ impl Sessions {
         let now = self.clock.at(wall);
         let begun = login.begun;
         let lifetime = Duration::from_millis(self.absolute_ms.load(Ordering::Relaxed));
-        let session = Record::new(login, wall, now, now.plus(lifetime)).into_session(id);
+        let refresh = login.refresh.as_ref();
+        let renewal = refresh.map(|refresh| RenewalRecord::begun(&login, refresh, now));
+        let session = Record::new(login, wall, now, now.plus(lifetime));
+        let session = session.into_session(id, renewal.as_ref());
         by_login::put(self.store.as_ref(), &self.seals, &session).await?;
         by_user::put(self.store.as_ref(), &self.seals, &session).await?;
+        if let Some(renewal) = &renewal {
+            self.keep_renewal(&session, renewal).await?;
+        }
         self.write(&session).await?;
         if let Some(begun) = begun
             && self.was_signed_out(&session, begun).await?
@@ -252,7 +270,8 @@ impl Sessions {
         let Some(session) = session_id(cookie_value).and_then(|id| self.cache.get(&id)) else {
             return Cached::Miss;
         };
-        if self.admit(&session, self.clock.at(now)) { Cached::Hit(session) } else { Cached::Miss }
+        let is_good = session.is_current() && self.admit(&session, self.clock.at(now));
+        if is_good { Cached::Hit(session) } else { Cached::Miss }
     }
 
     /// The session of a cookie, from the cache or else the store. `None`: there is none (any more).
@@ -263,24 +282,46 @@ impl Sessions {
     ) -> Result<Option<Arc<Session>>, SessionError> {
         let Some(id) = session_id(cookie_value) else { return Ok(None) };
         let now = self.clock.at(now);
-        let _turn = self.turn(&id).await;
-        let session = match self.cache.get(&id) {
-            Some(session) => {
-                self.ask_peer(&session, now).await?;
-                self.heed_others(&session, self.follow.looks())?;
-                session
+        let session = self.find_id(&id, now).await?;
+        Ok(session.filter(|session| self.admit(session, now)))
+    }
+
+    /// The session of an id with the newest that is known of its user, good or over.
+    async fn find_id(
+        &self,
+        id: &SessionId,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Session>>, SessionError> {
+        let _turn = self.turn(id).await;
+        let cached = self.cache.get(id);
+        if let Some(session) = cached.as_ref().filter(|session| session.is_current()) {
+            self.ask_peer(session, now).await?;
+            self.heed_others(session, self.follow.looks())?;
+            return Ok(cached);
+        }
+        let looks = self.follow.looks();
+        let announced = cached.as_ref().map(|session| session.newest());
+        let session = match (self.stored(id).await?, cached) {
+            (None, None) => return Ok(None),
+            // It was removed, and that was not heard yet.
+            (None, Some(cached)) => {
+                self.announce_for_peer(&cached, EndReason::Revoked);
+                return Ok(None);
             }
-            None => {
-                let looks = self.follow.looks();
-                let Some(session) = self.stored(&id).await? else { return Ok(None) };
-                // Into the cache even when it is over: it is ended from there.
-                self.cache.insert(Arc::clone(&session));
-                self.heed_peer(&session);
-                self.heed_others(&session, looks)?;
+            // Into the cache even when it is over: it is ended from there.
+            (Some(stored), None) => {
+                self.cache.insert(Arc::clone(&stored));
+                stored
+            }
+            (Some(stored), Some(cached)) => {
+                let session = stored.in_place_of(&cached, announced.unwrap_or(0));
+                self.cache.replace(&session);
                 session
             }
         };
-        Ok(self.admit(&session, now).then_some(session))
+        self.heed_peer(&session);
+        self.heed_others(&session, looks)?;
+        Ok(Some(session))
     }
 
     /// Whether a session may be used now, and if so that it was.

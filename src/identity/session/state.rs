@@ -1,10 +1,12 @@
 //! One session, in memory and in the store.
+//!
+//! What the provider says of the user may change while the session goes on: then another [`Session`]
+//! takes the place of the one before. All of one id share what became of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 
 use crate::config::secret::Secret;
@@ -15,7 +17,9 @@ use crate::domain::principal::{Authentication, Principal};
 use crate::identity::provider_token::ProviderToken;
 use crate::identity::vouched::VouchedBy;
 
-/// A signed-in browser.
+use super::renewal::{Renewal, RenewalRecord};
+
+/// A signed-in browser, as the provider described its user last.
 #[derive(Debug)]
 pub struct Session {
     pub id: SessionId,
@@ -33,34 +37,153 @@ pub struct Session {
     /// For RP-initiated logout only. Never forwarded.
     pub id_token: Option<Secret>,
     /// For applications that are to get it, or one in exchange for it. Its end is by the session
-    /// clock, too. Another takes its place when the provider gives one.
-    access_token: ArcSwapOption<ProviderToken>,
+    /// clock, too.
+    access_token: Option<Arc<ProviderToken>>,
     /// The host that the login was for, with its port.
     pub host: Option<Arc<str>>,
     /// By the session clock, like the times below.
     pub created: Timestamp,
     /// End of the absolute lifetime.
     pub expires: Timestamp,
+    /// Where the provider gave a refresh token.
+    pub(super) renewal: Option<Renewal>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What a session and those that take its place under the same id have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
     last_seen: AtomicI64,
     /// The `last_seen` that is in the store, or on its way there.
     written: AtomicI64,
     ended: AtomicBool,
+    /// The generation of the newest of them, as far as is known here.
+    newest: AtomicU64,
+    /// No refresh is tried before, by the session clock.
+    retry_at: AtomicI64,
+    /// Tries since the last one that went well.
+    failures: AtomicU32,
 }
+
+impl Shared {
+    fn seen_at(last_seen: Timestamp, generation: u64) -> Arc<Self> {
+        Arc::new(Self {
+            last_seen: AtomicI64::new(last_seen.as_millis()),
+            written: AtomicI64::new(last_seen.as_millis()),
+            ended: AtomicBool::new(false),
+            newest: AtomicU64::new(generation),
+            retry_at: AtomicI64::new(i64::MIN),
+            failures: AtomicU32::new(0),
+        })
+    }
+
+    pub(super) fn may_retry(&self, now: Timestamp) -> bool {
+        now.as_millis() >= self.retry_at.load(Ordering::Relaxed)
+    }
+
+    /// Puts the next try off: the longer, the more have failed. How many had before.
+    pub(super) fn failed(&self, now: Timestamp) -> u32 {
+        let before = self.failures.fetch_add(1, Ordering::Relaxed);
+        let wait = Duration::from_secs(1 << before.min(5)).min(LONGEST_WAIT);
+        self.retry_at.store(now.plus(wait).as_millis(), Ordering::Relaxed);
+        before
+    }
+
+    /// Nothing was tried.
+    pub(super) fn put_off(&self, now: Timestamp) {
+        let next = now.plus(Duration::from_secs(1));
+        self.retry_at.store(next.as_millis(), Ordering::Relaxed);
+    }
+
+    pub(super) fn went_well(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+        self.retry_at.store(i64::MIN, Ordering::Relaxed);
+    }
+}
+
+/// Between two tries to refresh one session.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 impl Session {
     /// The last request.
     pub fn last_seen(&self) -> Timestamp {
-        Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
+        Timestamp::from_millis(self.shared.last_seen.load(Ordering::Relaxed))
     }
 
     /// The access token that was last given for the session, good or not: see
     /// [`Sessions::access_token`](super::Sessions::access_token).
     pub(super) fn access_token(&self) -> Option<Arc<ProviderToken>> {
-        self.access_token.load_full()
+        self.access_token.clone()
     }
 
     pub fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.shared.ended.load(Ordering::Acquire)
+    }
+
+    /// Counts the refreshes.
+    pub(super) fn generation(&self) -> u64 {
+        self.renewal.as_ref().map_or(0, |renewal| renewal.generation)
+    }
+
+    /// Whether nothing newer is known of its user.
+    pub fn is_current(&self) -> bool {
+        self.generation() == self.newest()
+    }
+
+    pub(super) fn newest(&self) -> u64 {
+        self.shared.newest.load(Ordering::Acquire)
+    }
+
+    /// There is one of this generation, here or elsewhere.
+    pub(super) fn supersede(&self, generation: u64) {
+        self.shared.newest.fetch_max(generation, Ordering::AcqRel);
+    }
+
+    /// What was read from the store, in the place of what was in memory until one of generation
+    /// `announced` was heard of. A store that lost writes has an older one: that one counts, unless
+    /// another was announced meanwhile.
+    pub(super) fn in_place_of(&self, cached: &Self, announced: u64) -> Arc<Self> {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+        let to = self.generation();
+        let _ = cached.shared.newest.compare_exchange(announced, to, success, failure);
+        // Who has it in use elsewhere has written that down.
+        cached.touch(self.last_seen(), Duration::MAX);
+        Arc::new(Self {
+            id: self.id,
+            principal: Arc::clone(&self.principal),
+            authentication: Arc::clone(&cached.authentication),
+            provider: Arc::clone(&cached.provider),
+            vouched_by: cached.vouched_by,
+            sid: cached.sid.clone(),
+            subject: cached.subject.clone(),
+            id_token: self.id_token.clone(),
+            access_token: self.access_token.clone(),
+            host: cached.host.clone(),
+            created: cached.created,
+            expires: cached.expires,
+            renewal: self.renewal,
+            shared: Arc::clone(&cached.shared),
+        })
+    }
+
+    /// The same session, with what the store has of its user.
+    pub(super) fn renewed(&self, record: &RenewalRecord) -> Arc<Self> {
+        Arc::new(Self {
+            id: self.id,
+            principal: Arc::clone(&record.principal),
+            authentication: Arc::clone(&self.authentication),
+            provider: Arc::clone(&self.provider),
+            vouched_by: self.vouched_by,
+            sid: self.sid.clone(),
+            subject: self.subject.clone(),
+            id_token: record.id_token(),
+            access_token: record.access_token().or_else(|| self.access_token()),
+            host: self.host.clone(),
+            created: self.created,
+            expires: self.expires,
+            renewal: Some(record.renewal()),
+            shared: Arc::clone(&self.shared),
+        })
     }
 
     /// Why the session should end by `now`, if it should.
@@ -76,19 +199,20 @@ impl Session {
 
     /// Marks the end; true for the one caller who was first.
     pub(super) fn mark_ended(&self) -> bool {
-        !self.ended.swap(true, Ordering::AcqRel)
+        !self.shared.ended.swap(true, Ordering::AcqRel)
     }
 
     /// Notes a request. True when the store's `last_seen` lags by more than `lag` and this caller
     /// is the one to bring it up to date.
     pub(super) fn touch(&self, now: Timestamp, lag: Duration) -> bool {
         let millis = now.as_millis();
-        if self.last_seen.load(Ordering::Relaxed) < millis {
-            self.last_seen.fetch_max(millis, Ordering::Relaxed);
+        let shared = &*self.shared;
+        if shared.last_seen.load(Ordering::Relaxed) < millis {
+            shared.last_seen.fetch_max(millis, Ordering::Relaxed);
         }
-        let written = self.written.load(Ordering::Relaxed);
+        let written = shared.written.load(Ordering::Relaxed);
         now.since(Timestamp::from_millis(written)) >= lag
-            && self
+            && shared
                 .written
                 .compare_exchange(written, millis, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
@@ -96,7 +220,7 @@ impl Session {
 
     /// The write did not happen: the next request asks for it again.
     pub(super) fn not_written(&self) {
-        self.written.store(self.created.as_millis(), Ordering::Relaxed);
+        self.shared.written.store(self.created.as_millis(), Ordering::Relaxed);
     }
 }
 
@@ -121,12 +245,21 @@ pub(super) struct Record {
     pub(super) created: Timestamp,
     pub(super) expires: Timestamp,
     pub(super) last_seen: Timestamp,
+    /// There is a [`RenewalRecord`] beside it, and what that says of the user counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) refreshed: bool,
 }
 
 /// Readable by the store alone; it prints like any other secret.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
-struct Token(Arc<str>);
+pub(super) struct Token(pub(super) Arc<str>);
+
+impl Token {
+    pub(super) fn of(secret: &Secret) -> Self {
+        Self(secret.expose().into())
+    }
+}
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -150,12 +283,13 @@ impl Record {
             vouched_by: login.vouched_by,
             sid: login.sid,
             subject: login.subject,
-            id_token: login.id_token.map(|token| Token(token.expose().into())),
+            id_token: login.id_token.as_ref().map(Token::of),
             access_token: login.access_token.map(|token| Arc::new(token.by_clock(started, now))),
             host: login.host,
             created: now,
             expires,
             last_seen: now,
+            refreshed: login.refresh.is_some(),
         }
     }
 
@@ -167,33 +301,49 @@ impl Record {
             vouched_by: session.vouched_by,
             sid: session.sid.clone(),
             subject: session.subject.clone(),
-            id_token: session.id_token.as_ref().map(|token| Token(token.expose().into())),
+            id_token: session.id_token.as_ref().map(Token::of),
             access_token: session.access_token(),
             host: session.host.clone(),
             created: session.created,
             expires: session.expires,
             last_seen: session.last_seen(),
+            refreshed: session.renewal.is_some(),
         }
     }
 
-    pub(super) fn into_session(self, id: SessionId) -> Arc<Session> {
-        let last_seen = self.last_seen.as_millis();
+    /// `record` is the newest that the provider said of the user, where it was asked again.
+    pub(super) fn into_session(
+        self,
+        id: SessionId,
+        record: Option<&RenewalRecord>,
+    ) -> Arc<Session> {
+        let renewal = match record {
+            Some(record) => Some(record.renewal()),
+            // Without its record it is as old as can be: it will be missed at the next refresh.
+            None => self.refreshed.then(|| Renewal::lost(self.created)),
+        };
+        let generation = renewal.as_ref().map_or(0, |renewal| renewal.generation);
+        let (principal, id_token) = match record {
+            Some(record) => (Arc::clone(&record.principal), record.id_token()),
+            None => (self.principal, self.id_token.map(|token| Secret::new(token.0))),
+        };
+        // The sign-in's own stands with the session.
+        let access_token = record.and_then(RenewalRecord::access_token).or(self.access_token);
         Arc::new(Session {
             id,
-            principal: self.principal,
+            principal,
             authentication: self.authentication,
             provider: self.provider,
             vouched_by: self.vouched_by,
             sid: self.sid,
             subject: self.subject,
-            id_token: self.id_token.map(|token| Secret::new(token.0)),
-            access_token: ArcSwapOption::new(self.access_token),
+            id_token,
+            access_token,
             host: self.host,
             created: self.created,
             expires: self.expires,
-            last_seen: AtomicI64::new(last_seen),
-            written: AtomicI64::new(last_seen),
-            ended: AtomicBool::new(false),
+            renewal,
+            shared: Shared::seen_at(self.last_seen, generation),
         })
     }
 

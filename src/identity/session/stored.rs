@@ -32,10 +32,10 @@ impl Sessions {
         &self,
         id: &SessionId,
     ) -> Result<Option<Arc<Session>>, SessionError> {
-        match self.store.get(Space::Sessions, &id.0).await? {
-            Some(bytes) => Ok(self.opened(id, &bytes)?.map(|record| record.into_session(*id))),
-            None => Ok(None),
-        }
+        let Some(bytes) = self.store.get(Space::Sessions, &id.0).await? else { return Ok(None) };
+        let Some(record) = self.opened(id, &bytes)? else { return Ok(None) };
+        let renewal = if record.refreshed { self.stored_renewal(id).await? } else { None };
+        Ok(Some(record.into_session(*id, renewal.as_ref())))
     }
 
     /// What a stored value says; `None` when it is of a former version, which is as good as none.

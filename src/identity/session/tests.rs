@@ -1,5 +1,6 @@
 mod access;
 mod logout;
+mod refresh;
 mod users;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -146,6 +147,7 @@ fn new_session(user: &str) -> NewSession {
         subject: Some(user.into()),
         id_token: Some(Secret::new("header.payload.signature")),
         access_token: None,
+        refresh: None,
         host: None,
         begun: None,
     }
@@ -429,7 +431,7 @@ async fn the_cache_evicts_what_nobody_holds_and_keeps_the_rest() {
             Timestamp::from_seconds(i64::from(last)),
             Timestamp::from_seconds(9_000),
         );
-        record.into_session(SessionId(id))
+        record.into_session(SessionId(id), None)
     };
     let held = session(1);
     cache.insert(Arc::clone(&held));

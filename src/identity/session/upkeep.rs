@@ -39,6 +39,7 @@ impl Sessions {
         self.store.purge(Space::Sessions, now).await?;
         self.store.purge(Space::SessionsOfLogins, now).await?;
         self.store.purge(Space::SessionsOfUsers, now).await?;
+        self.store.purge(Space::Refreshes, now).await?;
         // Used logins are dated by the system's clock. Sessions may be ahead of it, and a state that
         // is purged too early could be used again.
         self.store.purge(Space::Logins, self.clock.wall()).await?;

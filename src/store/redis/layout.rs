@@ -90,6 +90,7 @@ const fn name(space: Space) -> &'static str {
         Space::KeptForms => "kept-forms",
         Space::SessionsOfUsers => "sessions-of-users",
         Space::Suspensions => "suspensions",
+        Space::Refreshes => "refreshes",
     }
 }
 

@@ -57,6 +57,7 @@ pub struct Setup {
     guests: Vec<u16>,
     issuer: Option<String>,
     others: Vec<(&'static str, Value, Value)>,
+    refresh: bool,
 }
 
 /// How the binary is started.
@@ -114,6 +115,16 @@ impl Setup {
         self
     }
 
+    /// The provider gives refresh tokens, and users are asked about again as often as this says.
+    #[must_use]
+    pub fn refresh(mut self, interval: &'static str, max_age: &'static str) -> Self {
+        self.refresh = true;
+        self.configure(move |config| {
+            config["identity_providers"][0]["refresh"] =
+                json!({ "interval": interval, "max_age": max_age });
+        })
+    }
+
     /// Edits the configuration before it is written.
     #[must_use]
     pub fn configure(mut self, edit: impl FnOnce(&mut Value) + 'static) -> Self {
@@ -169,9 +180,10 @@ impl Setup {
         let ports = std::iter::once(public.number()).chain(self.guests);
         let origins: Vec<String> =
             ports.flat_map(|port| hosts.map(|host| format!("https://{host}:{port}"))).collect();
-        let mut provider = Provider::start_with(
-            json!({ "origins": origins, "secret": provider::SECRET, "ca": root.join("ca.pem") }),
-        )
+        let mut provider = Provider::start_with(json!({
+            "origins": origins, "secret": provider::SECRET, "ca": root.join("ca.pem"),
+            "refresh": self.refresh,
+        }))
         .await;
         provider.issuer = self.issuer.unwrap_or(provider.issuer);
         let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/wicketgate.cedarschema");
@@ -277,6 +289,7 @@ impl Gate {
             guests: Vec::new(),
             issuer: None,
             others: Vec::new(),
+            refresh: false,
         }
     }
 

@@ -7,6 +7,7 @@ use crate::config;
 use crate::config::secret::Secret;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::principal::{Authentication, Principal, PrincipalKind};
+use crate::identity::refresh::{Before, RefreshError, RefreshToken, Renewed, Renews};
 use crate::identity::session::{Cached, NewSession};
 use crate::metrics::Metrics;
 use crate::store::{Entry, MemoryStore, Stream};
@@ -159,6 +160,7 @@ impl Gate {
             subject: None,
             id_token: None::<Secret>,
             access_token: None,
+            refresh: Some(RefreshToken { token: Secret::new("r"), lifetime: None }),
             host: None,
             begun: None,
         };
@@ -383,4 +385,62 @@ fn what_ended_is_remembered_for_a_while_and_not_for_ever() {
     lately.insert(id(3), start + REMEMBERED * 2);
     assert_eq!(lately.all().len(), 2);
     assert!(!lately.contains(&id(1)));
+}
+
+/// The provider says this of everybody.
+#[derive(Debug)]
+struct Says(&'static str);
+
+#[async_trait]
+impl Renews for Says {
+    fn patience(&self) -> Duration {
+        LONG
+    }
+
+    async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
+        let groups = [Arc::from(self.0)].into();
+        let principal = Arc::new(Principal { groups, ..before.principal.clone() });
+        Ok(Renewed { principal, id_token: None, token: None, access_token: None, lifetime: None })
+    }
+}
+
+#[tokio::test]
+async fn what_one_gate_learns_of_a_user_the_other_goes_by_at_once() {
+    let (one, other, _store) = two(LONG).await;
+    tokio::spawn(Arc::clone(&one.sessions).refresh());
+    let (value, session) = one.login().await;
+    let now = one.clock.now();
+    let there = other.sessions.find(&value, now).await.unwrap().unwrap();
+    let refresh = async |session: &Arc<Session>, says| {
+        let flight = one.sessions.begin_refresh(session, &Arc::new(Says(says)), now);
+        flight.unwrap().landed().await;
+        one.sessions.current(session).unwrap()
+    };
+    let session = refresh(&session, "new").await;
+    assert!(there.is_current(), "it has heard of nothing");
+    other.catches_up().await;
+    assert!(!there.is_current());
+    assert!(matches!(other.sessions.find_cached(&value, now), Cached::Miss));
+    let found = other.sessions.reread(&there, now).await.unwrap().unwrap();
+    assert!(found.principal.groups.contains("new"));
+    assert!(matches!(other.sessions.find_cached(&value, now), Cached::Hit(_)));
+    assert_eq!(other.sessions.metrics.revocations_heard.get(), 0, "nothing ended");
+    // What was missed is looked up.
+    refresh(&session, "newer").await;
+    other.stream.gap.store(true, Ordering::SeqCst);
+    other.catches_up().await;
+    let found = other.sessions.find(&value, now).await.unwrap().unwrap();
+    assert!(found.principal.groups.contains("newer"));
+}
+
+#[tokio::test]
+async fn a_store_that_has_lost_a_refresh_serves_what_it_has() {
+    let (one, _other, store) = two(LONG).await;
+    tokio::spawn(Arc::clone(&one.sessions).refresh());
+    let (value, session) = one.login().await;
+    let now = one.clock.now();
+    let before = store.get(Space::Refreshes, &session.id.0).await.unwrap().unwrap();
+    session.supersede(7);
+    store.put(Space::Refreshes, &session.id.0, &before, session.expires).await.unwrap();
+    assert!(one.sessions.find(&value, now).await.unwrap().unwrap().is_current());
 }

@@ -1,0 +1,198 @@
+//! The provider is asked about a user again.
+
+use super::*;
+use crate::domain::principal::Principal;
+use crate::identity::id_token;
+use crate::identity::refresh::{Before, RefreshError, Renewed, Renews};
+
+/// A user who has signed in, as the session knows them.
+struct Signed {
+    login: Login,
+    token: Secret,
+    nonce: Option<String>,
+}
+
+async fn signed_in(world: &World) -> Signed {
+    world.tokens(200, |tokens| {
+        tokens["refresh_token"] = "r-0".into();
+        tokens["expires_in"] = 60.into();
+    });
+    world.claims(|claims| claims["auth_time"] = 7.into());
+    let login = world.login().await.unwrap();
+    let refresh = login.refresh.as_ref().unwrap();
+    assert_eq!((refresh.token.expose(), refresh.lifetime), ("r-0", Some(Duration::from_secs(60))));
+    assert!(!format!("{login:?}").contains("r-0"));
+    let nonce = login.id_token.as_ref().and_then(|token| id_token::nonce(token.expose()));
+    Signed { token: Secret::new(refresh.token.expose()), nonce, login }
+}
+
+impl World {
+    fn tokens(&self, status: u16, change: impl Fn(&mut Value) + Send + 'static) {
+        self.script.lock().tokens = Some((status, Box::new(change)));
+    }
+
+    async fn refresh(&self, signed: &Signed) -> Result<Renewed, RefreshError> {
+        let Signed { login, token, nonce } = signed;
+        let before = Before {
+            token,
+            principal: &login.principal,
+            subject: login.subject.as_deref(),
+            sid: login.sid.as_deref(),
+            auth_time: login.authentication.auth_time,
+            nonce: nonce.as_deref(),
+            id_token: login.id_token.as_ref(),
+        };
+        self.provider.renew(&before).await
+    }
+}
+
+fn groups(principal: &Principal) -> Vec<&str> {
+    principal.groups.iter().map(|group| &**group).collect()
+}
+
+#[tokio::test]
+async fn a_refresh_tells_who_the_user_is_now() {
+    let world = World::with(|config| {
+        config.client =
+            ClientAuthentication::Secret { secret: Secret::new("s3cret"), method: None };
+    })
+    .await;
+    let signed = signed_in(&world).await;
+    world.tokens(200, |tokens| tokens["refresh_token"] = "r-1".into());
+    for (nonce, acr) in [(json!(null), json!(null)), (json!(signed.nonce), json!("other"))] {
+        world.claims(move |claims| {
+            claims["groups"] = json!(["staff"]);
+            claims["tenant"] = json!("globex");
+            claims["auth_time"] = json!(7);
+            claims["nonce"] = nonce.clone();
+            claims["acr"] = acr.clone();
+        });
+        let renewed = world.refresh(&signed).await.unwrap();
+        assert_eq!(groups(&renewed.principal), ["staff"]);
+        assert_eq!(renewed.principal.tenant.as_deref(), Some("globex"));
+        assert_eq!(renewed.token.unwrap().expose(), "r-1");
+        assert!(renewed.id_token.is_some() && renewed.lifetime.is_none());
+    }
+    let asked = world.script.lock().asked.clone();
+    assert!(asked.contains("grant_type=refresh_token") && asked.contains("refresh_token=r-0"));
+    assert!(asked.to_lowercase().contains("authorization: basic "), "as for the code: {asked}");
+    assert!(!asked.contains("s3cret"));
+}
+
+#[tokio::test]
+async fn an_answer_about_somebody_else_or_another_sign_in_ends_it() {
+    let world = World::new().await;
+    let signed = signed_in(&world).await;
+    for (name, value, reason) in [
+        ("sub", json!("eve"), "another subject"),
+        ("iss", json!("https://evil.example"), "another issuer"),
+        ("aud", json!("other"), "another client"),
+        ("azp", json!("other"), "another client"),
+        ("nonce", json!("other"), "nonce"),
+        ("sid", json!("s2"), "another session"),
+        ("auth_time", json!(8), "another sign-in"),
+        ("groups", json!({"x": 1}), "`groups`"),
+    ] {
+        world.claims(move |claims| {
+            claims["auth_time"] = json!(7);
+            claims["nonce"] = json!(null);
+            claims[name] = value.clone();
+        });
+        match world.refresh(&signed).await {
+            Err(RefreshError::Changed(said)) => assert!(said.contains(reason), "{said}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_a_no_about_the_sign_in_is_one() {
+    let world = World::new().await;
+    let signed = signed_in(&world).await;
+    let says = |code: &'static str| move |tokens: &mut Value| *tokens = json!({"error": code});
+    for code in ["invalid_grant", "login_required", "access_denied"] {
+        world.tokens(400, says(code));
+        let refused = world.refresh(&signed).await;
+        assert!(
+            matches!(&refused, Err(RefreshError::Refused(said)) if said == code),
+            "{refused:?}"
+        );
+    }
+    for (status, code) in [(401, "invalid_client"), (400, "unauthorized_client"), (404, "")] {
+        world.tokens(status, says(code));
+        let unavailable = world.refresh(&signed).await;
+        let for_this_one = RefreshError::unavailable("", false).to_string();
+        assert!(
+            matches!(&unavailable, Err(RefreshError::Unavailable { for_all: false, .. })),
+            "{code}: {unavailable:?} {for_this_one}"
+        );
+    }
+    assert!(!world.provider.is_out(), "it answers");
+}
+
+#[tokio::test]
+async fn what_can_not_be_read_is_no_answer_and_the_new_token_counts() {
+    let world = World::new().await;
+    let signed = signed_in(&world).await;
+    world.tokens(200, |tokens| *tokens = json!("nonsense"));
+    let said = world.refresh(&signed).await.unwrap_err().to_string();
+    assert!(said.contains("can't be read") && !said.contains("r-0"), "{said}");
+    world.tokens(200, |tokens| *tokens = json!({"access_token": "x".repeat(300_000)}));
+    let said = world.refresh(&signed).await.unwrap_err().to_string();
+    assert!(said.contains("larger than"), "{said}");
+    // Its keys can't be had just now.
+    world.tokens(200, |tokens| tokens["refresh_token"] = "r-1".into());
+    world.script.lock().kid = Some("unheard-of");
+    match world.refresh(&signed).await {
+        Err(RefreshError::Unavailable { rotated: Some(token), .. }) => {
+            assert_eq!(token.expose(), "r-1");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_is_left_alone() {
+    let world = World::new().await;
+    let signed = signed_in(&world).await;
+    world.script.lock().down = true;
+    let down = world.refresh(&signed).await;
+    assert!(matches!(down, Err(RefreshError::Unavailable { for_all: true, .. })), "{down:?}");
+    assert!(world.provider.is_out() && !world.provider.may_ask());
+    let again = world.refresh(&signed).await;
+    assert!(matches!(again, Err(RefreshError::BackingOff)), "{again:?}");
+    // The next try puts no token at risk.
+    world.script.lock().asked.clear();
+    let probed = loop {
+        match world.refresh(&signed).await {
+            Err(RefreshError::BackingOff) => tokio::task::yield_now().await,
+            other => break other,
+        }
+    };
+    assert!(matches!(probed, Err(RefreshError::Unavailable { .. })), "{probed:?}");
+    assert_eq!(world.script.lock().asked, "");
+}
+
+#[tokio::test]
+async fn without_a_new_id_token_userinfo_tells_what_it_told_at_the_sign_in() {
+    let world = World::with(|config| config.claims.groups = "teams".into()).await;
+    world.script.lock().userinfo = Some(json!({"sub": "ada", "teams": ["one"]}));
+    let signed = signed_in(&world).await;
+    assert_eq!(groups(&signed.login.principal), ["one"]);
+    world.tokens(200, |tokens| drop(tokens.as_object_mut().unwrap().remove("id_token")));
+    world.script.lock().userinfo = Some(json!({"sub": "ada", "teams": ["two"]}));
+    let renewed = world.refresh(&signed).await.unwrap();
+    assert_eq!(groups(&renewed.principal), ["two"]);
+    assert_eq!(renewed.principal.email.as_deref(), Some("ada@acme.example"));
+    assert!(renewed.token.is_none() && renewed.id_token.is_none());
+    world.script.lock().userinfo = Some(json!({"sub": "eve", "teams": ["two"]}));
+    let changed = world.refresh(&signed).await;
+    assert!(matches!(changed, Err(RefreshError::Changed(_))), "{changed:?}");
+}
+
+#[tokio::test]
+async fn where_it_is_off_no_token_is_kept() {
+    let world = World::with(|config| config.refresh = None).await;
+    world.tokens(200, |tokens| tokens["refresh_token"] = "r-0".into());
+    assert!(world.login().await.unwrap().refresh.is_none());
+}

@@ -1,0 +1,158 @@
+//! How many ask one provider at once, and for how long nobody does after it failed.
+//!
+//! INVARIANT: after a failure the provider is left alone (1 s, doubling up to 30 s), then asked by
+//! one, and by all only when that one was answered: many thousand sessions are no flood for a
+//! provider that is just coming back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::refresh::RefreshError;
+
+/// Refreshes at one provider at once: a quarter of the calls that may be under way, so that those
+/// who sign in have room.
+const AT_ONCE: usize = 16;
+
+const LONGEST: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub struct Refreshes {
+    places: Semaphore,
+    out: AtomicBool,
+    pace: Mutex<Pace>,
+}
+
+#[derive(Debug)]
+struct Pace {
+    wait: Duration,
+    /// Nobody asks before.
+    next: Option<Instant>,
+}
+
+impl Default for Refreshes {
+    fn default() -> Self {
+        let pace = Pace { wait: Duration::from_secs(1), next: None };
+        Self {
+            places: Semaphore::new(AT_ONCE),
+            out: AtomicBool::new(false),
+            pace: Mutex::new(pace),
+        }
+    }
+}
+
+/// The right to ask, for as long as it is held.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    _place: SemaphorePermit<'a>,
+    is_probe: bool,
+}
+
+impl Turn<'_> {
+    /// Whether it asks for all, after a failure.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+}
+
+impl Refreshes {
+    /// Waits for a place, for as long as a call may take.
+    ///
+    /// # Errors
+    /// `BackingOff`.
+    pub async fn turn(&self, patience: Duration) -> Result<Turn<'_>, RefreshError> {
+        let place = tokio::time::timeout(patience, self.places.acquire()).await;
+        let Ok(Ok(place)) = place else { return Err(RefreshError::BackingOff) };
+        // After the wait: it may have failed meanwhile.
+        let mut pace = self.pace.lock();
+        let now = Instant::now();
+        if pace.next.is_some_and(|next| now < next) {
+            return Err(RefreshError::BackingOff);
+        }
+        let is_probe = pace.next.is_some();
+        if is_probe {
+            // Should nothing be heard of it.
+            pace.next = now.checked_add(LONGEST);
+        }
+        Ok(Turn { _place: place, is_probe })
+    }
+
+    pub fn is_out(&self) -> bool {
+        self.out.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody may ask now.
+    pub fn is_left_alone(&self) -> bool {
+        self.is_out() && self.pace.lock().next.is_some_and(|next| Instant::now() < next)
+    }
+
+    pub fn failed(&self, turn: &Turn<'_>, provider: &str, cause: &str) {
+        let mut pace = self.pace.lock();
+        if !self.out.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                provider,
+                cause,
+                "sessions can't be refreshed: they go on with what is known"
+            );
+            pace.wait = Duration::from_secs(1);
+        } else if turn.is_probe {
+            pace.wait = (pace.wait * 2).min(LONGEST);
+        } else {
+            // Under way since before the failure that is known.
+            return;
+        }
+        pace.next = Instant::now().checked_add(pace.wait);
+    }
+
+    pub fn answered(&self, provider: &str) {
+        if self.is_out() {
+            self.pace.lock().next = None;
+            if self.out.swap(false, Ordering::Relaxed) {
+                tracing::info!(provider, "sessions are refreshed again");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_provider_that_failed_is_left_alone_then_asked_by_one_then_by_all() {
+        let refreshes = Refreshes::default();
+        let all = [refreshes.turn(LONGEST).await.unwrap(), refreshes.turn(LONGEST).await.unwrap()];
+        all.iter().for_each(|turn| refreshes.failed(turn, "idp", "down"));
+        assert!(refreshes.is_out());
+        assert!(refreshes.turn(LONGEST).await.is_err(), "left alone");
+        assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(1), "two that failed together");
+        refreshes.pace.lock().next = Some(Instant::now());
+        let probe = refreshes.turn(LONGEST).await.unwrap();
+        assert!(refreshes.turn(LONGEST).await.is_err(), "one is enough");
+        refreshes.failed(&probe, "idp", "down");
+        assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(2));
+        refreshes.pace.lock().next = Some(Instant::now());
+        refreshes.turn(LONGEST).await.unwrap();
+        refreshes.answered("idp");
+        assert!(!refreshes.is_out());
+        let all = [refreshes.turn(LONGEST).await.unwrap(), refreshes.turn(LONGEST).await.unwrap()];
+        all.iter().for_each(|turn| refreshes.failed(turn, "idp", "down"));
+        assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(1), "it begins anew");
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_few_ask_at_once() {
+        let refreshes = Refreshes::default();
+        let mut asking = Vec::new();
+        for _ in 0..AT_ONCE {
+            asking.push(refreshes.turn(LONGEST).await.unwrap());
+        }
+        assert!(refreshes.turn(LONGEST).now_or_never().is_none());
+        asking.pop();
+        refreshes.turn(LONGEST).await.unwrap();
+    }
+}

@@ -1,0 +1,314 @@
+//! Refresh tokens at the provider (RFC 6749, section 6; OpenID Connect Core 1.0, section 12).
+//!
+//! INVARIANT: a refresh tells of the user of the sign-in, or of nobody: the same `sub`, the same
+//! session of the provider's, the same sign-in, the same id here. How the user signed in is not told
+//! anew, because a refresh is no sign-in.
+//! INVARIANT: that the provider can't be asked is never taken for its "no", nor the reverse.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use openidconnect::core::{CoreErrorResponseType, CoreTokenResponse};
+use openidconnect::{OAuth2TokenResponse, RequestTokenError, StandardErrorResponse, TokenResponse};
+
+use super::claims::{self, Claims};
+use super::discovery::DiscoveryError;
+use super::http::HttpError;
+use super::id_token::{self, IdTokenError, SaidNonce};
+use super::oidc::{LoginError, Provider, UserInfoError, VerifyError, printable};
+use super::provider_token::ProviderToken;
+use crate::config::model::Refresh;
+use crate::config::secret::Secret;
+use crate::domain::clock::Timestamp;
+use crate::domain::principal::Principal;
+
+/// Longest refresh token that is kept, in bytes.
+const MAX_TOKEN: usize = 16 * 1024;
+
+/// The errors of a token endpoint that say that this sign-in is over (RFC 6749, section 5.2; OpenID
+/// Connect Core 1.0, section 3.1.2.6, as some say it there, too). All others are about the gate.
+const OVER: [&str; 6] = [
+    "invalid_grant",
+    "access_denied",
+    "login_required",
+    "interaction_required",
+    "consent_required",
+    "account_selection_required",
+];
+
+/// What a sign-in brought to be refreshed with.
+#[derive(Clone, Debug)]
+pub struct RefreshToken {
+    pub token: Secret,
+    /// Of the access token beside it, where the provider said.
+    pub lifetime: Option<Duration>,
+}
+
+/// What is known of a session's user, and has to be so still.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    pub token: &'a Secret,
+    pub principal: &'a Principal,
+    pub subject: Option<&'a str>,
+    pub sid: Option<&'a str>,
+    pub auth_time: Option<Timestamp>,
+    /// Of the sign-in.
+    pub nonce: Option<&'a str>,
+    pub id_token: Option<&'a Secret>,
+}
+
+/// What the provider says now.
+#[derive(Debug)]
+pub struct Renewed {
+    pub principal: Arc<Principal>,
+    /// In place of the former, where there is a new one.
+    pub id_token: Option<Secret>,
+    /// In place of the one that was used, which may be worth nothing any more.
+    pub token: Option<Secret>,
+    /// By the system's clock.
+    pub access_token: Option<ProviderToken>,
+    pub lifetime: Option<Duration>,
+}
+
+/// Why nothing new is known. The texts hold no token.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// The session is over.
+    #[error("the identity provider refuses to refresh the session: `{0}`")]
+    Refused(String),
+    /// The session is over.
+    #[error("what the identity provider says now can't be taken for its user: {0}")]
+    Changed(String),
+    /// Nothing is known.
+    #[error("{cause}")]
+    Unavailable {
+        cause: String,
+        /// Another would fare the same.
+        for_all: bool,
+        /// The token to use from now on. The former one was used.
+        rotated: Option<Secret>,
+    },
+    /// Nothing is known, and nobody was asked.
+    #[error("the identity provider failed a moment ago; the next try is due shortly")]
+    BackingOff,
+}
+
+impl RefreshError {
+    pub(super) fn unavailable(cause: impl ToString, for_all: bool) -> Self {
+        Self::Unavailable { cause: cause.to_string(), for_all, rotated: None }
+    }
+}
+
+impl From<DiscoveryError> for RefreshError {
+    fn from(error: DiscoveryError) -> Self {
+        Self::unavailable(error, true)
+    }
+}
+
+impl From<HttpError> for RefreshError {
+    fn from(error: HttpError) -> Self {
+        let for_all = !matches!(error, HttpError::TooLarge | HttpError::TooDeep);
+        Self::unavailable(error, for_all)
+    }
+}
+
+impl From<VerifyError> for RefreshError {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Keys(error) => error.into(),
+            // The provider's keys or clock, or ours.
+            VerifyError::IdToken(
+                error @ (IdTokenError::UnknownKey | IdTokenError::Time | IdTokenError::Missing),
+            ) => Self::unavailable(error, false),
+            VerifyError::IdToken(error) => Self::Changed(error.to_string()),
+        }
+    }
+}
+
+impl From<UserInfoError> for RefreshError {
+    fn from(error: UserInfoError) -> Self {
+        match error {
+            UserInfoError::Http(error) => error.into(),
+            UserInfoError::AnotherSubject => Self::Changed(error.to_string()),
+            other => Self::unavailable(other, false),
+        }
+    }
+}
+
+/// Who is asked about users that signed in earlier.
+#[async_trait]
+pub trait Renews: std::fmt::Debug + Send + Sync {
+    /// Whether asking makes sense now, as far as is known. A hint, that costs nothing.
+    fn may_ask(&self) -> bool {
+        true
+    }
+
+    /// The bound on a whole refresh: the calls that it takes, one after the other.
+    fn patience(&self) -> Duration;
+
+    /// Uses the refresh token. Once this was called, only what comes of it may be good.
+    async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError>;
+}
+
+#[async_trait]
+impl Renews for Provider {
+    fn may_ask(&self) -> bool {
+        !self.refreshes.is_left_alone()
+    }
+
+    fn patience(&self) -> Duration {
+        // A place, then tokens and userinfo: for each a line and the call. The rest is at hand, or
+        // was asked for without anything being used up.
+        self.config.timeout * 6
+    }
+
+    async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
+        let turn = self.refreshes.turn(self.config.timeout).await?;
+        let renewed = match turn.is_probe() {
+            // With something that can be asked twice. A provider that hangs may use up a token later,
+            // when nobody waits for the answer any more.
+            true => match self.discovery.asked_anew().await {
+                Ok(()) => self.ask(before).await,
+                Err(error) => Err(error.into()),
+            },
+            false => self.ask(before).await,
+        };
+        match &renewed {
+            Err(RefreshError::Unavailable { cause, for_all: true, .. }) => {
+                self.refreshes.failed(&turn, &self.config.name, cause);
+            }
+            // Whatever it said: it was there.
+            _ => self.refreshes.answered(&self.config.name),
+        }
+        renewed
+    }
+}
+
+impl Provider {
+    /// How often sessions are refreshed; `None` where they are not.
+    pub fn pace(&self) -> Option<Refresh> {
+        self.config.refresh
+    }
+
+    /// How long a request waits for a refresh.
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
+    /// Whether it was asked in vain last.
+    pub fn is_out(&self) -> bool {
+        self.refreshes.is_out()
+    }
+
+    async fn ask(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
+        let metadata = self.discovery.metadata().await?;
+        let asked = self.clock.now();
+        let tokens = self.redeem_again(&metadata, before.token).await?;
+        let given = of(&tokens);
+        let lifetime = tokens.expires_in();
+        match self.renewed(&metadata, &tokens, before).await {
+            Ok((principal, id_token)) => {
+                let token = given.map(|given| given.token);
+                let access_token = ProviderToken::of(&tokens, asked);
+                let principal = Arc::new(principal);
+                Ok(Renewed { principal, id_token, token, access_token, lifetime })
+            }
+            Err(RefreshError::Unavailable { cause, for_all, .. }) => {
+                let rotated = given.map(|given| given.token);
+                Err(RefreshError::Unavailable { cause, for_all, rotated })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn renewed(
+        &self,
+        metadata: &super::discovery::Metadata,
+        tokens: &CoreTokenResponse,
+        before: &Before<'_>,
+    ) -> Result<(Principal, Option<Secret>), RefreshError> {
+        let verified = match tokens.id_token() {
+            None => None,
+            Some(_) => {
+                let nonce = SaidNonce::Optional(before.nonce);
+                Some(self.verify(metadata, tokens, nonce).await?)
+            }
+        };
+        let (claims, raw) = match verified {
+            Some(verified) => {
+                same_sign_in(&verified.claims, before)?;
+                (verified.claims, Some(Secret::new(verified.raw)))
+            }
+            // Section 12.2 leaves it to the provider. What its last one says stands.
+            None => {
+                let known = before.id_token.and_then(|raw| id_token::payload(raw.expose()));
+                (known.ok_or_else(|| changed("there is no ID token"))?, None)
+            }
+        };
+        let userinfo = self.userinfo(metadata, tokens, &claims).await?;
+        let (name, names) = (&self.config.name, &self.config.claims);
+        let (principal, _) = claims::principal(name, names, &claims, userinfo.as_ref())
+            .map_err(|error| changed(&error.to_string()))?;
+        if principal.id != before.principal.id {
+            return Err(changed("the user has another id"));
+        }
+        Ok((principal, raw))
+    }
+}
+
+fn changed(why: &str) -> RefreshError {
+    RefreshError::Changed(why.to_owned())
+}
+
+/// Section 12.2. A `sid` that changed would make the session one that no logout token means.
+fn same_sign_in(claims: &Claims, before: &Before<'_>) -> Result<(), RefreshError> {
+    let text = |name| claims.get(name).and_then(|value| value.as_str());
+    if text("sub").is_none() || text("sub") != before.subject {
+        return Err(changed("the ID token is about another subject"));
+    }
+    if before.sid.is_some() && text("sid").is_some_and(|sid| Some(sid) != before.sid) {
+        return Err(changed("the ID token is of another session"));
+    }
+    let auth_time = claims.get("auth_time").and_then(|value| value.as_i64());
+    if let (Some(before), Some(now)) = (before.auth_time, auth_time)
+        && before != Timestamp::from_seconds(now)
+    {
+        return Err(changed("the ID token is of another sign-in"));
+    }
+    Ok(())
+}
+
+/// What a token response brings to be refreshed with.
+pub(super) fn of(tokens: &CoreTokenResponse) -> Option<RefreshToken> {
+    let token = tokens.refresh_token()?.secret();
+    let good = !token.is_empty() && token.len() <= MAX_TOKEN;
+    good.then(|| RefreshToken { token: Secret::new(token.as_str()), lifetime: tokens.expires_in() })
+}
+
+pub(super) fn refused(
+    error: RequestTokenError<HttpError, StandardErrorResponse<CoreErrorResponseType>>,
+) -> RefreshError {
+    match error {
+        RequestTokenError::Request(error) => error.into(),
+        RequestTokenError::ServerResponse(response) => {
+            let code = response.error().as_ref();
+            if OVER.contains(&code) {
+                return RefreshError::Refused(code.to_owned());
+            }
+            let code = printable(code);
+            let cause = format!("the identity provider does not refresh for this client: `{code}`");
+            RefreshError::unavailable(cause, false)
+        }
+        RequestTokenError::Parse(..) | RequestTokenError::Other(_) => {
+            RefreshError::unavailable("the identity provider's token response can't be read", false)
+        }
+    }
+}
+
+impl From<LoginError> for RefreshError {
+    /// What can't even be asked.
+    fn from(error: LoginError) -> Self {
+        Self::unavailable(error, false)
+    }
+}

@@ -26,7 +26,7 @@ async fn together<T: Send + 'static>(
         let (held, waiting) = store.file.changes.held();
         let tasks = writes.into_iter().map(tokio::spawn).collect();
         while waiting() < count {
-            tokio::task::yield_now().await;
+            std::thread::yield_now();
         }
         drop(held);
         tasks
@@ -38,7 +38,7 @@ async fn together<T: Send + 'static>(
     answers
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_that_are_committed_together_have_each_its_answer() {
     let (store, _folder) = fresh();
     store.put(Space::Keys, &[3], b"v", Timestamp::from_seconds(9)).await.unwrap();
@@ -52,7 +52,7 @@ async fn writes_that_are_committed_together_have_each_its_answer() {
     assert_eq!(store.scan(Space::Keys, b"").await, Ok(vec![]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_commit_fails_all_of_its_writes_have() {
     let (store, _folder) = fresh();
     let writes = (0..3u8).map(|key| {

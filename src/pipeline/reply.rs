@@ -175,7 +175,7 @@ pub async fn sign_in(gate: &Gate, arrival: &Arrival) -> Response<Bytes> {
 pub fn kept(arrival: &Arrival, refusal: &Refusal, sign_in: &str) -> Response<Bytes> {
     let why = match refusal {
         Refusal::StepUp { .. } => "This needs a stronger or more recent sign-in than yours",
-        _ => "You are not signed in any more",
+        _ => "You are not signed in",
     };
     let text = format!(
         "{why}. Nothing is sent yet and nothing is lost: your form is kept for ten minutes. Once \

@@ -140,6 +140,7 @@ async fn what_a_route_takes_no_longer_after_a_reload_is_cut_and_the_rest_goes_on
     take(json!(["session"]));
     assert_eq!(echo.next().await, Heard::Ended);
     by_session.send(Message::text("still here")).await.unwrap();
+    assert_eq!(echo.next().await, Heard::Text("still here".to_owned()));
     let back = within("the echo", by_session.next()).await.unwrap().unwrap();
     assert_eq!(back.to_text().unwrap(), "still here");
     take(json!(["bearer"]));

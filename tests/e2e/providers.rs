@@ -11,8 +11,12 @@ use serde_json::json;
 
 use crate::harness::gate::{SECOND_HOST, mentions, route};
 use crate::harness::pki::write_secret;
+use crate::harness::rogue::parameter;
 use crate::harness::servers::{Echo, Heard};
 use crate::harness::{Browser, Gate, Recorder, caller, eventually, websocket};
+
+/// What is said of the half of a login that is brought to the address of the other.
+const OTHER_HALF: &str = "another host has to end";
 
 /// Signs in with the provider of this name, and returns where the browser ended up.
 async fn sign_in(gate: &Gate, browser: &mut Browser, provider: &str, user: &str, page: &str) {
@@ -315,6 +319,7 @@ async fn one_redirect_uri_serves_every_host_and_its_code_only_the_host_and_brows
     let query = handover.query().unwrap();
     elsewhere.get(&other(&format!("/.wicketgate/handover?{query}"))).await.expect(400);
     elsewhere.get(&gate.url(&format!("/.wicketgate/callback?{query}"))).await.expect(400);
+    gate.audited("the refusal", |one| mentions(one, &["login-failed", OTHER_HALF])).await;
 
     let answer = browser.get(handover.as_str()).await.expect(303);
     assert_eq!(answer.location().as_str(), gate.url("/orders?page=2"));
@@ -412,4 +417,48 @@ async fn a_person_in_a_real_browser_chooses_a_provider_without_a_script() {
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     gate.audited("the session", |one| mentions(one, &["session-started", "second/vera"])).await;
+}
+
+#[tokio::test]
+async fn what_a_host_asked_for_is_held_against_what_is_served_now() {
+    let upstream = Recorder::start().await;
+    let mut gate = Gate::setup()
+        .route(route("app", "/", &upstream.url()))
+        .route(route("other", "/", &upstream.url()))
+        .provider("second")
+        .configure(|config| {
+            config["routes"][1]["host"] = json!("other.localhost");
+            config["session"] = json!({ "sign_in_host": SECOND_HOST });
+        })
+        .start()
+        .await;
+    let other = format!("https://other.localhost:{}", gate.port());
+    let mut browser = gate.browser();
+    let start = format!("{other}/.wicketgate/login?start&provider=test&return_to=/orders");
+    let asked = browser.get(&start).await.expect(303).location();
+    let began = browser.get(asked.as_str()).await.expect(303);
+    let state = parameter(&began.location(), "state");
+    let wrong = format!("/.wicketgate/handover?code=x&state={state}");
+    let wrong = format!("https://{SECOND_HOST}:{}{wrong}", gate.port());
+    browser.clone().get(&wrong).await.expect(400);
+    gate.audited("the refusal", |one| mentions(one, &["login-failed", OTHER_HALF])).await;
+    let form = browser.follow(began).await.expect(200);
+
+    gate.rewrite(|config| config["routes"][1]["identity_providers"] = json!(["second"]));
+    eventually("the page to take other users", async || {
+        (browser.clone().get(asked.as_str()).await.status == 400).then_some(())
+    })
+    .await;
+    gate.rewrite(|config| config["routes"].as_array_mut().unwrap().truncate(1));
+    eventually("the host to be gone", async || {
+        (browser.clone().get(&format!("{other}/")).await.status != 303).then_some(())
+    })
+    .await;
+    let mut answer = browser.post(form.url.as_str(), "user=vera").await;
+    while answer.status == 303 {
+        let next = answer.location();
+        assert_ne!(next.host_str(), Some("other.localhost"), "{next}");
+        answer = browser.get(next.as_str()).await;
+    }
+    answer.expect(400);
 }

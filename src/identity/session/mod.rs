@@ -252,6 +252,7 @@ impl Sessions {
         {
             // Nobody knows its id yet.
             self.store.remove(Space::Sessions, &id.0).await?;
+            self.store.remove(Space::Refreshes, &id.0).await?;
             by_login::remove(self.store.as_ref(), &self.seals, &session).await?;
             by_user::remove(self.store.as_ref(), &self.seals, &session).await?;
             return Err(SessionError::SignedOut);

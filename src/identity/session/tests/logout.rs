@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::identity::login;
+use crate::identity::refresh::RefreshToken;
 
 const BY_PROVIDER: EndReason = EndReason::ProviderLogout;
 
@@ -151,13 +152,16 @@ async fn a_sign_in_that_began_before_its_user_was_signed_out_makes_no_session() 
         let login = |begun| NewSession {
             sid: sid.map(Into::into),
             begun: Some(begun),
+            refresh: Some(RefreshToken { token: Secret::new("r"), lifetime: None }),
             ..new_session("ada")
         };
         let created = world.sessions.create(login(begun), None).await;
         let refused = matches!(created, Err(SessionError::SignedOut));
         assert_eq!(refused, is_meant, "{sid:?} {which:?}");
         if refused {
-            for space in [Space::Sessions, Space::SessionsOfLogins, Space::SessionsOfUsers] {
+            for space in
+                [Space::Sessions, Space::SessionsOfLogins, Space::SessionsOfUsers, Space::Refreshes]
+            {
                 assert_eq!(world.store.inner.scan(space, b"").await, Ok(vec![]));
             }
         }

@@ -120,10 +120,22 @@ impl Link {
         used: &mut Option<u64>,
     ) -> Result<redis::Value, StoreError> {
         let _place = self.in_flight.acquire().await.map_err(|error| said(&error))?;
-        let mut once = again == Again::Harmless;
+        let (mut once, mut first) = (again == Again::Harmless, true);
         loop {
             let (number, mut connection) = self.up().await?;
             *used = Some(number);
+            // One that the other side has closed looks as good as any until it is used. What can't
+            // be sent twice isn't sent before that is known.
+            if again == Again::Never
+                && let Err(error) = connection.run(&redis::cmd("PING")).await
+                && severs(&error)
+            {
+                self.broke(number);
+                if !std::mem::take(&mut first) {
+                    return Err(said(&error));
+                }
+                continue;
+            }
             match connection.run(command).await {
                 Ok(value) => return value.extract_error().map_err(|error| said(&error)),
                 Err(error) if severs(&error) => {

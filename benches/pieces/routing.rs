@@ -26,6 +26,7 @@ fn entry(metrics: &Metrics, number: usize) -> Arc<RouteEntry> {
         zone: None,
         tenant: None,
         identity_providers: None,
+        session: None,
     });
     let route = Arc::new(Route {
         name: format!("route-{number}").into(),

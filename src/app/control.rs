@@ -225,6 +225,7 @@ impl Control {
     /// Connections that live under the session are cut at once.
     fn session_ended(&mut self, ended: &Ended) {
         self.gate.live.session_ended(&ended.id);
+        self.gate.snapshot.load().bearers.forget(&ended.id);
         if ended.elsewhere {
             return;
         }

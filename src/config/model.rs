@@ -20,7 +20,7 @@ pub use callers::{Accepted, AccessTokens, CERTIFICATES, TokenExchange, UpstreamT
 pub use claim::{ClaimNames, ClaimPath};
 pub use client::{AssertionAudience, ClientAuthentication, SecretMethod};
 pub use provider::{IdentityProvider, Issuer, ProviderNames, Refresh};
-pub use session::Session;
+pub use session::{Session, SessionLimits};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -153,6 +153,7 @@ pub struct Application {
     pub tenant: Option<Arc<str>>,
     /// Whose users come in, where its routes don't say. All providers' where it is absent.
     pub identity_providers: Option<ProviderNames>,
+    pub session: Option<SessionLimits>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

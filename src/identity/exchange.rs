@@ -19,10 +19,10 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::bearer::AccessToken;
 use super::discovery::{DiscoveryError, Metadata};
 use super::http::HttpError;
 use super::oidc::Provider;
+use super::provider_token::{ProviderToken, bearer_field};
 use super::redeem::{ASSERTION_TYPE, auth_type};
 use super::strict;
 use crate::config::model::{ClientAuthentication, TokenExchange};
@@ -43,10 +43,8 @@ const UNTOLD: Duration = Duration::from_secs(60);
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Tokens kept.
+/// Credentials whose tokens are kept. There are as many for each as routes that want different ones.
 const MOST: usize = 16_384;
-
-const MAX_TOKEN: usize = 16 * 1024;
 
 /// Why there is no token for the application. Nothing of a token is in the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,13 +80,33 @@ impl From<HttpError> for ExchangeError {
     }
 }
 
-type Key = (SessionId, Arc<str>, Arc<str>);
+/// A credential's tokens, each with what it was got for.
+type Slots = Vec<(TokenExchange, Slot)>;
+
+/// What a token is got for.
+pub(super) struct Subject<'a> {
+    /// Of the credential.
+    pub id: SessionId,
+    pub token: &'a str,
+    /// The same token where it is a session's, which gets another now and then.
+    pub of_session: Option<Arc<ProviderToken>>,
+    /// When what is got for it has to be over, too.
+    pub ends: Option<Timestamp>,
+}
 
 /// What came of the last try.
 #[derive(Clone)]
 struct Tried {
+    of_session: Option<Arc<ProviderToken>>,
     outcome: Result<HeaderValue, ExchangeError>,
     until: Timestamp,
+}
+
+impl Tried {
+    /// A session may have another token by now.
+    fn serves(&self, subject: &Subject<'_>, now: Timestamp) -> bool {
+        now < self.until && self.of_session == subject.of_session
+    }
 }
 
 /// Locked while the provider is asked, so that one answer serves all who wait.
@@ -96,7 +114,7 @@ type Slot = Arc<tokio::sync::Mutex<Option<Tried>>>;
 
 /// The tokens that were got.
 #[derive(Default)]
-pub struct Exchanged(Mutex<HashMap<Key, Slot>>);
+pub struct Exchanged(Mutex<HashMap<SessionId, Slots>>);
 
 impl std::fmt::Debug for Exchanged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -109,44 +127,53 @@ impl Exchanged {
     ///
     /// # Errors
     /// See [`ExchangeError`].
-    pub async fn get(
+    pub(super) async fn get(
         &self,
         provider: &Provider,
-        caller: &AccessToken,
-        subject: &str,
+        subject: Subject<'_>,
         wanted: &TokenExchange,
         now: Timestamp,
     ) -> Result<HeaderValue, ExchangeError> {
-        let slot = self.slot((caller.id, Arc::clone(&wanted.audience), Arc::clone(&wanted.scope)));
+        let slot = self.slot(subject.id, wanted);
         let mut tried = slot.lock().await;
-        if let Some(Tried { outcome, until }) = &*tried
-            && now < *until
-        {
-            return outcome.clone();
+        if let Some(last) = tried.as_ref().filter(|last| last.serves(&subject, now)) {
+            return last.outcome.clone();
         }
-        let asked = provider.exchange(subject, wanted).await;
+        let asked = provider.exchange(subject.token, wanted).await;
         let (outcome, until) = match asked {
             Ok(got) => {
                 let margin = BEFORE_END.min(got.lifetime / 4);
-                let until = now.plus(got.lifetime.saturating_sub(margin)).min(caller.expires);
-                (Ok(got.field), until)
+                let until = now.plus(got.lifetime.saturating_sub(margin));
+                (Ok(got.field), subject.ends.map_or(until, |ends| until.min(ends)))
             }
             Err(error) => {
                 tracing::warn!(%error, provider = %provider.name(), "a token was not exchanged");
                 (Err(error), now.plus(PAUSE))
             }
         };
-        *tried = Some(Tried { outcome: outcome.clone(), until });
+        let of_session = subject.of_session;
+        *tried = Some(Tried { of_session, outcome: outcome.clone(), until });
         outcome
     }
 
-    fn slot(&self, key: Key) -> Slot {
+    fn slot(&self, id: SessionId, wanted: &TokenExchange) -> Slot {
         let mut kept = self.0.lock();
-        if kept.len() >= MOST && !kept.contains_key(&key) {
+        if kept.len() >= MOST && !kept.contains_key(&id) {
             // Those in use stay with whoever uses them; the others cost one more question each.
             kept.clear();
         }
-        Arc::clone(kept.entry(key).or_default())
+        let slots = kept.entry(id).or_default();
+        if let Some((_, slot)) = slots.iter().find(|(got_for, _)| got_for == wanted) {
+            return Arc::clone(slot);
+        }
+        let slot = Slot::default();
+        slots.push((wanted.clone(), Arc::clone(&slot)));
+        slot
+    }
+
+    /// Drops what was got for a credential.
+    pub fn forget(&self, id: &SessionId) {
+        self.0.lock().remove(id);
     }
 }
 
@@ -242,16 +269,11 @@ fn got(said: &serde_json::Map<String, Value>, subject: &str) -> Result<Got, Exch
     let token = text("access_token").ok_or(ExchangeError::Unusable)?;
     let bearer = text("token_type").is_some_and(|kind| kind.eq_ignore_ascii_case("bearer"));
     let issued = text("issued_token_type").is_some_and(|kind| [ACCESS_TOKEN, JWT].contains(&kind));
-    // RFC 6750, section 2.1.
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
-    let good = !token.is_empty() && token.len() <= MAX_TOKEN && token.bytes().all(plain);
     // The caller's own would be a token of another audience at the application.
-    if !bearer || !issued || !good || token == subject {
+    if !bearer || !issued || token == subject {
         return Err(ExchangeError::Unusable);
     }
-    let mut field =
-        HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| ExchangeError::Unusable)?;
-    field.set_sensitive(true);
+    let field = bearer_field(token).ok_or(ExchangeError::Unusable)?;
     let lifetime = match said.get("expires_in") {
         None => UNTOLD,
         Some(seconds) => Duration::from_secs(seconds.as_u64().ok_or(ExchangeError::Unusable)?),
@@ -270,6 +292,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::identity::provider_token::MAX_TOKEN;
 
     fn of(said: &Value) -> Result<Got, ExchangeError> {
         got(said.as_object().unwrap(), "its-own")
@@ -300,6 +323,40 @@ mod tests {
             said[member] = value.clone();
             assert_eq!(of(&said).err(), Some(ExchangeError::Unusable), "{member}: {value}");
         }
+    }
+
+    #[test]
+    fn what_was_got_for_a_session_is_found_under_what_it_was_got_for_and_dropped_with_it() {
+        let kept = Exchanged::default();
+        let wanted = |audience: &str| TokenExchange { audience: audience.into(), scope: "".into() };
+        let (one, other) = (SessionId([1; 32]), SessionId([2; 32]));
+        let first = kept.slot(one, &wanted("a"));
+        let others = kept.slot(other, &wanted("a"));
+        assert!(Arc::ptr_eq(&first, &kept.slot(one, &wanted("a"))));
+        assert!(!Arc::ptr_eq(&first, &kept.slot(one, &wanted("b"))));
+        assert!(!Arc::ptr_eq(&first, &others));
+        kept.forget(&one);
+        assert_eq!(kept.0.lock().len(), 1);
+        assert!(!Arc::ptr_eq(&first, &kept.slot(one, &wanted("a"))));
+        assert!(Arc::ptr_eq(&others, &kept.slot(other, &wanted("a"))));
+    }
+
+    #[test]
+    fn a_token_got_for_another_of_the_sessions_tokens_does_not_serve() {
+        let now = Timestamp::from_seconds(1_800_000_000);
+        let token = |text| ProviderToken::new(text, None).map(Arc::new);
+        let subject =
+            |of_session| Subject { id: SessionId([1; 32]), token: "", of_session, ends: None };
+        let until = now.plus(PAUSE);
+        let outcome = Err(ExchangeError::Unusable);
+        let last = Tried { of_session: token("before"), outcome, until };
+        assert!(
+            last.serves(&subject(token("before")), now),
+            "equal, and read from the store again"
+        );
+        assert!(!last.serves(&subject(token("before")), until));
+        assert!(!last.serves(&subject(token("after")), now));
+        assert!(!last.serves(&subject(None), now));
     }
 
     #[test]

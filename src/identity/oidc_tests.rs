@@ -207,6 +207,7 @@ impl World {
             scopes: vec!["openid".into(), "email".into()],
             ca: None,
             claims: ClaimNames::default(),
+            asks_userinfo: true,
             step_up: Vec::new(),
             timeout: Duration::from_secs(20),
         };
@@ -444,6 +445,16 @@ async fn userinfo_of_another_subject_is_refused() {
     world.refused("another subject").await;
     world.script.lock().userinfo = Some(json!({"sub": "ada", "tenant": "globex"}));
     assert_eq!(world.login().await.unwrap().principal.tenant.as_deref(), Some("globex"));
+}
+
+#[tokio::test]
+async fn userinfo_is_not_asked_where_the_configuration_says_so() {
+    let world = World::with(|config| config.asks_userinfo = false).await;
+    world.claims(|claims| {
+        claims.as_object_mut().unwrap().remove("tenant");
+    });
+    world.script.lock().userinfo = Some(json!({"sub": "ada", "tenant": "globex"}));
+    assert_eq!(world.login().await.unwrap().principal.tenant, None);
 }
 
 #[tokio::test]

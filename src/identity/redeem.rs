@@ -44,6 +44,11 @@ impl Provider {
         let mut request = client
             .exchange_code(AuthorizationCode::new(code))
             .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()));
+        // RFC 8707, section 2.2: the token may be for something else than the code otherwise.
+        let asked = self.config.parameters.iter().filter(|(name, _)| name == "resource");
+        for (name, resource) in asked {
+            request = request.add_extra_param(name.clone(), resource.clone());
+        }
         if let Some(assertion) = assertion {
             // RFC 7521, section 4.2.
             request = request

@@ -111,8 +111,10 @@ pub struct SignOut<'a> {
     pub principal: &'a str,
     /// Ties the form to this session; sent in the query, because no form of people has its body read.
     pub csrf: &'a str,
-    /// Where to go afterwards, as the form carries it on.
+    /// Where to go afterwards, as the forms carry it on.
     pub return_to: Option<&'a str>,
+    /// How many other sessions the user has.
+    pub others: usize,
     /// Where "stay signed in" leads.
     pub cancel: &'a str,
 }

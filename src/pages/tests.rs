@@ -100,8 +100,15 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
         ),
         (
             "sign-out",
-            SignOut { host: text, principal: text, csrf: text, return_to: None, cancel: text }
-                .render(),
+            SignOut {
+                host: text,
+                principal: text,
+                csrf: text,
+                return_to: None,
+                others: 1,
+                cancel: text,
+            }
+            .render(),
         ),
         (
             "signed-out",
@@ -210,9 +217,18 @@ fn signing_out_takes_a_form_with_the_csrf_token() {
 #[test]
 fn the_sign_out_form_carries_on_where_to_go() {
     let to = Some("https://a.example/?x=1&y=\"><b>");
-    let page = SignOut { host: "h", principal: "p", csrf: "t", return_to: to, cancel: "/" };
-    let action = "?csrf=t&amp;return_to=https%3A%2F%2Fa.example%2F%3Fx%3D1%26y%3D%22%3E%3Cb%3E\">";
-    assert!(page.render().contains(action), "{}", page.render());
+    let page = |others| {
+        let (host, principal, csrf, cancel) = ("h", "p", "t", "/");
+        SignOut { host, principal, csrf, return_to: to, others, cancel }.render()
+    };
+    let query = "?csrf=t&amp;return_to=https%3A%2F%2Fa.example%2F%3Fx%3D1%26y%3D%22%3E%3Cb%3E\">";
+    let (here, everywhere) = ("/.wicketgate/logout", "/.wicketgate/me/end-all");
+    for others in 0..3 {
+        let page = page(others);
+        assert!(page.contains(&format!("{here}{query}")), "{page}");
+        assert_eq!(page.contains(&format!("{everywhere}{query}")), others > 0, "{page}");
+    }
+    assert!(page(1).contains("1 other session<") && page(2).contains("2 other sessions<"));
 }
 
 #[test]

@@ -28,6 +28,7 @@ use super::receive::Arrival;
 use super::refresh;
 use super::refusal::Refusal;
 use super::route::RouteEntry;
+use super::sign_in_again::{self, SignInAgain};
 use super::snapshot::Snapshot;
 use super::suspended;
 
@@ -41,6 +42,8 @@ pub enum Authenticated {
     Failed,
     /// The session is good, but its user signed in with a provider that this route doesn't take.
     NotTaken,
+    /// The session is good, and over for this application.
+    SignInAgain(Box<SignInAgain>),
 }
 
 impl Authenticated {
@@ -50,6 +53,7 @@ impl Authenticated {
             // The session goes on where it is taken: its cookie stays until another replaces it.
             Self::NotAttempted | Self::NotTaken => Err(Refusal::Unauthenticated { stale: false }),
             Self::Failed => Err(Refusal::Unauthenticated { stale: true }),
+            Self::SignInAgain(wanted) => Err(Refusal::SignInAgain(wanted)),
         }
     }
 }
@@ -57,7 +61,7 @@ impl Authenticated {
 /// Who asks for something behind a route.
 ///
 /// # Errors
-/// `Unauthenticated`, `TokenRequired` and `CertificateRequired` when nobody says so, `Token` when what was said is not
+/// `Unauthenticated`, `SignInAgain`, `TokenRequired` and `CertificateRequired` when nobody says so, `Token` when what was said is not
 /// good, and those of [`authenticate`].
 pub async fn caller(
     gate: &Gate,
@@ -345,11 +349,14 @@ fn confirmed(
 ) -> Result<Authenticated, Refusal> {
     let Some(session) = session else { return Ok(Authenticated::Failed) };
     suspended::refuse(gate, connection, &session.principal, at)?;
-    if route.is_none_or(|route| route.takes(&session.provider)) {
-        Ok(Authenticated::Session(session))
-    } else {
-        Ok(Authenticated::NotTaken)
+    let Some(route) = route else { return Ok(Authenticated::Session(session)) };
+    if !route.takes(&session.provider) {
+        return Ok(Authenticated::NotTaken);
     }
+    Ok(match sign_in_again::why(gate, &session, route, at) {
+        None => Authenticated::Session(session),
+        Some(why) => Authenticated::SignInAgain(Box::new(SignInAgain::of(&session, why))),
+    })
 }
 
 /// Whether a session that a cookie named is one on this host.

@@ -5,16 +5,13 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderValue, Method};
+use http::Method;
 
 use crate::audit::AuditLog;
-use crate::config::model::UpstreamToken;
 use crate::domain::clock::Clock;
 use crate::domain::event::Occasion;
 use crate::identity::assertion::Signer;
-use crate::identity::bearer;
 use crate::identity::credential::Credential;
-use crate::identity::exchange::ExchangeError;
 use crate::identity::kept::KeptForms;
 use crate::identity::recent::{ENOUGH, RecentLogins};
 use crate::identity::session::Sessions;
@@ -46,6 +43,7 @@ use super::respond;
 use super::route::{Destination, RouteEntry};
 use super::slots::Held;
 use super::snapshot::Snapshot;
+use super::upstream_token;
 
 #[derive(Debug)]
 pub struct Gate {
@@ -274,7 +272,7 @@ impl Gate {
             (_, Some(_)) => return Err(Refusal::FormGone),
             (_, None) => None,
         };
-        let token = upstream_token(arrival, route, caller).await?;
+        let token = upstream_token::field(self, arrival, route, caller).await?;
         // The head is rewritten last: what the gate adds, nothing strips.
         prepare(self, arrival, asked, route, caller, token)?;
         Timer::stage(&mut timer, route, Stage::Prepare);
@@ -299,7 +297,10 @@ impl Gate {
     /// A browser that has signed in twice just now, and is still not signed in, is told so: it would
     /// be sent round in circles. So is one that is asked for yet another sign-in.
     fn no_circle(&self, arrival: &Arrival, refusal: Refusal) -> Refusal {
-        let again = matches!(refusal, Refusal::Unauthenticated { .. } | Refusal::StepUp { .. });
+        let again = matches!(
+            refusal,
+            Refusal::Unauthenticated { .. } | Refusal::SignInAgain(_) | Refusal::StepUp { .. }
+        );
         if !again || !navigates(&arrival.head) {
             return refusal;
         }
@@ -308,6 +309,7 @@ impl Gate {
             reply::request_authority(arrival).map_or(0, |host| self.recent.count(headers, &host));
         match refusal {
             Refusal::Unauthenticated { .. } if signed_in >= ENOUGH => Refusal::NoSessionKept,
+            Refusal::SignInAgain(wanted) if signed_in >= ENOUGH => Refusal::SignInInVain(wanted),
             // Each of the kinds that there are may be asked for once.
             Refusal::StepUp { denial, .. } if signed_in >= ENOUGH * 2 => Refusal::Denied(denial),
             other => other,
@@ -359,26 +361,6 @@ impl Gate {
     }
 }
 
-/// The token for the application in the place of the caller's own, where the route wants one.
-async fn upstream_token(
-    arrival: &Arrival,
-    route: &RouteEntry,
-    caller: &Credential,
-) -> Result<Option<HeaderValue>, Refusal> {
-    let UpstreamToken::Exchange(wanted) = &route.config.accepted.upstream_token else {
-        return Ok(None);
-    };
-    let (Credential::Token(token), Some(text)) =
-        (caller, bearer::presented(&arrival.head.headers)?)
-    else {
-        // The configuration has no such route.
-        return Err(ExchangeError::Unusable.into());
-    };
-    // On the heap, for the sake of all who exchange nothing.
-    let asked = Box::pin(arrival.snapshot.bearers.exchange(token, text, wanted, arrival.at));
-    Ok(Some(Box::pin(asked).await?))
-}
-
 /// A denial, and whether another sign-in at the caller's provider would lift it. Machines don't sign
 /// in.
 fn denied(snapshot: &Snapshot, caller: &Credential, denial: Denial) -> Refusal {
@@ -418,6 +400,8 @@ pub(super) fn outcome(refusal: &Refusal) -> RequestOutcome {
         Refusal::Denied(_) | Refusal::StepUp { .. } => RequestOutcome::Denied,
         Refusal::Unauthenticated { .. }
         | Refusal::NoSessionKept
+        | Refusal::SignInAgain(_)
+        | Refusal::SignInInVain(_)
         | Refusal::TokenRequired
         | Refusal::CertificateRequired => RequestOutcome::Unauthenticated,
         Refusal::Token(error) if !error.is_unavailable() => RequestOutcome::Unauthenticated,

@@ -30,6 +30,7 @@ use super::normalise::Normalised;
 use super::receive::random_u128;
 use super::record;
 use super::route::{Destination, RouteEntry};
+use super::sign_in_again::{Why, past_limits};
 
 /// How often a live connection is asked about again.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -107,6 +108,10 @@ pub enum CutReason {
     Source,
     #[error("the route no longer takes users of this identity provider")]
     Provider,
+    #[error("the sign-in is older than the application takes")]
+    TooOld,
+    #[error("the session was idle for longer than the application takes")]
+    TooIdle,
     #[error("the {} is suspended", .0.name())]
     Suspended(Subject),
 }
@@ -273,6 +278,7 @@ impl Watch {
             Err(NoLonger::Source) => CutReason::Source,
             Err(NoLonger::Provider) => CutReason::Provider,
             Err(NoLonger::Taken) => CutReason::Credential,
+            Err(NoLonger::ForApplication(reason)) => reason,
             Err(NoLonger::Denied(denial)) => {
                 record::denial(
                     self.gate(),
@@ -313,6 +319,7 @@ enum NoLonger {
     Source,
     Provider,
     Taken,
+    ForApplication(CutReason),
     Denied(Box<Denial>),
 }
 
@@ -373,6 +380,13 @@ impl Watch {
         }
         if !is_taken(&route.config, &caller) {
             return Err(NoLonger::Taken);
+        }
+        if let Credential::Session(session) = &caller
+            && let Some(why) = past_limits(self.gate(), session, &route.config, now)
+        {
+            let old = matches!(why, Why::TooOld(_));
+            let reason = if old { CutReason::TooOld } else { CutReason::TooIdle };
+            return Err(NoLonger::ForApplication(reason));
         }
         let (connection, asked) = (&self.connection, &self.asked);
         let query = gather(&snapshot, connection, self.client, now, asked, &route, &caller);

@@ -34,6 +34,7 @@ pub mod reply;
 pub mod reserved;
 pub mod respond;
 pub mod route;
+pub mod sign_in_again;
 pub mod slots;
 pub mod snapshot;
 pub mod source;

@@ -65,6 +65,13 @@ pub async fn list(
     Ok(own)
 }
 
+/// How many others the user has. None as long as the store does not say: that is no reason to keep
+/// anybody from signing out.
+pub async fn others(gate: &Gate, arrival: &Arrival, session: &Session) -> usize {
+    let found = gate.sessions.of_user(&session.principal.id, arrival.at).await;
+    found.map_or(0, |found| found.iter().filter(|own| own.id != session.id).count())
+}
+
 fn provider(arrival: &Arrival, session: &Session) -> Arc<str> {
     match arrival.snapshot.providers.named(&session.provider) {
         Some(provider) => provider.display_name().into(),

@@ -13,6 +13,7 @@ use crate::policy::Denial;
 use crate::upstream::UpstreamError;
 
 use super::live::CutReason;
+use super::sign_in_again::SignInAgain;
 
 /// Why a request is not forwarded. Each has a status, a stable word for records and metrics, and
 /// a sentence for whoever sent the request.
@@ -59,6 +60,12 @@ pub enum Refusal {
     },
     #[error("you have signed in, and the session did not come back with the request")]
     NoSessionKept,
+    /// Over for this application: see [`sign_in_again`](super::sign_in_again).
+    #[error("{}", .0.why)]
+    SignInAgain(Box<SignInAgain>),
+    /// And another sign-in has not changed it.
+    #[error("you have signed in, and still {}", .0.why)]
+    SignInInVain(Box<SignInAgain>),
     #[error("the form is not kept any more: it was sent or discarded, or ten minutes have passed")]
     FormGone,
     #[error("the form was filled in by another user")]
@@ -163,6 +170,8 @@ impl Refusal {
             Self::Token(error) if error.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unauthenticated { .. }
             | Self::NoSessionKept
+            | Self::SignInAgain(_)
+            | Self::SignInInVain(_)
             | Self::StepUp { .. }
             | Self::TokenRequired
             | Self::Token(_) => StatusCode::UNAUTHORIZED,
@@ -233,6 +242,7 @@ impl Refusal {
             Self::Suspended { principal, .. } | Self::IdentityUnconfirmed { principal } => {
                 Some(principal)
             }
+            Self::SignInAgain(wanted) | Self::SignInInVain(wanted) => Some(&wanted.principal),
             _ => None,
         }
     }
@@ -262,6 +272,7 @@ impl Refusal {
             Self::CrossSite => "cross-site",
             Self::Unauthenticated { .. } => "unauthenticated",
             Self::NoSessionKept => "no-session-kept",
+            Self::SignInAgain(wanted) | Self::SignInInVain(wanted) => wanted.why.reason(),
             Self::FormGone => "form-gone",
             Self::FormOfAnother => "form-of-another",
             Self::Exchange(_) => "token-exchange",
@@ -303,8 +314,8 @@ impl Refusal {
             | Self::Suspended { .. }
             | Self::Denied(_)
             | Self::Cut(_) => "Access denied",
-            Self::Unauthenticated { .. } => "Sign-in required",
-            Self::NoSessionKept => "Signed in, but not for long",
+            Self::Unauthenticated { .. } | Self::SignInAgain(_) => "Sign-in required",
+            Self::NoSessionKept | Self::SignInInVain(_) => "Signed in, but not for long",
             Self::FormGone => "This form is gone",
             Self::FormOfAnother => "Not your form",
             Self::StepUp { .. } => "A stronger sign-in is required",
@@ -354,8 +365,12 @@ impl Refusal {
                 "If you followed a link or submitted a form on another site, open the application \
                  itself and try there."
             }
-            Self::Unauthenticated { .. } | Self::StepUp { .. } | Self::Cut(_) => {
-                "Sign in and try again."
+            Self::Unauthenticated { .. }
+            | Self::SignInAgain(_)
+            | Self::StepUp { .. }
+            | Self::Cut(_) => "Sign in and try again.",
+            Self::SignInInVain(_) => {
+                "Sign out and in again. If it stays, give the id to your administrator."
             }
             Self::FormGone => {
                 "If it was sent, its effect is in the application. Else go back to its page and fill it in \

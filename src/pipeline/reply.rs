@@ -29,6 +29,7 @@ use super::receive::Arrival;
 use super::record;
 use super::refusal::Refusal;
 use super::respond::HSTS;
+use super::sign_in_again;
 use super::step_up;
 
 const CROSS_ORIGIN_OPENER_POLICY: HeaderName =
@@ -52,6 +53,7 @@ pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Respo
         Refusal::StepUp { denial, provider, asked } => {
             step_up::answer(gate, arrival, denial, provider, asked).await
         }
+        Refusal::SignInAgain(wanted) => sign_in_again::answer(gate, arrival, wanted).await,
         // A cookie of a session that is over stays: clearing it could hit the one that a login in
         // another tab has set meanwhile.
         Refusal::Unauthenticated { .. } => {
@@ -100,6 +102,16 @@ pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Respo
 
 /// The answer to any refusal but a denial and a missing sign-in, which say more.
 pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes> {
+    leading_to(choice::SIGN_IN, asker, id, refusal)
+}
+
+/// The same; where signing in would help, that is done at `sign_in`.
+pub fn leading_to(
+    sign_in: &str,
+    asker: &Asker,
+    id: DecisionId,
+    refusal: &Refusal,
+) -> Response<Bytes> {
     let status = refusal.status();
     let mut response = if asker.page {
         let page = pages::ErrorPage {
@@ -108,7 +120,7 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
             title: refusal.title(),
             text: &format!("{}. {}", capitalised(&refusal.public_detail()), refusal.advice()),
             decision_id: Some(&id.to_string()),
-            link: link(refusal),
+            link: link(refusal, sign_in),
         };
         html(status, id, page.render())
     } else {
@@ -119,8 +131,9 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
             "detail": refusal.public_detail(),
             "decision": id,
         });
-        if let (Refusal::Unauthenticated { .. }, Some(members)) = (refusal, body.as_object_mut()) {
-            members.insert("login".into(), "/.wicketgate/login".into());
+        let signs_in = matches!(refusal, Refusal::Unauthenticated { .. } | Refusal::SignInAgain(_));
+        if let (true, Some(members)) = (signs_in, body.as_object_mut()) {
+            members.insert("login".into(), sign_in.into());
         }
         // OpenID Connect Back-Channel Logout 1.0, section 2.8; RFC 6749, section 5.2.
         if let (Refusal::Logout(_), Some(members)) = (refusal, body.as_object_mut()) {
@@ -146,11 +159,15 @@ pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes
 }
 
 /// The one thing to do about a refusal.
-fn link(refusal: &Refusal) -> Option<pages::Link<'static>> {
+fn link<'a>(refusal: &Refusal, sign_in: &'a str) -> Option<pages::Link<'a>> {
     match refusal {
         Refusal::Login(_) => Some(pages::Link { href: "/", label: "Start again" }),
-        Refusal::Unauthenticated { .. } | Refusal::NoSessionKept => {
-            Some(pages::Link { href: choice::SIGN_IN, label: "Sign in" })
+        Refusal::Unauthenticated { .. } | Refusal::SignInAgain(_) | Refusal::NoSessionKept => {
+            Some(pages::Link { href: sign_in, label: "Sign in" })
+        }
+        // A sign-in alone has not helped.
+        Refusal::SignInInVain(_) => {
+            Some(pages::Link { href: "/.wicketgate/logout", label: "Sign out" })
         }
         _ => None,
     }

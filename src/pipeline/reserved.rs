@@ -283,6 +283,7 @@ async fn confirm_sign_out(
                 principal: name(&session),
                 csrf: &form_token(arrival)?,
                 return_to: wish.as_deref(),
+                others: own_sessions::others(gate, arrival, &session).await,
                 cancel: "/",
             };
             Ok(with_sign_out_form(arrival, &session, page.render(), wish.as_deref()))

@@ -244,6 +244,7 @@ mod tests {
             zone: None,
             tenant: None,
             identity_providers: None,
+            session: None,
         });
         let endpoint = Endpoint { host: Host::parse("127.0.0.1").unwrap(), port: 8080, weight: 1 };
         let route = Arc::new(Route {

@@ -31,16 +31,9 @@ pub async fn answer(
 ) -> Response<Bytes> {
     // Whoever brought a token gets another one himself.
     if navigates(&arrival.head) && !brought_token(arrival) {
-        let host = reply::request_authority(arrival);
-        let (Some(host), Some(provider)) = (host, arrival.snapshot.providers.named(provider))
-        else {
-            return reply::short(&Asker::of(&arrival.head), arrival.id, &Refusal::Internal);
-        };
-        let target = reply::own_target(arrival);
-        return choice::begin(gate, arrival, &host, provider, target, Some(asked)).await;
+        return send(gate, arrival, provider, Some(asked)).await;
     }
-    let page = came_from(arrival).unwrap_or_else(|| "/".to_owned());
-    let sign_in = address(provider, asked, &page);
+    let sign_in = address(provider, asked, &page_of(arrival));
     let mut response = if Asker::of(&arrival.head).page {
         let page = reply::denial_page(arrival, denial.decision(), Some(&sign_in));
         reply::html(StatusCode::UNAUTHORIZED, arrival.id, page)
@@ -66,10 +59,27 @@ pub async fn answer(
     response
 }
 
+/// Sends a browser to sign in with this provider, and back to what it asks for.
+pub async fn send(
+    gate: &Gate,
+    arrival: &Arrival,
+    provider: &str,
+    asked: Option<&StepUp>,
+) -> Response<Bytes> {
+    let host = reply::request_authority(arrival);
+    let (Some(host), Some(provider)) = (host, arrival.snapshot.providers.named(provider)) else {
+        return reply::short(&Asker::of(&arrival.head), arrival.id, &Refusal::Internal);
+    };
+    let target = reply::own_target(arrival);
+    choice::begin(gate, arrival, &host, provider, target, asked).await
+}
+
 /// Where a person, or the page that a script runs in, can go to sign in as is wanted. It leads to
 /// the page that the request came from: the request itself can't be repeated by a link.
 pub fn address(provider: &str, asked: &StepUp, return_to: &str) -> String {
-    let mut query = form_urlencoded::Serializer::new(format!("{}?start&", choice::SIGN_IN));
+    let text = format!("{}?start&", choice::SIGN_IN);
+    let begun = text.len();
+    let mut query = form_urlencoded::Serializer::for_suffix(text, begun);
     query.append_pair("provider", provider);
     if let Some(acr) = &asked.acr {
         query.append_pair("acr", acr);
@@ -81,7 +91,11 @@ pub fn address(provider: &str, asked: &StepUp, return_to: &str) -> String {
     query.finish()
 }
 
-/// Path and query of the page of this host that the request says it comes from.
+/// Where a request that can't be repeated came from: path and query of a page of this host.
+pub fn page_of(arrival: &Arrival) -> String {
+    came_from(arrival).unwrap_or_else(|| "/".to_owned())
+}
+
 fn came_from(arrival: &Arrival) -> Option<String> {
     let referer = arrival.head.headers.get(REFERER)?.to_str().ok()?;
     let own = format!("https://{}/", reply::request_authority(arrival)?);

@@ -54,6 +54,7 @@ fn route(upstream: Upstream) -> Arc<Route> {
         zone: None,
         tenant: None,
         identity_providers: None,
+        session: None,
     };
     Arc::new(Route {
         name: "route".into(),

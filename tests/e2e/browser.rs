@@ -49,3 +49,23 @@ async fn tabs_forms_scripts_and_step_up_work_in_chromium() {
     assert_eq!(sent.value("origin"), Some(gate.url("").as_str()));
     assert_eq!(sent.value("referer"), Some(gate.url("/form").as_str()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_signs_out_in_chromium_is_offered_to_do_so_everywhere() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    let elsewhere = gate.login("vera").await;
+    let other = gate.login("otto").await;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sign-out");
+    let script = root.join("tests/browser/sign_out.mjs");
+    let (url, issuer) = (gate.url(""), gate.provider.issuer.clone());
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new("node").arg(script).args([&url, &issuer]).arg(pictures).output().unwrap()
+    })
+    .await
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    elsewhere.as_program().get("/").await.expect(401);
+    other.as_program().get("/").await.expect(200);
+}

@@ -13,6 +13,7 @@
 mod harness;
 
 mod access_tokens;
+mod application_limits;
 mod audit;
 mod backchannel;
 mod bodies;
@@ -41,6 +42,7 @@ mod reload;
 mod relying_party;
 mod reserved;
 mod resilience;
+mod session_tokens;
 mod sessions;
 mod shared;
 mod sign_out;

@@ -12,6 +12,7 @@ const LIFETIMES = {
   'https://portal.example': 300,
   'https://other.example': 300,
   'https://brief.example': 3,
+  'https://soon-over.example': 6,
   'https://backend.example': 300,
 };
 

@@ -31,10 +31,10 @@ pub struct Accepted {
 /// Which access token the upstream gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamToken {
-    /// None.
+    /// None of the gate's.
     #[default]
     Drop,
-    /// The one that the caller brought.
+    /// The one that the caller brought, or that came with his sign-in.
     Pass,
     /// One that the provider gives for it (RFC 8693).
     Exchange(TokenExchange),

@@ -28,6 +28,8 @@ pub struct IdentityProvider {
     /// PEM bundle that the provider's TLS certificate is verified with, instead of the system's.
     pub ca: Option<PathBuf>,
     pub claims: ClaimNames,
+    /// Whether its userinfo endpoint is asked for claims that the ID token lacks. Default true.
+    pub asks_userinfo: bool,
     /// What it can be asked for when a policy wants more, in order of preference.
     pub step_up: Vec<SignInLevel>,
     /// Whether its access tokens are taken, and which. They are not by default.

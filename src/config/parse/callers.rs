@@ -102,9 +102,12 @@ fn check_upstream_token(at: &Cursor<'_>, accepted: &Accepted, route: &Map<'_>) {
     if accepted.upstream_token == UpstreamToken::Drop {
         return;
     }
-    if !accepted.bearer || accepted.session || accepted.certificate {
-        let hint = "set `authentication: [bearer]`; other callers can have a route of their own";
-        at.error_with("only a caller with an access token has one that could be sent on", hint);
+    if accepted.certificate {
+        let hint = "leave `certificate` out of `authentication`; such callers can have a route of their own";
+        at.error_with(
+            "a caller with a certificate has no access token that could be sent on",
+            hint,
+        );
     }
     let credential = route.get("credential").and_then(|at| keys(&at));
     let header = credential.as_ref().and_then(|map| map.get("header")).and_then(|at| keys(&at));

@@ -23,9 +23,10 @@ mod upstream;
 mod values;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::finding::Finding;
-use super::model::Config;
+use super::model::{Application, Config};
 use super::reference;
 use super::yaml::{Cursor, Findings, Map, Node};
 
@@ -60,18 +61,22 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
     let asked = listeners.as_ref().is_none_or(|all| all.iter().any(callers::asks_for_certificates));
     let certificates = asked && top.get("devices").is_some();
     let policies = top.required("policies").and_then(|at| access::policies(&at, &base));
+    let own = session.as_ref().map(|(session, _)| session);
     let applications =
-        top.required("applications").map(|at| applications::applications(&at, providers));
+        top.required("applications").map(|at| applications::applications(&at, providers, own));
     // Without applications every route would be reported for naming an unknown one.
     let known = applications.as_ref().filter(|known| !known.is_empty());
     let routes =
         top.required("routes").map(|at| routes::routes(&at, known, providers, certificates, &base));
     let audit = top.required("audit").and_then(|at| state::audit(&at, &base));
     let admin = listeners::admin(&top, &addresses.unwrap_or_default(), audit.as_ref(), &base);
-    let store = top.required("store").and_then(|at| store::store(&at, &base));
+    let store = top.required("store").and_then(|at| store::store(&at, own, &base));
     let rate_limits = bounds::rate_limits(&top);
     let limits = bounds::limits(&top);
-    let (session, sign_out_urls) = session?;
+    let (mut session, sign_out_urls) = session?;
+    let applications = applications?;
+    let idle = |application: &Arc<Application>| application.session?.idle_timeout;
+    session.shortest_idle = applications.iter().filter_map(idle).min();
     Some(Config {
         source: file.to_owned(),
         listeners: listeners?,
@@ -81,7 +86,7 @@ fn sections(file: &Path, root: &Cursor<'_>) -> Option<Config> {
         sign_out_urls,
         devices,
         policies: policies?,
-        applications: applications?,
+        applications,
         routes: routes?,
         audit: audit?,
         store: store?,

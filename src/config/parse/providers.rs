@@ -88,6 +88,7 @@ fn provider(
     let scopes = map.or("scopes", default, scopes);
     let ca = map.get("ca").and_then(|at| base.file(&at));
     let claims = claims(&map);
+    let asks_userinfo = map.or("userinfo", true, Cursor::boolean);
     let step_up = step_up(&map);
     let id = client_id.as_deref();
     let access_tokens = map.get("bearer").and_then(|at| callers::access_tokens(&at, id));
@@ -105,6 +106,7 @@ fn provider(
         own_callback,
         ca,
         claims,
+        asks_userinfo,
         step_up,
         access_tokens,
         refresh,

@@ -1,10 +1,11 @@
 //! `session`: how long a sign-in lasts, and how its record is kept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use url::Url;
 
-use crate::config::model::Session;
+use crate::config::model::{Session, SessionLimits};
 use crate::config::secret::Secret;
 use crate::config::yaml::{Cursor, Map, quote};
 
@@ -37,6 +38,40 @@ pub(super) fn session(top: &Map<'_>, base: &Base) -> Option<(Session, Arc<[Box<s
     }
     let urls = map.get("sign_out_urls").map(|at| at.list()).unwrap_or_default();
     Some((session, urls.iter().filter_map(sign_out_url).collect()))
+}
+
+/// Those of an application. `longest` is `None` where the gate's own couldn't be read.
+pub(super) fn limits(at: &Cursor<'_>, longest: Option<&Session>) -> Option<SessionLimits> {
+    let map = keys(at)?;
+    let limit = |key: &str, of: fn(&Session) -> Duration| {
+        let at = map.get(key)?;
+        let limit = at.duration()?;
+        if longest.is_some_and(|session| limit > of(session)) {
+            let hint =
+                format!("shorten it, or lengthen `session.{key}`, after which it ends for all");
+            at.error_with(format!("this is longer than `session.{key}`"), hint);
+        }
+        Some(limit)
+    };
+    let limits = SessionLimits {
+        idle_timeout: limit("idle_timeout", |session| session.idle_timeout),
+        absolute_lifetime: limit("absolute_lifetime", |session| session.absolute_lifetime),
+    };
+    match (limits.idle_timeout, limits.absolute_lifetime) {
+        (None, None) => {
+            if map.get("idle_timeout").is_none() && map.get("absolute_lifetime").is_none() {
+                let hint = "write `idle_timeout`, `absolute_lifetime` or both";
+                at.error_with("this limits nothing", hint);
+            }
+            return None;
+        }
+        (Some(idle), Some(absolute)) if idle > absolute => at.error_with(
+            "`idle_timeout` is longer than `absolute_lifetime`",
+            "it would never matter; shorten it, or leave it out",
+        ),
+        _ => {}
+    }
+    Some(limits)
 }
 
 /// In the one spelling in which it is compared.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::config::model::{Redis, RedisNode, RedisServers, RedisTls, Store};
+use crate::config::model::{Redis, RedisNode, RedisServers, RedisTls, Session, Store};
 use crate::config::secret::Secret;
 use crate::config::yaml::{Cursor, Map, quote};
 use crate::domain::canonical::Authority;
@@ -16,7 +16,8 @@ use super::values::exactly_one;
 /// left for what comes after.
 const LEASE: Duration = Duration::from_millis(1500);
 
-pub(super) fn store(at: &Cursor<'_>, base: &Base) -> Option<Store> {
+/// `session` is `None` where it couldn't be read.
+pub(super) fn store(at: &Cursor<'_>, session: Option<&Session>, base: &Base) -> Option<Store> {
     let map = keys(at)?;
     match exactly_one(&map, ["path", "redis"])? {
         (Some(at), _) => {
@@ -28,8 +29,24 @@ pub(super) fn store(at: &Cursor<'_>, base: &Base) -> Option<Store> {
             }
             embedded(&at, base)
         }
-        (_, Some(at)) => redis(&at, lease(&map), base).map(|redis| Store::Redis(Box::new(redis))),
+        (_, Some(at)) => {
+            let redis = redis(&at, lease(&map), base)?;
+            check_key(&at, session);
+            Some(Store::Redis(Box::new(redis)))
+        }
         _ => None,
+    }
+}
+
+/// Whoever reads the store reads what opens it.
+fn check_key(at: &Cursor<'_>, session: Option<&Session>) {
+    if session.is_some_and(|session| session.keys.is_empty()) {
+        at.warn_with(
+            "without `session.key` the key that session records are sealed with lies in the shared \
+             store, in the clear, beside them",
+            "put what `openssl rand -base64 32` prints into a file, the same for every gate, and \
+             write `key: file:PATH` under `session`",
+        );
     }
 }
 

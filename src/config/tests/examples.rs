@@ -35,6 +35,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert!(route.cross_site_origins.is_empty() && provider.step_up.is_empty());
     assert_eq!(config.session.keep_forms, 64 << 10);
     assert_eq!(route.accepted, Accepted::default());
+    assert_eq!((&route.application.session, config.session.shortest_idle), (&None, None));
     assert!(route.websocket && route.refuse_cross_site && !route.path_parameters);
     assert!(route.response.location && route.response.cookie_domain);
     assert_eq!(route.audit, AuditDurability::Buffered);
@@ -82,6 +83,7 @@ fn every_value_arrives_in_the_model() {
     );
     let other = &config.identity_providers[1];
     assert!(other.own_callback && !provider.own_callback);
+    assert!(other.asks_userinfo && !provider.asks_userinfo);
     assert_eq!(other.claims.fixed_tenant.as_deref(), Some("acme"));
     let ClientAuthentication::Key { pem, id, audience } = &other.client else { panic!("no key") };
     assert_eq!((pem, id.as_deref()), (&secret, Some("k1")));
@@ -90,6 +92,12 @@ fn every_value_arrives_in_the_model() {
     let kinds: Vec<_> = provider.step_up.iter().map(|kind| (&*kind.acr, kind.amr.len())).collect();
     assert_eq!(kinds, [("urn:x:mfa", 2), ("phr", 0)]);
     assert_eq!(config.session.keep_forms, 9 << 10);
+    let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+    let limits = SessionLimits { idle_timeout: minutes(4), absolute_lifetime: minutes(300) };
+    assert_eq!(config.applications[0].session, Some(limits));
+    let limits = SessionLimits { idle_timeout: minutes(3), absolute_lifetime: None };
+    assert_eq!(config.applications[1].session, Some(limits));
+    assert_eq!(config.session.shortest_idle, minutes(3));
     let tokens = provider.access_tokens.as_ref().unwrap();
     let audiences: Vec<&str> = tokens.audiences.iter().map(|one| &**one).collect();
     assert_eq!(audiences, ["https://portal.example.com", "second"]);

@@ -8,7 +8,7 @@ use crate::config::model::*;
 fn redis(text: &str) -> Redis {
     let yaml = MINIMAL.replace("store: {path: store.redb}", text);
     assert_ne!(yaml, MINIMAL);
-    match good(&yaml).store {
+    match good(&format!("{}\nsession: {{key: file:session-key}}\n", yaml.trim_end())).store {
         Store::Redis(redis) => *redis,
         Store::Embedded { .. } => panic!("embedded"),
     }

@@ -27,8 +27,10 @@ use super::certificate::is_thumbprint;
 use super::claims::ClaimError;
 use super::credential::{hashed, share_of};
 use super::discovery::DiscoveryError;
-use super::exchange::{ExchangeError, Exchanged};
+use super::exchange::{ExchangeError, Exchanged, Subject};
 use super::oidc::Provider;
+use super::provider_token::ProviderToken;
+use super::session::Session;
 use crate::config::model::{IdentityProvider, TokenExchange};
 use crate::domain::clock::Timestamp;
 use crate::domain::id::SessionId;
@@ -227,7 +229,32 @@ impl Bearers {
     ) -> Result<HeaderValue, ExchangeError> {
         let by = self.issuers.iter().find(|issuer| still_trusts(&issuer.config, &token.issuer));
         let Issuer { provider, .. } = by.ok_or(ExchangeError::Unusable)?;
-        self.exchanged.get(provider, token, text, wanted, now).await
+        let ends = Some(token.expires);
+        let subject = Subject { id: token.id, token: text, of_session: None, ends };
+        self.exchanged.get(provider, subject, wanted, now).await
+    }
+
+    /// The same for the token of somebody who signed in with this provider.
+    ///
+    /// # Errors
+    /// See [`ExchangeError`].
+    pub async fn exchange_for(
+        &self,
+        provider: &Provider,
+        session: &Session,
+        token: Arc<ProviderToken>,
+        wanted: &TokenExchange,
+        now: Timestamp,
+    ) -> Result<HeaderValue, ExchangeError> {
+        // It is good now. With another one it is exchanged anew, and without one nobody asks.
+        let of_session = Some(Arc::clone(&token));
+        let subject = Subject { id: session.id, token: token.text(), of_session, ends: None };
+        self.exchanged.get(provider, subject, wanted, now).await
+    }
+
+    /// Drops what was got for a session that has ended.
+    pub fn forget(&self, session: &SessionId) {
+        self.exchanged.forget(session);
     }
 
     /// Whether the issuer of a token is still configured as it was when the token passed.

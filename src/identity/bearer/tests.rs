@@ -40,6 +40,7 @@ impl World {
             step_up: Vec::new(),
             ca: None,
             claims: ClaimNames::default(),
+            asks_userinfo: true,
             access_tokens: Some(AccessTokens {
                 audiences: vec![AUDIENCE.into(), "https://second.example".into()],
             }),

@@ -82,7 +82,7 @@ impl Provider {
         tokens: &CoreTokenResponse,
         id_token: &Claims,
     ) -> Result<Option<Claims>, UserInfoError> {
-        if claims::complete(&self.config.claims, id_token) {
+        if !self.config.asks_userinfo || claims::complete(&self.config.claims, id_token) {
             return Ok(None);
         }
         let Some(endpoint) = metadata.userinfo_endpoint() else { return Ok(None) };

@@ -21,6 +21,7 @@ mod ending;
 mod follow;
 mod former;
 mod known;
+mod lapse;
 mod listing;
 mod logout;
 mod peer;
@@ -43,6 +44,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::sync::mpsc;
 
 pub use self::known::Known;
+pub use self::lapse::Lapse;
 pub use self::logout::AtProvider;
 pub use self::refreshing::Flight;
 pub use self::renewal::Freshness;
@@ -149,6 +151,8 @@ pub struct Sessions {
     /// Since the start.
     ended_count: AtomicUsize,
     idle_ms: AtomicU64,
+    /// The shortest idle timeout of an application.
+    shortest_idle_ms: AtomicU64,
     absolute_ms: AtomicU64,
     max_per_user: AtomicUsize,
     cache: Cache,
@@ -189,6 +193,7 @@ impl Sessions {
             metrics,
             ended_count: AtomicUsize::new(0),
             idle_ms: AtomicU64::new(0),
+            shortest_idle_ms: AtomicU64::new(u64::MAX),
             absolute_ms: AtomicU64::new(0),
             max_per_user: AtomicUsize::new(usize::MAX),
             cache: Cache::new(MAX_CACHED),
@@ -211,6 +216,8 @@ impl Sessions {
     pub fn reconfigure(&self, config: &config::model::Session) {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         self.idle_ms.store(millis(config.idle_timeout), Ordering::Relaxed);
+        let shortest = config.shortest_idle.map_or(u64::MAX, millis);
+        self.shortest_idle_ms.store(shortest, Ordering::Relaxed);
         self.absolute_ms.store(millis(config.absolute_lifetime), Ordering::Relaxed);
         self.max_per_user.store(config.max_per_user, Ordering::Relaxed);
     }
@@ -284,7 +291,7 @@ impl Sessions {
         let Some(id) = session_id(cookie_value) else { return Ok(None) };
         let now = self.clock.at(now);
         let session = self.find_id(&id, now).await?;
-        Ok(session.filter(|session| self.admit(session, now)))
+        Ok(session.filter(|session| self.admit_asked(session, now)))
     }
 
     /// The session of an id with the newest that is known of its user, good or over.
@@ -325,8 +332,15 @@ impl Sessions {
         Ok(Some(session))
     }
 
-    /// Whether a session may be used now, and if so that it was.
+    /// Whether a session may be used now, and if so that it was. Not without a look at the store
+    /// where that has to say whether it was in use elsewhere.
     fn admit(&self, session: &Arc<Session>, now: Timestamp) -> bool {
+        let unsure = self.was_idle(session, now) && self.is_used_elsewhere();
+        !unsure && self.admit_asked(session, now)
+    }
+
+    /// The same once the store was asked.
+    fn admit_asked(&self, session: &Arc<Session>, now: Timestamp) -> bool {
         if session.has_ended() {
             return false;
         }
@@ -365,7 +379,7 @@ impl Sessions {
 
     /// Counts what a client does on a live connection as activity of its session.
     pub fn touch(&self, session: &Arc<Session>, now: Timestamp) {
-        self.admit(session, self.clock.at(now));
+        self.admit_asked(session, self.clock.at(now));
     }
 
     /// The access token of a session, for an application; `None` when there is none that is good.

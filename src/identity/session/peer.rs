@@ -12,7 +12,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -111,7 +110,7 @@ impl Sessions {
         self.is_shared() && now.since(session.last_seen()) >= self.idle() + WRITE_BACK * 2
     }
 
-    fn is_used_elsewhere(&self) -> bool {
+    pub(super) fn is_used_elsewhere(&self) -> bool {
         self.over.has_peer() || self.is_shared()
     }
 
@@ -122,13 +121,12 @@ impl Sessions {
         now: Timestamp,
     ) -> Result<(), SessionError> {
         let idle = session.end_due(now, self.idle()) == Some(EndReason::IdleTimeout);
-        if idle
+        if (idle || self.was_idle(session, now))
             && self.is_used_elsewhere()
             && let Some(bytes) = self.store.get(Space::Sessions, &session.id.0).await?
             && let Some(stored) = self.opened(&session.id, &bytes)?
         {
-            // It is written already.
-            session.touch(stored.last_seen, Duration::MAX);
+            session.seen_elsewhere(stored.last_seen, stored.longest_idle);
         }
         Ok(())
     }

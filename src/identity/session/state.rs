@@ -54,6 +54,8 @@ pub struct Session {
 #[derive(Debug)]
 pub(super) struct Shared {
     last_seen: AtomicI64,
+    /// The longest time between two signs of use so far, in milliseconds.
+    longest_idle: AtomicI64,
     /// The `last_seen` that is in the store, or on its way there.
     written: AtomicI64,
     ended: AtomicBool,
@@ -66,9 +68,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn seen_at(last_seen: Timestamp, generation: u64) -> Arc<Self> {
+    fn seen_at(last_seen: Timestamp, longest_idle: i64, generation: u64) -> Arc<Self> {
         Arc::new(Self {
             last_seen: AtomicI64::new(last_seen.as_millis()),
+            longest_idle: AtomicI64::new(longest_idle),
             written: AtomicI64::new(last_seen.as_millis()),
             ended: AtomicBool::new(false),
             newest: AtomicU64::new(generation),
@@ -147,7 +150,8 @@ impl Session {
         let to = self.generation();
         let _ = cached.shared.newest.compare_exchange(announced, to, success, failure);
         // Who has it in use elsewhere has written that down.
-        cached.touch(self.last_seen(), Duration::MAX);
+        let idle = self.shared.longest_idle.load(Ordering::Relaxed);
+        cached.seen_elsewhere(self.last_seen(), idle);
         Arc::new(Self {
             id: self.id,
             principal: Arc::clone(&self.principal),
@@ -207,7 +211,9 @@ impl Session {
     pub(super) fn touch(&self, now: Timestamp, lag: Duration) -> bool {
         let millis = now.as_millis();
         let shared = &*self.shared;
-        if shared.last_seen.load(Ordering::Relaxed) < millis {
+        let seen = shared.last_seen.load(Ordering::Relaxed);
+        if seen < millis {
+            self.note_idle(millis.saturating_sub(seen));
             shared.last_seen.fetch_max(millis, Ordering::Relaxed);
         }
         let written = shared.written.load(Ordering::Relaxed);
@@ -216,6 +222,24 @@ impl Session {
                 .written
                 .compare_exchange(written, millis, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    fn note_idle(&self, millis: i64) {
+        if self.shared.longest_idle.load(Ordering::Relaxed) < millis {
+            self.shared.longest_idle.fetch_max(millis, Ordering::Relaxed);
+        }
+    }
+
+    /// Learns of use in another process, from what is stored.
+    pub(super) fn seen_elsewhere(&self, last_seen: Timestamp, longest_idle: i64) {
+        self.shared.last_seen.fetch_max(last_seen.as_millis(), Ordering::Relaxed);
+        self.note_idle(longest_idle);
+    }
+
+    /// For how long it was without use at most, the time until `now` included.
+    pub(super) fn longest_idle(&self, now: Timestamp) -> Duration {
+        let past = u64::try_from(self.shared.longest_idle.load(Ordering::Relaxed)).unwrap_or(0);
+        now.since(self.last_seen()).max(Duration::from_millis(past))
     }
 
     /// The write did not happen: the next request asks for it again.
@@ -248,6 +272,9 @@ pub(super) struct Record {
     /// There is a [`RenewalRecord`] beside it, and what that says of the user counts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) refreshed: bool,
+    /// In milliseconds.
+    #[serde(default)]
+    pub(super) longest_idle: i64,
 }
 
 /// Readable by the store alone; it prints like any other secret.
@@ -290,6 +317,7 @@ impl Record {
             expires,
             last_seen: now,
             refreshed: login.refresh.is_some(),
+            longest_idle: 0,
         }
     }
 
@@ -308,6 +336,7 @@ impl Record {
             expires: session.expires,
             last_seen: session.last_seen(),
             refreshed: session.renewal.is_some(),
+            longest_idle: session.shared.longest_idle.load(Ordering::Relaxed),
         }
     }
 
@@ -343,7 +372,7 @@ impl Record {
             created: self.created,
             expires: self.expires,
             renewal,
-            shared: Shared::seen_at(self.last_seen, generation),
+            shared: Shared::seen_at(self.last_seen, self.longest_idle, generation),
         })
     }
 

@@ -1,4 +1,5 @@
 mod access;
+mod lapse;
 mod logout;
 mod refresh;
 mod users;

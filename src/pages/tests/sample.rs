@@ -83,7 +83,15 @@ pub(super) fn write(folder: &Path) {
         ),
         (
             "sign-out",
-            SignOut { host, principal: "Ada Wong", csrf: "t", return_to: None, cancel: "/" }.render(),
+            SignOut {
+                host,
+                principal: "Ada Wong",
+                csrf: "t",
+                return_to: None,
+                others: 2,
+                cancel: "/",
+            }
+            .render(),
         ),
         (
             "signed-out",

@@ -58,9 +58,14 @@ impl Pending {
 impl Gate {
     /// Whether a refused request's body is to be read for [`Self::keep`].
     pub(super) fn keepable(&self, arrival: &Arrival, refusal: &Refusal) -> Option<(About, u64)> {
-        if !matches!(refusal, Refusal::Unauthenticated { .. } | Refusal::StepUp { .. }) {
+        let signs_in = matches!(
+            refusal,
+            Refusal::Unauthenticated { .. } | Refusal::SignInAgain(_) | Refusal::StepUp { .. }
+        );
+        if !signs_in {
             return None;
         }
+        let known = arrival.principal.as_ref().or(refusal.principal()).cloned();
         let limit = arrival.snapshot.keep_forms;
         let headers = &arrival.head.headers;
         let host = reply::request_authority(arrival)?;
@@ -81,7 +86,7 @@ impl Gate {
             target: reply::own_target(arrival).to_owned(),
             content_type,
             referer: text(headers, &REFERER),
-            principal: arrival.principal.clone().or_else(|| self.former_principal(headers)),
+            principal: known.or_else(|| self.former_principal(headers)),
             expires: self.kept.expiry(),
         };
         wanted.then(|| (about(), limit))
@@ -116,6 +121,7 @@ impl Gate {
             (Refusal::StepUp { provider, asked, .. }, _) => {
                 step_up::address(provider, asked, &return_to)
             }
+            (Refusal::SignInAgain(wanted), _) => wanted.sign_in(&return_to),
             (_, Some(host)) => {
                 let target = reply::own_target(&arrival);
                 choice::address(&arrival.snapshot, &host, target, &return_to)

@@ -223,6 +223,11 @@ impl Rogue {
         Ok(location)
     }
 
+    /// A login that the gate began by itself.
+    pub fn expect_nonce_of(&self, began: &Url) {
+        self.world().nonce = parameter(began, "nonce");
+    }
+
     /// The address that a browser comes back to after this login began.
     pub fn callback(&self, began: &Url) -> String {
         let issuer: String = url::form_urlencoded::byte_serialize(self.issuer.as_bytes()).collect();

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::config;
+use crate::config::model::SessionLimits;
 use crate::config::secret::Secret;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::principal::{Authentication, Principal, PrincipalKind};
@@ -13,6 +14,8 @@ use crate::metrics::Metrics;
 use crate::store::{Entry, MemoryStore, Stream};
 
 const IDLE: Duration = Duration::from_secs(1800);
+/// Of an application.
+const APPLICATION: Duration = Duration::from_secs(600);
 const LONG: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(60);
 
@@ -124,6 +127,7 @@ impl Gate {
         let config = config::model::Session {
             idle_timeout: IDLE,
             absolute_lifetime: 24 * LONG,
+            shortest_idle: Some(APPLICATION),
             keep_forms: 0,
             ..config::model::Session::default()
         };
@@ -363,6 +367,33 @@ async fn a_session_that_is_used_at_one_gate_is_not_idle_at_the_other() {
     assert!(!one.knows(&value).await);
     one.sessions.sweep().await.unwrap();
     assert!(session.has_ended(), "idle everywhere");
+}
+
+#[tokio::test]
+async fn for_an_application_too_a_session_is_idle_where_it_is_idle_everywhere() {
+    let (one, other, _store) = two(24 * LONG).await;
+    let (value, session) = one.login().await;
+    let limits = SessionLimits { idle_timeout: Some(APPLICATION), absolute_lifetime: None };
+    let is_idle = |gate: &Gate, session: &Session| {
+        gate.sessions.lapse(session, &limits, gate.clock.now()).is_some()
+    };
+    for _ in 0..2 {
+        other.clock.advance(APPLICATION - Duration::from_secs(1));
+        assert!(other.knows(&value).await);
+        other.sessions.write_back().await.unwrap();
+    }
+    assert!(one.knows(&value).await, "which asks the store");
+    assert!(!is_idle(&one, &session));
+    one.sessions.write_back().await.unwrap();
+
+    one.clock.advance(APPLICATION);
+    assert!(one.knows(&value).await);
+    assert!(is_idle(&one, &session));
+    one.sessions.write_back().await.unwrap();
+    // The other hears of it, although it was in use a moment ago by what is stored.
+    assert!(other.knows(&value).await);
+    let there = other.sessions.cache.get(&session.id).unwrap();
+    assert!(is_idle(&other, &there));
 }
 
 #[tokio::test]

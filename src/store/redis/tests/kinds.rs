@@ -38,6 +38,7 @@ const COMMANDS: &[&str] = &[
     "+xtrim",
     "+eval",
     "+time",
+    "+ping",
     "+hello",
     "+select",
     "+role",

@@ -348,7 +348,7 @@ impl Provider {
 
     /// Whether the last question to the provider was answered; `None` before the first.
     pub fn is_reachable(&self) -> Option<bool> {
-        self.discovery.is_reachable()
+        if self.is_out() { Some(false) } else { self.discovery.is_reachable() }
     }
 }
 

@@ -271,10 +271,23 @@ async fn a_session_that_ends_while_it_is_refreshed_stays_over() {
     world.sessions.end(&session.id, EndReason::Logout).await.unwrap();
     drop(closed);
     flight.landed().await;
+    assert_eq!(world.kept(&session.id).await, None, "no token comes back");
     assert!(!world.found(&value).await);
     world.sessions.sweep().await.unwrap();
     assert!(!world.found(&value).await && !world.restarted().await.found(&value).await);
-    assert_eq!(world.kept(&session.id).await, None, "no token is left behind");
+}
+
+/// Signed out while the browser was on its way back.
+#[tokio::test]
+async fn a_sign_in_that_was_overtaken_by_a_sign_out_leaves_no_token() {
+    let world = World::refreshing().await;
+    let begun = Some(world.clock.now());
+    world.clock.advance(Duration::from_secs(1));
+    world.sessions.end_user("idp/ada", EndReason::Revoked).await.unwrap();
+    let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None });
+    let login = NewSession { refresh, begun, ..new_session("ada") };
+    assert!(matches!(world.sessions.create(login, None).await, Err(SessionError::SignedOut)));
+    assert_eq!(world.store.scan(Space::Refreshes, b"").await.unwrap(), []);
 }
 
 #[tokio::test]

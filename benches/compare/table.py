@@ -180,12 +180,3 @@ def machine():
         "apache": version(r"Apache/([\d.]+)", "apache2", "-v"),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def write(path, text):
-    whole = path.read_text()
-    begin, end = "<!-- compare:begin -->\n", "<!-- compare:end -->"
-    if begin not in whole or end not in whole:
-        raise SystemExit(f"{path} lacks the markers {begin.strip()} and {end}")
-    before, after = whole.split(begin)[0], whole.split(end)[1]
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}")

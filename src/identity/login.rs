@@ -227,6 +227,11 @@ pub fn forget(login: &LoginState) -> Vec<HeaderValue> {
     cookie_name(&login.state).and_then(|name| cookie::clear(&name)).into_iter().collect()
 }
 
+/// Whether the browser says that it has begun to sign in.
+pub fn is_under_way(headers: &HeaderMap) -> bool {
+    !cookie::names_with_prefix(headers, COOKIE_PREFIX, 1).is_empty()
+}
+
 /// The name of a login's cookie. None unless the state looks like one of ours.
 pub fn cookie_name(state: &str) -> Option<String> {
     let well_formed = state.len() == 43

@@ -285,6 +285,8 @@ impl Provider {
         if let Some(wanted) = &login.step_up {
             wanted.check(&authentication, self.clock.now())?;
         }
+        // Who signs people in refreshes their sessions, too.
+        self.refreshes.answered(name);
         Ok(Login {
             principal: Arc::new(principal),
             authentication,

@@ -44,10 +44,8 @@ impl Provider {
         let mut request = client
             .exchange_code(AuthorizationCode::new(code))
             .set_pkce_verifier(PkceCodeVerifier::new(login.verifier.clone()));
-        // RFC 8707, section 2.2: the token may be for something else than the code otherwise.
-        let asked = self.config.parameters.iter().filter(|(name, _)| name == "resource");
-        for (name, resource) in asked {
-            request = request.add_extra_param(name.clone(), resource.clone());
+        for (name, resource) in self.resources() {
+            request = request.add_extra_param(name, resource);
         }
         if let Some(assertion) = assertion {
             // RFC 7521, section 4.2.
@@ -67,12 +65,22 @@ impl Provider {
         let (client, assertion) = self.client(metadata)?;
         let token = RefreshToken::new(token.expose().to_owned());
         let mut request = client.exchange_refresh_token(&token);
+        for (name, resource) in self.resources() {
+            request = request.add_extra_param(name, resource);
+        }
         if let Some(assertion) = assertion {
             request = request
                 .add_extra_param("client_assertion_type", ASSERTION_TYPE)
                 .add_extra_param("client_assertion", assertion);
         }
         request.request_async(&self.http).await.map_err(refresh::refused)
+    }
+
+    /// What the access token is for (RFC 8707, section 2.2): it may be for something else than the
+    /// code otherwise.
+    fn resources(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let parameters = self.config.parameters.iter();
+        parameters.filter(|(name, _)| name == "resource").cloned()
     }
 
     /// What says who asks, and the assertion that says so where that is what the provider knows.

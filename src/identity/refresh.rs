@@ -37,6 +37,15 @@ const OVER: [&str; 6] = [
     "account_selection_required",
 ];
 
+/// Errors that say nothing about a session: others will get them, too (section 5.2).
+const FOR_ALL: [&str; 5] = [
+    "invalid_client",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "server_error",
+    "temporarily_unavailable",
+];
+
 /// What a sign-in brought to be refreshed with.
 #[derive(Clone, Debug)]
 pub struct RefreshToken {
@@ -108,6 +117,10 @@ impl From<DiscoveryError> for RefreshError {
 
 impl From<HttpError> for RefreshError {
     fn from(error: HttpError) -> Self {
+        if matches!(error, HttpError::Busy) {
+            // Others call it: that says nothing about the provider.
+            return Self::BackingOff;
+        }
         let for_all = !matches!(error, HttpError::TooLarge | HttpError::TooDeep);
         Self::unavailable(error, for_all)
     }
@@ -235,18 +248,23 @@ impl Provider {
                 Some(self.verify(metadata, tokens, nonce).await?)
             }
         };
-        let (claims, raw) = match verified {
+        let (claims, userinfo, raw) = match verified {
             Some(verified) => {
                 same_sign_in(&verified.claims, before)?;
-                (verified.claims, Some(Secret::new(verified.raw)))
+                let userinfo = self.userinfo(metadata, tokens, &verified.claims).await?;
+                (verified.claims, userinfo, Some(Secret::new(verified.raw)))
             }
-            // Section 12.2 leaves it to the provider. What its last one says stands.
+            // Section 12.2 leaves it to the provider. What its last one says stands, but for what
+            // userinfo says now.
             None => {
                 let known = before.id_token.and_then(|raw| id_token::payload(raw.expose()));
-                (known.ok_or_else(|| changed("there is no ID token"))?, None)
+                let mut claims = known.ok_or_else(|| changed("there is no ID token"))?;
+                if let Some(now) = self.userinfo_now(metadata, tokens, &claims).await? {
+                    claims.extend(now);
+                }
+                (claims, None, None)
             }
         };
-        let userinfo = self.userinfo(metadata, tokens, &claims).await?;
         let (name, names) = (&self.config.name, &self.config.claims);
         let (principal, _) = claims::principal(name, names, &claims, userinfo.as_ref())
             .map_err(|error| changed(&error.to_string()))?;
@@ -296,9 +314,9 @@ pub(super) fn refused(
             if OVER.contains(&code) {
                 return RefreshError::Refused(code.to_owned());
             }
-            let code = printable(code);
+            let (code, for_all) = (printable(code), FOR_ALL.contains(&code));
             let cause = format!("the identity provider does not refresh for this client: `{code}`");
-            RefreshError::unavailable(cause, false)
+            RefreshError::unavailable(cause, for_all)
         }
         RequestTokenError::Parse(..) | RequestTokenError::Other(_) => {
             RefreshError::unavailable("the identity provider's token response can't be read", false)
@@ -307,8 +325,8 @@ pub(super) fn refused(
 }
 
 impl From<LoginError> for RefreshError {
-    /// What can't even be asked.
+    /// What can't even be asked, for nobody.
     fn from(error: LoginError) -> Self {
-        Self::unavailable(error, false)
+        Self::unavailable(error, true)
     }
 }

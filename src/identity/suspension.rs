@@ -274,7 +274,9 @@ impl Suspensions {
         if ends && !was {
             return Ok(false);
         }
-        let number = known.words.get(&key).map_or(0, |word| word.number).saturating_add(1);
+        // At least the time: an end that is forgotten here, and known elsewhere, is older.
+        let now = u64::try_from(self.clock.now().as_millis()).unwrap_or(0);
+        let number = known.words.get(&key).map_or(0, |word| word.number).saturating_add(1).max(now);
         self.settled.store(false, Ordering::Relaxed);
         self.write(&key, &Word { about, number, ends }).await?;
         self.changed().await?;

@@ -4,10 +4,11 @@
 //! is none costs a call to the provider and a place in the store. So each subscriber has a budget of
 //! failures, and whoever has used his up is turned away before anything of his is read. What goes
 //! well is not counted: a provider may end as many sessions as it has, and an office may sign in
-//! through one address.
+//! through one address. What is under way counts until it is known.
 //!
-//! INVARIANT: who has not failed lately is never turned away, however many others have: nobody can
-//! have a provider's logouts refused but by failing from its own address.
+//! INVARIANT: who has not failed lately, and has not a budget's worth under way, is never turned
+//! away, however many others have: nobody can have a provider's logouts refused but by failing from
+//! its own address.
 //! INVARIANT: memory is bounded. In a flood of addresses the one that has failed least is forgotten
 //! for the next; each newcomer gets a budget for a connection and its handshake, which cost more.
 

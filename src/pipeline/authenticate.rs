@@ -334,7 +334,13 @@ fn known(
     let provider = vouching(&snapshot, &session).filter(|_| began_on(&session, host));
     let Some(provider) = provider else { return Ok(Told::Answer(Authenticated::Failed)) };
     let worth = refresh::look(gate, provider, &session, at);
-    if route.is_some() && matches!(worth, Freshness::Due | Freshness::Stale) {
+    let waits = match worth {
+        Freshness::Fresh | Freshness::Soon => false,
+        // One that is known not to answer is not waited for: what is known will do.
+        Freshness::Due => !provider.is_out(),
+        Freshness::Stale => true,
+    };
+    if waits && route.is_some() {
         return Ok(Told::Ask(Arc::clone(provider), session));
     }
     confirmed(gate, connection, Some(session), at, route).map(Told::Answer)
@@ -375,7 +381,7 @@ fn began_on(session: &Session, host: &Host) -> bool {
 /// The identity provider that vouched for the session, if it is still a configured one, and the same
 /// client of the same issuer. Asked of the snapshot in force, so that a provider that was taken out
 /// vouches for nobody any more, and one that took over its name not for the former's users.
-fn vouching<'a>(snapshot: &'a Snapshot, session: &Session) -> Option<&'a Arc<Provider>> {
+pub fn vouching<'a>(snapshot: &'a Snapshot, session: &Session) -> Option<&'a Arc<Provider>> {
     let provider = snapshot.providers.named(&session.provider);
     provider.filter(|provider| provider.vouched_by() == session.vouched_by)
 }

@@ -60,7 +60,7 @@ pub struct Gate {
     pub pressure: Pressure,
     /// Logout tokens that looked right and were not, by who sent them.
     pub forged: Attempts,
-    /// Callbacks and codes that brought no sign-in, by who sent them.
+    /// Callbacks that brought no sign-in, by who sent them.
     pub failed_logins: Attempts,
 }
 
@@ -263,7 +263,8 @@ impl Gate {
         // Access that can't be recorded is denied.
         record::permit(self, arrival, &permit, caller, route.config.audit).await?;
         Timer::stage(&mut timer, route, Stage::Record);
-        // A form that was kept is taken out once its way is clear.
+        let token = upstream_token::field(self, arrival, route, caller, &permit).await?;
+        // A form that was kept is taken out last: what refuses comes before.
         let body = match (caller, kept::ticket(arrival, asked)) {
             (Credential::Session(session), Some(ticket)) => {
                 Some(Box::pin(kept::resume(self, arrival, asked, session, &ticket)).await?)
@@ -272,7 +273,6 @@ impl Gate {
             (_, Some(_)) => return Err(Refusal::FormGone),
             (_, None) => None,
         };
-        let token = upstream_token::field(self, arrival, route, caller).await?;
         // The head is rewritten last: what the gate adds, nothing strips.
         prepare(self, arrival, asked, route, caller, token)?;
         Timer::stage(&mut timer, route, Stage::Prepare);

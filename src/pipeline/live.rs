@@ -19,6 +19,7 @@ use crate::domain::id::{DecisionId, SessionId};
 use crate::domain::query::{AccessQuery, Action};
 use crate::domain::suspension::Subject;
 use crate::identity::credential::Credential;
+use crate::identity::session::Lapse;
 use crate::policy::Denial;
 
 use super::authenticate::{Lapsed, is_taken, still_counts};
@@ -30,7 +31,7 @@ use super::normalise::Normalised;
 use super::receive::random_u128;
 use super::record;
 use super::route::{Destination, RouteEntry};
-use super::sign_in_again::{Why, past_limits};
+use super::sign_in_again::past_limits;
 
 /// How often a live connection is asked about again.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -382,11 +383,12 @@ impl Watch {
             return Err(NoLonger::Taken);
         }
         if let Credential::Session(session) = &caller
-            && let Some(why) = past_limits(self.gate(), session, &route.config, now)
+            && let Some(lapse) = past_limits(self.gate(), session, &route.config, now)
         {
-            let old = matches!(why, Why::TooOld(_));
-            let reason = if old { CutReason::TooOld } else { CutReason::TooIdle };
-            return Err(NoLonger::ForApplication(reason));
+            return Err(NoLonger::ForApplication(match lapse {
+                Lapse::TooOld(_) => CutReason::TooOld,
+                Lapse::TooIdle(_) => CutReason::TooIdle,
+            }));
         }
         let (connection, asked) = (&self.connection, &self.asked);
         let query = gather(&snapshot, connection, self.client, now, asked, &route, &caller);

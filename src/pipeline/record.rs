@@ -45,17 +45,34 @@ pub async fn permit(
         AuditDurability::Buffered => Ok(()),
         AuditDurability::Durable => {
             on_disk(gate, ticket).await?;
-            // The disk may have taken long: what was true before the wait has to be true after.
-            let snapshot = gate.snapshot.load();
-            let times = (gate.clock.now(), Instant::now());
-            still_counts(gate, &snapshot, &arrival.connection, caller, times)
-                .map_err(|lapsed| lapsed_meanwhile(lapsed, caller))?;
-            if snapshot.policies.hash() != &permit.decision().policy_set {
-                return Err(Refusal::Overtaken);
-            }
-            Ok(())
+            still_true(gate, arrival, permit, caller)
         }
     }
+}
+
+/// What was true before a permitted request had to wait has to be true after.
+///
+/// # Errors
+/// What no longer is.
+pub fn still_true(
+    gate: &Gate,
+    arrival: &Arrival,
+    permit: &Permit,
+    caller: &Credential,
+) -> Result<(), Refusal> {
+    let snapshot = gate.snapshot.load();
+    let times = (gate.clock.now(), Instant::now());
+    still_counts(gate, &snapshot, &arrival.connection, caller, times)
+        .map_err(|lapsed| lapsed_meanwhile(lapsed, caller))?;
+    // The provider may say something else of the user than what was decided on.
+    let is_newest = match caller {
+        Credential::Session(session) => session.is_current(),
+        Credential::Token(_) | Credential::Certificate(_) => true,
+    };
+    if !is_newest || snapshot.policies.hash() != &permit.decision().policy_set {
+        return Err(Refusal::Overtaken);
+    }
+    Ok(())
 }
 
 fn lapsed_meanwhile(lapsed: Lapsed, caller: &Credential) -> Refusal {

@@ -59,7 +59,8 @@ pub async fn confirmed(
         }
     }
     let Some(newest) = newest(gate, session, now).await? else { return Ok(None) };
-    match gate.sessions.freshness(&newest, provider.pace(), now) {
+    // The wait may have taken long.
+    match gate.sessions.freshness(&newest, provider.pace(), gate.clock.now()) {
         Freshness::Stale => {
             Err(Refusal::IdentityUnconfirmed { principal: Arc::clone(&newest.principal.id) })
         }

@@ -191,7 +191,9 @@ pub async fn sign_in(gate: &Gate, arrival: &Arrival) -> Response<Bytes> {
 /// against redirects, and may not let them lead to the provider.
 pub fn kept(arrival: &Arrival, refusal: &Refusal, sign_in: &str) -> Response<Bytes> {
     let why = match refusal {
-        Refusal::StepUp { .. } => "This needs a stronger or more recent sign-in than yours",
+        Refusal::StepUp { .. } | Refusal::SignInAgain(_) => {
+            "This needs a stronger or more recent sign-in than yours"
+        }
         _ => "You are not signed in",
     };
     let text = format!(

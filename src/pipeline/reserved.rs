@@ -16,6 +16,7 @@ use crate::config::model::LimitPer;
 use crate::domain::canonical::{Authority, CanonicalRequest};
 use crate::domain::event::{EndReason, Event};
 use crate::identity::cookie::{self, CookieState};
+use crate::identity::login;
 use crate::identity::oidc::{Login, LoginError, Provider};
 use crate::identity::providers::Callback;
 use crate::identity::recent::RecentLogins;
@@ -24,7 +25,7 @@ use crate::pages;
 
 use super::after_logout;
 use super::attempts::Attempts;
-use super::authenticate::{Authenticated, authenticate};
+use super::authenticate::{Authenticated, authenticate, vouching};
 use super::backchannel;
 use super::choice;
 use super::frontchannel;
@@ -159,8 +160,12 @@ async fn callback(
         policy: "failed-logins".into(),
         wait,
     })?;
-    // Whoever goes away before it is over has not signed in.
-    gate.failed_logins.failed(source, arrival.begun);
+    // Without the cookie of a sign-in it costs nothing, and any page can have a browser send it.
+    let costs = login::is_under_way(&arrival.head.headers);
+    if costs {
+        // Whoever goes away before it is over has not signed in.
+        gate.failed_logins.failed(source, arrival.begun);
+    }
     let finished = arrival
         .snapshot
         .providers
@@ -171,9 +176,12 @@ async fn callback(
             headers: &arrival.head.headers,
         })
         .await;
+    // What failed at the provider or the store is nobody's who called.
+    if costs && finished.as_ref().map_or_else(|error| error.status() >= 500, |_| true) {
+        gate.failed_logins.went_well(source);
+    }
     let failed = |error| login_failed(gate, arrival, request, error);
     let login = finished.map_err(failed)?;
-    gate.failed_logins.went_well(source);
     match &login.for_host {
         Some(to) => handover::give(arrival, &login, to).await.map_err(failed),
         None => signed_in(gate, arrival, request, login).await,
@@ -394,7 +402,7 @@ fn name(session: &Session) -> &str {
 
 /// The provider that vouched for the session.
 fn provider_of<'a>(arrival: &'a Arrival, session: &Session) -> Option<&'a Arc<Provider>> {
-    arrival.snapshot.providers.named(&session.provider)
+    vouching(&arrival.snapshot, session)
 }
 
 /// `onwards` is where the user wishes to go after the provider's own sign-out.

@@ -40,6 +40,15 @@ pub enum Why {
     NoToken,
 }
 
+impl From<Lapse> for Why {
+    fn from(lapse: Lapse) -> Self {
+        match lapse {
+            Lapse::TooOld(most) => Self::TooOld(most),
+            Lapse::TooIdle(most) => Self::TooIdle(most),
+        }
+    }
+}
+
 impl Why {
     /// What a new sign-in has to bring. Nothing but a token is what the provider gives without
     /// asking anybody.
@@ -102,8 +111,8 @@ pub async fn answer(gate: &Gate, arrival: &Arrival, wanted: &SignInAgain) -> Res
 /// Whether a good session counts for what is behind a route. Two comparisons where the application
 /// has no limits and gets no token.
 pub fn why(gate: &Gate, session: &Session, route: &Route, at: Timestamp) -> Option<Why> {
-    if let Some(why) = past_limits(gate, session, route, at) {
-        return Some(why);
+    if let Some(lapse) = past_limits(gate, session, route, at) {
+        return Some(lapse.into());
     }
     let wants_token = route.accepted.upstream_token != UpstreamToken::Drop;
     let lacks_it = wants_token && gate.sessions.access_token(session, at).is_none();
@@ -112,10 +121,7 @@ pub fn why(gate: &Gate, session: &Session, route: &Route, at: Timestamp) -> Opti
 
 /// Whether a session is past the limits of a route's application. A token that was handed over when a
 /// connection was opened is the application's own business from then on.
-pub fn past_limits(gate: &Gate, session: &Session, route: &Route, at: Timestamp) -> Option<Why> {
+pub fn past_limits(gate: &Gate, session: &Session, route: &Route, at: Timestamp) -> Option<Lapse> {
     let limits = route.application.session.as_ref()?;
-    gate.sessions.lapse(session, limits, at).map(|lapse| match lapse {
-        Lapse::TooOld(most) => Why::TooOld(most),
-        Lapse::TooIdle(most) => Why::TooIdle(most),
-    })
+    gate.sessions.lapse(session, limits, at)
 }

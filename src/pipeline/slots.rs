@@ -189,6 +189,11 @@ mod tests {
         std::iter::from_fn(|| slots.take(limit, caller).ok()).collect()
     }
 
+    /// One of a thousand shares a counter with somebody; hardly ever do all of these.
+    fn has_one_for_others(slots: &Slots, limit: usize) -> bool {
+        ["modest", "shy", "late", "quiet"].iter().any(|caller| slots.take(limit, caller).is_ok())
+    }
+
     #[test]
     fn a_place_is_free_again_however_its_request_ends() {
         let slots = Slots::default();
@@ -212,7 +217,7 @@ mod tests {
             assert_eq!(greedy.len(), most, "of {limit}");
             let last = slots.take(limit, "greedy").unwrap_err();
             assert_eq!(last, if limit == 1 { Full::All } else { Full::Caller });
-            assert_eq!(slots.take(limit, "modest").is_ok(), limit > 1, "of {limit}");
+            assert_eq!(has_one_for_others(&slots, limit), limit > 1, "of {limit}");
             drop(greedy);
             assert_eq!(all_for(&slots, limit, "greedy").len(), most, "nothing stuck to it");
         }
@@ -226,7 +231,7 @@ mod tests {
         let held: usize = taken.iter().map(Vec::len).sum();
         // Two that share a counter have less between them.
         assert!((870..=940).contains(&held), "{held}");
-        assert!(slots.take(1000, "modest").is_ok());
+        assert!(has_one_for_others(&slots, 1000));
     }
 
     #[test]

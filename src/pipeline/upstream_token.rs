@@ -14,9 +14,12 @@ use crate::identity::credential::Credential;
 use crate::identity::exchange::ExchangeError;
 use crate::identity::provider_token::ProviderToken;
 use crate::identity::session::Session;
+use crate::policy::Permit;
 
+use super::authenticate::vouching;
 use super::gate::Gate;
 use super::receive::Arrival;
+use super::record;
 use super::refusal::Refusal;
 use super::route::RouteEntry;
 use super::sign_in_again::{SignInAgain, Why};
@@ -38,12 +41,14 @@ pub fn is_wanted(snapshot: &Snapshot, host: &Host, provider: &str) -> bool {
 /// the client brought.
 ///
 /// # Errors
-/// `SignInAgain` when the session has none, `Exchange` when the provider gives none for the application.
+/// `SignInAgain` when the session has none, `Exchange` when the provider gives none for the
+/// application; and what became untrue while the provider was asked.
 pub async fn field(
     gate: &Gate,
     arrival: &Arrival,
     route: &RouteEntry,
     caller: &Credential,
+    permit: &Permit,
 ) -> Result<Option<HeaderValue>, Refusal> {
     match (&route.config.accepted.upstream_token, caller) {
         (UpstreamToken::Drop, _) | (UpstreamToken::Pass, Credential::Token(_)) => Ok(None),
@@ -52,7 +57,9 @@ pub async fn field(
         }
         // On the heap, for the sake of all who exchange nothing.
         (UpstreamToken::Exchange(wanted), caller) => {
-            Box::pin(exchanged(gate, arrival, wanted, caller)).await.map(Some)
+            let field = Box::pin(exchanged(gate, arrival, wanted, caller)).await?;
+            record::still_true(gate, arrival, permit, caller)?;
+            Ok(Some(field))
         }
         // The configuration has no such route.
         (UpstreamToken::Pass, Credential::Certificate(_)) => Err(ExchangeError::Unusable.into()),
@@ -81,7 +88,7 @@ async fn exchanged(
         }
         Credential::Session(session) => {
             let token = own(gate, session)?;
-            let provider = snapshot.providers.named(&session.provider);
+            let provider = vouching(snapshot, session);
             let provider = provider.ok_or(ExchangeError::Unusable)?;
             snapshot.bearers.exchange_for(provider, session, token, wanted, *at).await
         }

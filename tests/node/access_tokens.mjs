@@ -44,7 +44,8 @@ export const features = {
     enabled: true,
     defaultResource: () => undefined,
     getResourceServerInfo: (_ctx, resource) => info(resource),
-    useGrantedResource: () => true,
+    // The library's own default: what a token is for is asked for with each grant.
+    useGrantedResource: () => false,
   },
 };
 

@@ -82,7 +82,21 @@ impl Provider {
         tokens: &CoreTokenResponse,
         id_token: &Claims,
     ) -> Result<Option<Claims>, UserInfoError> {
-        if !self.config.asks_userinfo || claims::complete(&self.config.claims, id_token) {
+        if claims::complete(&self.config.claims, id_token) {
+            return Ok(None);
+        }
+        self.userinfo_now(metadata, tokens, id_token).await
+    }
+
+    /// The same whatever the ID token has; `None` where there is no such endpoint, or it is not to
+    /// be asked.
+    pub(in crate::identity) async fn userinfo_now(
+        &self,
+        metadata: &Metadata,
+        tokens: &CoreTokenResponse,
+        id_token: &Claims,
+    ) -> Result<Option<Claims>, UserInfoError> {
+        if !self.config.asks_userinfo {
             return Ok(None);
         }
         let Some(endpoint) = metadata.userinfo_endpoint() else { return Ok(None) };

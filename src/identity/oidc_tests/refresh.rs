@@ -118,16 +118,17 @@ async fn only_a_no_about_the_sign_in_is_one() {
             "{refused:?}"
         );
     }
-    for (status, code) in [(401, "invalid_client"), (400, "unauthorized_client"), (404, "")] {
+    for (status, code, about_all) in
+        [(404, "", false), (400, "invalid_scope", false), (401, "invalid_client", true)]
+    {
         world.tokens(status, says(code));
         let unavailable = world.refresh(&signed).await;
-        let for_this_one = RefreshError::unavailable("", false).to_string();
         assert!(
-            matches!(&unavailable, Err(RefreshError::Unavailable { for_all: false, .. })),
-            "{code}: {unavailable:?} {for_this_one}"
+            matches!(&unavailable, Err(RefreshError::Unavailable { for_all, .. }) if *for_all == about_all),
+            "{code}: {unavailable:?}"
         );
+        assert_eq!(world.provider.is_out(), about_all, "{code}");
     }
-    assert!(!world.provider.is_out(), "it answers");
 }
 
 #[tokio::test]

@@ -253,24 +253,41 @@ impl Sessions {
         if let Some(renewal) = &renewal {
             self.keep_renewal(&session, renewal).await?;
         }
-        self.write(&session).await?;
-        if let Some(begun) = begun
-            && self.was_signed_out(&session, begun).await?
-        {
-            // Nobody knows its id yet.
-            self.store.remove(Space::Sessions, &id.0).await?;
-            self.store.remove(Space::Refreshes, &id.0).await?;
-            by_login::remove(self.store.as_ref(), &self.seals, &session).await?;
-            by_user::remove(self.store.as_ref(), &self.seals, &session).await?;
+        // In memory before it can be found in the store: whoever ends it there ends this very one.
+        self.cache.insert(Arc::clone(&session));
+        let kept = self.keep(&session, begun).await;
+        // Nobody knows its id yet but who ends it.
+        if kept.is_err() || session.has_ended() {
+            self.cache.remove(&id);
+            kept?;
             return Err(SessionError::SignedOut);
         }
-        self.cache.insert(Arc::clone(&session));
         self.metrics.sessions_started.inc();
         if let Some(previous) = previous.and_then(session_id) {
             self.end(&previous, EndReason::Replaced).await?;
         }
         self.keep_to_limit(&session).await?;
-        Ok((Secret::new(value), session))
+        // By another who signed in at the same time, or by a sign-out.
+        if session.has_ended() {
+            Err(SessionError::SignedOut)
+        } else {
+            Ok((Secret::new(value), session))
+        }
+    }
+
+    /// Writes a new session, unless its user has been signed out since it was `begun`.
+    async fn keep(&self, session: &Session, begun: Option<Timestamp>) -> Result<(), SessionError> {
+        self.write(session).await?;
+        if let Some(begun) = begun
+            && self.was_signed_out(session, begun).await?
+        {
+            self.store.remove(Space::Sessions, &session.id.0).await?;
+            self.store.remove(Space::Refreshes, &session.id.0).await?;
+            by_login::remove(self.store.as_ref(), &self.seals, session).await?;
+            by_user::remove(self.store.as_ref(), &self.seals, session).await?;
+            return Err(SessionError::SignedOut);
+        }
+        Ok(())
     }
 
     /// The hot path: never waits, never allocates. A hit counts as activity.

@@ -29,6 +29,9 @@ use crate::store::{Entry, Space};
 /// A lifetime of access tokens that is shorter than this is not kept up with.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(10);
 
+/// How far the clock of another gate may be ahead.
+const AHEAD: Duration = Duration::from_secs(60);
+
 /// When the claims of a session were confirmed last.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Renewal {
@@ -153,7 +156,13 @@ impl Sessions {
     /// Without a refresh token, or where it is off, the sign-in counts until the session ends.
     pub fn freshness(&self, session: &Session, pace: Option<Refresh>, now: Timestamp) -> Freshness {
         let (Some(renewal), Some(pace)) = (&session.renewal, pace) else { return Freshness::Fresh };
-        let age = self.clock.at(now).since(renewal.confirmed);
+        let now = self.clock.at(now);
+        if renewal.confirmed > now.plus(AHEAD) {
+            // By a gate whose clock is wrong, so nobody knows when.
+            let far = renewal.confirmed.since(now) >= pace.max_age;
+            return if far { Freshness::Stale } else { Freshness::Due };
+        }
+        let age = now.since(renewal.confirmed);
         let due = match renewal.lifetime {
             Some(lifetime) => pace.interval.min(lifetime.max(SHORTEST_LIFETIME)),
             None => pace.interval,

@@ -378,14 +378,21 @@ async fn a_hand_over_under_way_ends_with_the_user_and_exists_with_a_sign_in_host
 #[tokio::test]
 async fn callbacks_that_bring_no_sign_in_have_a_limit_and_others_have_their_own() {
     let gate = Gate::with_upstream(&Recorder::start().await).start().await;
-    let request = format!(
-        "GET /.wicketgate/callback?code=a&state=b HTTP/1.1\r\nhost: app.localhost:{}\r\n\r\n",
-        gate.port()
-    );
+    let request = |cookie: &str| {
+        let port = gate.port();
+        format!(
+            "GET /.wicketgate/callback?code=a&state=b HTTP/1.1\r\nhost: app.localhost:{port}\r\n{cookie}\r\n"
+        )
+    };
     let mut raw = caller::call_with(&gate, 9, b"").await.unwrap();
+    // Any page can have a browser send these: they are no tries to sign in.
+    for _ in 0..400 {
+        raw.send(request("").as_bytes()).await;
+        assert_eq!(raw.answer().await.unwrap().status, 400);
+    }
     let mut status = 400;
     for _ in 0..5000 {
-        raw.send(request.as_bytes()).await;
+        raw.send(request("cookie: __Host-wicketgate-login-aaaaaaaa=a\r\n").as_bytes()).await;
         let answer = raw.answer().await.unwrap();
         status = answer.status;
         if status != 400 {

@@ -55,6 +55,7 @@ async fn a_refresh_tells_who_the_user_is_now() {
     let world = World::with(|config| {
         config.client =
             ClientAuthentication::Secret { secret: Secret::new("s3cret"), method: None };
+        config.parameters = vec![("resource".into(), "https://orders.example".into())];
     })
     .await;
     let signed = signed_in(&world).await;
@@ -76,6 +77,7 @@ async fn a_refresh_tells_who_the_user_is_now() {
     let asked = world.script.lock().asked.clone();
     assert!(asked.contains("grant_type=refresh_token") && asked.contains("refresh_token=r-0"));
     assert!(asked.to_lowercase().contains("authorization: basic "), "as for the code: {asked}");
+    assert!(asked.contains("resource=https%3A%2F%2Forders.example"), "as for the code: {asked}");
     assert!(!asked.contains("s3cret"));
 }
 
@@ -189,6 +191,16 @@ async fn without_a_new_id_token_userinfo_tells_what_it_told_at_the_sign_in() {
     world.script.lock().userinfo = Some(json!({"sub": "eve", "teams": ["two"]}));
     let changed = world.refresh(&signed).await;
     assert!(matches!(changed, Err(RefreshError::Changed(_))), "{changed:?}");
+}
+
+#[tokio::test]
+async fn what_userinfo_says_now_counts_for_more_than_an_id_token_of_the_sign_in() {
+    let world = World::new().await;
+    let signed = signed_in(&world).await;
+    assert_eq!(groups(&signed.login.principal), ["customers"]);
+    world.tokens(200, |tokens| drop(tokens.as_object_mut().unwrap().remove("id_token")));
+    world.script.lock().userinfo = Some(json!({"sub": "ada", "groups": []}));
+    assert!(groups(&world.refresh(&signed).await.unwrap().principal).is_empty());
 }
 
 #[tokio::test]

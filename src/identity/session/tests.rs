@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::domain::principal::PrincipalKind;
@@ -24,6 +26,8 @@ struct Flaky {
     down: AtomicBool,
     /// Entries that scans have read.
     scanned: AtomicUsize,
+    /// The next session that is put says so, and then waits.
+    hold: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
 }
 
 impl Flaky {
@@ -48,7 +52,13 @@ impl Store for Flaky {
         value: &[u8],
         expires: Timestamp,
     ) -> Result<(), StoreError> {
-        self.up()?.put(space, key, value, expires).await
+        self.up()?.put(space, key, value, expires).await?;
+        let hold = if space == Space::Sessions { self.hold.lock().take() } else { None };
+        if let Some((there, go)) = hold {
+            let _ = there.send(());
+            let _ = go.await;
+        }
+        Ok(())
     }
     async fn put_if_absent(
         &self,

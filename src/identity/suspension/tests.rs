@@ -64,6 +64,26 @@ async fn a_change_made_elsewhere_is_seen_at_the_next_look_and_then_no_more() {
     assert!(two.is_empty());
 }
 
+#[tokio::test]
+async fn a_suspension_counts_for_more_than_an_end_that_is_forgotten_in_one_place_only() {
+    let store = Arc::new(MemoryStore::default());
+    let (one, two) = (opened(&store).await, opened(&store).await);
+    for _ in 0..3 {
+        one.suspend(&suspension(Subject::User, "idp/ada")).await.unwrap();
+        one.restore(Subject::User, "idp/ada").await.unwrap();
+    }
+    two.follow(true).await.unwrap();
+    // The clock of the third is ahead: it forgets the end, and the store with it.
+    let later = Clock::manual(NOW.plus(ENDS_KEPT * 2));
+    let seals = Arc::new(Sealer::load(store.as_ref(), &[], NOW).await.unwrap());
+    store.purge(Space::Suspensions, later.now()).await.unwrap();
+    let three = Suspensions::load(store.clone(), seals, later).await.unwrap();
+    three.suspend(&suspension(Subject::User, "idp/ada")).await.unwrap();
+    two.follow(true).await.unwrap();
+    three.follow(true).await.unwrap();
+    assert!(two.holds(Subject::User, "idp/ada") && three.holds(Subject::User, "idp/ada"));
+}
+
 /// The store as it was.
 type Copy = Vec<(Space, Vec<u8>, Vec<u8>)>;
 

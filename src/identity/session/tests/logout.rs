@@ -27,6 +27,21 @@ impl World {
 }
 
 #[tokio::test]
+async fn a_session_that_is_ended_while_it_begins_is_none() {
+    let world = World::new().await;
+    let (there, is_there) = oneshot::channel();
+    let (go, goes) = oneshot::channel();
+    *world.store.hold.lock() = Some((there, goes));
+    let sessions = Arc::clone(&world.sessions);
+    let begins = tokio::spawn(async move { sessions.create(new_session("ada"), None).await });
+    is_there.await.unwrap();
+    assert_eq!(world.sessions.end_user("idp/ada", EndReason::Revoked).await.unwrap(), 1);
+    go.send(()).unwrap();
+    assert!(matches!(begins.await.unwrap(), Err(SessionError::SignedOut)));
+    assert_eq!(world.store.scan(Space::Sessions, b"").await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn the_end_of_a_login_ends_its_sessions_and_no_others() {
     let world = World::new().await;
     let (one, _) = world.login("ada").await;

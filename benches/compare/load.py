@@ -27,11 +27,6 @@ def h1(world, name, seconds):
     return wrk(world, name, seconds, ["-c", "64", "-t", "2"])
 
 
-def handshakes(world, name, seconds):
-    """A full TLS 1.3 handshake and one request each: wrk never resumes a session."""
-    return wrk(world, name, seconds, ["-c", "16", "-t", "2", "-H", "Connection: close"])
-
-
 def wrk(world, name, seconds, arguments):
     port = world.servers[name].port
     headers = {"Host": f"{HOST}:{port}", **world.headers.get(name, {})}
@@ -84,7 +79,7 @@ def at_rate(world, name, seconds, rate):
     headers = [": ".join(pair) for pair in world.headers.get(name, {}).items()]
     stages = world.stages() if name == "wicketgate" else None
     before = world.cpu(name)
-    said = json.loads(run([paced(), port, rate, seconds, 64, *headers]))
+    said = json.loads(run([compiled("paced", "-lm"), port, rate, seconds, 64, *headers]))
     cpu = world.cpu(name) - before
     if said["requests"] < rate * seconds * 0.9:
         raise SystemExit(f"{name} was asked for {rate} requests a second and got {said}")
@@ -92,12 +87,12 @@ def at_rate(world, name, seconds, rate):
     return {**figures, **checks(stages, world.stages())} if stages else figures
 
 
-def paced():
-    """The program that sends at a rate; compiled when it is missing or older than its source."""
-    source, program = Path(__file__).with_name("paced.c"), TARGET / "paced"
+def compiled(name, *libraries):
+    """A load generator in C; compiled when it is missing or older than its source."""
+    source, program = Path(__file__).with_name(f"{name}.c"), TARGET / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         TARGET.mkdir(parents=True, exist_ok=True)
-        run(["cc", "-O2", "-o", program, source, "-lssl", "-lcrypto", "-lm"])
+        run(["cc", "-O2", "-o", program, source, "-lssl", "-lcrypto", *libraries])
     return program
 
 

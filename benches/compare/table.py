@@ -26,7 +26,7 @@ def render(results, facts):
     parts = [
         f"{facts['date']}: {facts['cores']} cores ({facts['cpu']}), kernel {facts['kernel']},"
         f" nginx {facts['nginx']}, HAProxy {facts['haproxy']}, Apache {facts['apache']}. Medians of"
-        f" {facts['rounds']} interleaved rounds of {facts['seconds']} s, for requests at full load of"
+        f" {facts['rounds']} interleaved rounds of {facts['seconds']} s, for requests at full load and handshakes of"
         f" {facts['rounds'] * facts['seconds']} of 1 s; TLS 1.3, ECDSA P-256, 1 KiB answers, keep-alive to the"
         " upstream. Load generator, upstream and proxy share the machine, so compare the CPU of the proxy:"
         " against nginx's in the same round, the middle of the rounds and in brackets their quartiles."
@@ -40,7 +40,7 @@ def render(results, facts):
     for key, part in (("latency", latency), ("down", bodies), ("echo-64", echoes)):
         if key in results:
             parts.append(part(results))
-    if "handshakes" in results:
+    if "full" in results:
         parts.append(handshakes(results))
     if "idle" in results:
         parts.append(idle(results["idle"], facts["idle"]))
@@ -143,20 +143,16 @@ def echoes(results):
 
 
 def handshakes(results):
-    def cell(kind, name):
-        cpu = median(results[kind][name], "cpu_us")
-        plain = median(results[kind]["nginx"], "cpu_us") if "nginx" in results[kind] else None
-        return [f"{cpu:.0f}", f"{cpu / plain:.2f}" if plain else ""]
-
-    most = results["handshakes"]
-    head = "| full handshake + request, as many as there is time for | handshakes/s | CPU us | against nginx |"
-    rows = [[NAMES[name], f"{median(most[name], 'rps'):,.0f}", *cell("handshakes", name)] for name in most]
-    paced = (
-        "| the same, from three clients one after another | full: CPU us | against nginx"
-        " | resumed: CPU us | against nginx |"
-    )
-    also = [[NAMES[name], *cell("full", name), *cell("resumed", name)] for name in most]
-    return f"{lines(head, rows)}\n\n{lines(paced, also)}"
+    parts = []
+    for kind, title in (("full", "full handshake"), ("resumed", "resumed session")):
+        rows = []
+        for name, figures in results[kind].items():
+            against = ratios(figures, results[kind]["nginx"]) if "nginx" in results[kind] else ""
+            cpu, p50, p99 = (f"{median(figures, key):,.0f}" for key in ("cpu_us", "p50_us", "p99_us"))
+            rows.append([NAMES[name], f"{median(figures, 'rps'):,.0f}", p50, p99, cpu, "1" if name == "nginx" else against])
+        head = f"| {title} + request, 16 clients | handshakes/s | p50 us | p99 us | CPU us | against nginx |"
+        parts.append(lines(head, rows))
+    return "\n\n".join(parts)
 
 
 def idle(results, connections):

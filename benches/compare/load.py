@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from world import HOST, TARGET, connect
+from world import HOST, TARGET, connect, install_missing
 
 # How long idle connections rest before the memory that they hold is looked at.
 IDLE_SECONDS = 3
@@ -92,6 +92,8 @@ def compiled(name, *libraries):
     source, program = Path(__file__).with_name(f"{name}.c"), TARGET / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         TARGET.mkdir(parents=True, exist_ok=True)
+        if not Path("/usr/include/openssl/ssl.h").exists():
+            install_missing({"no command is called this": "libssl-dev"})
         run(["cc", "-O2", "-o", program, source, "-lssl", "-lcrypto", *libraries])
     return program
 

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Observed};
 use super::bell::Bell;
+use super::cork::{Corked, Turns};
 use crate::config::model::ListenerLimits;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -127,11 +128,13 @@ where
         Protocol::Http2 => {
             let watch = Watch { limits, activity, stop, closing: CLOSING, rests: false };
             let builder = http2_builder(limits);
-            let mut connection = Box::pin(builder.serve_connection(TokioIo::new(io), service));
-            let shut = |connection: Pin<&mut http2::Connection<_, _, _>>| {
-                connection.graceful_shutdown();
+            let io = Corked::new(io);
+            let connection = builder.serve_connection(TokioIo::new(io.handle()), service);
+            let mut turns = Turns::new(connection, io);
+            let shut = |turns: Pin<&mut Turns<http2::Connection<_, _, _>, _>>| {
+                turns.connection().graceful_shutdown();
             };
-            watch.drive(connection.as_mut(), shut).await.unwrap_or(End::Closed)
+            watch.drive(Pin::new(&mut turns), shut).await.unwrap_or(End::Closed)
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -76,9 +77,14 @@ pub async fn answer(
     let version = request.version();
     // Much larger than what it is made from, which is what hyper moves about and keeps for each
     // connection.
-    let mut response = Box::pin(respond(&context, in_flight, request)).await?;
+    let mut response = boxed(|| respond(&context, in_flight, request)).await?;
     context.leave.mark(version, &mut response);
     Ok(response)
+}
+
+/// Makes a future where it is to be, rather than on the stack to be moved from there.
+fn boxed<F>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::into_pin(Box::write(Box::new_uninit(), make()))
 }
 
 async fn respond(

@@ -119,7 +119,8 @@ def start_upstream(children, name="upstream"):
     (home / "nginx.conf").write_text(
         f"""daemon off; worker_processes 1; pid {home}/pid; error_log stderr; events {{ worker_connections 16384; }}
         http {{ access_log off; {paths} keepalive_requests 1000000000;
-          server {{ listen 127.0.0.1:{port}; root {home}; location ~ /1k$ {{ try_files /1k =404; }} }} }}"""
+          server {{ listen 127.0.0.1:{port}; root {home}; location ~ /1k$ {{ try_files /1k =404; }}
+            location = /1m {{ }} }} }}"""
     )
     (home / "1k").write_bytes(b"x" * 1024)
     # The worker runs as whoever runs this, so that it can read the folder.

@@ -64,7 +64,7 @@ class Children:
         with open(self.folder / f"{name}.log", "wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, **more)
         self.processes.append(process)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 break

@@ -81,10 +81,15 @@ def at_rate(world, name, seconds, rate):
     before = world.cpu(name)
     said = json.loads(run([compiled("paced", "-lm"), port, rate, seconds, 64, "/1k", 1, *headers]))
     cpu = world.cpu(name) - before
-    if said["requests"] < rate * seconds * 0.9:
+    if said["requests"] < enough(rate * seconds):
         raise SystemExit(f"{name} was asked for {rate} requests a second and got {said}")
     figures = {"rps": said["requests"] / seconds, "cpu_us": cpu * 1e6 / said["requests"], **said}
     return {**figures, **checks(stages, world.stages())} if stages else figures
+
+
+def enough(due):
+    """How many of the requests that were due must have been sent: they come at random, so few vary more."""
+    return 0.9 * due - 4 * math.sqrt(due)
 
 
 def compiled(name, *libraries):

@@ -89,8 +89,7 @@ def targets(many):
     return [
         most("CPU of a request over HTTP/1.1, of nginx's as a plain proxy", "compare", 1.1, against("h1", "cpu_us")),
         most("the same over HTTP/2", "compare", 1.3, against("h2", "cpu_us")),
-        most("CPU of full handshakes, as many as there is time for, of nginx's", "compare", 0.5, of_medians("handshakes", "cpu_us", "nginx")),
-        most("the same, one after another", "compare", 0.5, of_medians("full", "cpu_us", "nginx")),
+        most("CPU of full handshakes, of nginx's", "compare", 0.5, against("full", "cpu_us")),
         most("memory of an idle connection over HTTP/1.1, KiB", "compare", 20, kib("h1"), "{:.1f}"),
         most("the same over HTTP/2, KiB", "compare", 20, kib("h2"), "{:.1f}"),
         most(f"memory in all with {many:,} idle connections over HTTP/1.1, MiB", "compare", 250, mib("h1"), "{:.0f}"),

@@ -7,6 +7,7 @@ open and write no access log; the gate writes its audit log. Each is what a Debi
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,12 @@ NAMES = {
     "nginx-auth": "nginx + auth_request, answered 204",
     "apache": "Apache + mod_auth_openidc",
     "nginx-apache": "nginx + auth_request to Apache + mod_auth_openidc",
+}
+# The gate beside itself, for the measure `checks`.
+ITSELF = {
+    "wicketgate": "20 policies, 11 routes",
+    "gate-again": "the same once more",
+    "gate-least": "one policy that permits everything, one route",
 }
 # Those that know who is asking, and all go to the same provider for it.
 AUTHENTICATING = ("apache", "nginx-apache")
@@ -37,7 +44,7 @@ class Server(NamedTuple):
 
 
 class World:
-    def __init__(self, folder, options):
+    def __init__(self, folder, options, only):
         self.folder, self.options = folder, options
         self.children = Children(folder)
         self.servers, self.headers, self.helpers = {}, {}, {}
@@ -52,14 +59,16 @@ class World:
             "nginx-auth": lambda: self.start_nginx("nginx-auth", auth=True),
             "apache": self.start_apache,
             "nginx-apache": self.start_nginx_apache,
+            "gate-again": lambda: self.start_another("gate-again", TWENTY_POLICIES, self.routes()),
+            "gate-least": lambda: self.start_another("gate-least", ONE_POLICY, []),
         }
         try:
             self.upstream = self.start_upstream()
             self.sink = self.start_script("sink", ["python3", HERE / "sink.py"])
             self.echo = self.start_script("echo", ["node", HERE / "echo.mjs", "serve"])
-            self.ports = {name: free_port() for name in ("wicketgate", *AUTHENTICATING)}
+            self.ports = {name: free_port() for name in (*ITSELF, *AUTHENTICATING)}
             self.issuer = start_provider(self.children, self.ports.values())
-            for name in options.only.split(","):
+            for name in only:
                 self.servers[name] = starters[name]()
                 self.check(name)
         except BaseException:
@@ -180,7 +189,7 @@ class World:
         (home / "nginx.conf").write_text(
             f"""daemon off; worker_processes {workers}; pid {home}/pid; error_log stderr;
             
-            events {{ worker_connections {max(4096, 2 * self.options.idle)}; }}
+            events {{ worker_connections {max(4096, 2 * self.options.many)}; }}
             http {{ access_log off; {paths} {http} }}"""
         )
 
@@ -194,7 +203,7 @@ class World:
         config.write_text(
             f"""global
   nbthread {os.cpu_count()}
-  maxconn {max(4000, self.options.idle + 1000)}
+  maxconn {max(4000, self.options.many + 1000)}
   ssl-default-bind-options ssl-min-ver TLSv1.3
   tune.ssl.cachesize 0
 defaults
@@ -221,18 +230,35 @@ backend echo
         )
         return Server(self.start("haproxy", ["haproxy", "-db", "-f", str(config)], port), port)
 
-    def start_gate(self):
+    def routes(self):
         at = lambda port: [f"http://127.0.0.1:{port}"]
         routes = [{"name": f"route-{number}", "path": f"/route-{number}"} for number in range(8)]
-        routes += [
+        return routes + [
             {"name": "sink", "path": "/sink", "upstreams": at(self.sink), "max_body": "2GiB"},
             {"name": "echo", "path": "/echo", "upstreams": at(self.echo)},
         ]
+
+    def start_another(self, name, policies, routes):
+        """A gate with a folder of its own."""
+        home = self.folder / name
+        home.mkdir()
+        for file in ("cert.pem", "key.pem"):
+            shutil.copy(self.folder / file, home)
+        inside = Children(home)
+        inside.processes = self.children.processes
+        gate = self.gate(inside, name, policies, routes)
+        return Server(gate.process, gate.port)
+
+    def gate(self, children, name, policies, routes):
+        upstreams = [f"http://127.0.0.1:{self.upstream}"]
         gate = Gate(
-            self.children, self.options.gate, at(self.upstream), TWENTY_POLICIES, routes,
-            port=self.ports["wicketgate"], issuer=self.issuer,
+            children, self.options.gate, upstreams, policies, routes, port=self.ports[name], issuer=self.issuer
         )
-        self.headers["wicketgate"] = {"Cookie": gate.cookie}
+        self.headers[name] = {"Cookie": gate.cookie}
+        return gate
+
+    def start_gate(self):
+        gate = self.gate(self.children, "wicketgate", TWENTY_POLICIES, self.routes())
         self.admin = gate.admin
         # Somebody who may also change things, which an upload and a WebSocket's messages are.
         self.operator = {"Cookie": sign_in(gate.port, self.issuer, "otto")}
@@ -254,6 +280,8 @@ def user_directive():
     """Workers run as whoever runs this, so that they can read the folder."""
     return "user root;" if os.getuid() == 0 else "worker_priority 0;"
 
+
+ONE_POLICY = '@id("all") permit (principal, action, resource);'
 
 # Twenty, all read with the request's route, principal or context; three of them can permit it.
 TWENTY_POLICIES = "\n".join(

@@ -4,10 +4,9 @@ import os
 import re
 import statistics
 import subprocess
-import time
 from pathlib import Path
 
-from servers import AUTHENTICATING, NAMES
+from servers import AUTHENTICATING, ITSELF, NAMES
 
 GATE = "wicketgate"
 
@@ -24,7 +23,7 @@ def name_of(server):
 
 def render(results, facts):
     parts = [
-        f"{facts['date']}: {facts['cores']} cores ({facts['cpu']}), kernel {facts['kernel']},"
+        f"{facts['stamp']} ({facts['cpu']}), kernel {facts['kernel']},"
         f" nginx {facts['nginx']}, HAProxy {facts['haproxy']}, Apache {facts['apache']}. Medians of"
         f" {facts['rounds']} interleaved rounds of {facts['seconds']} s, for requests at full load and handshakes of"
         f" {facts['rounds'] * facts['seconds']} of 1 s; TLS 1.3, ECDSA P-256, 1 KiB answers, keep-alive to the"
@@ -40,10 +39,14 @@ def render(results, facts):
     for key, part in (("latency", latency), ("down", bodies), ("echo-64", echoes)):
         if key in results:
             parts.append(part(results))
+    if "checks" in results:
+        parts.append(checks(results["checks"], facts["pairs"]))
     if "full" in results:
         parts.append(handshakes(results))
     if "idle" in results:
         parts.append(idle(results["idle"], facts["idle"]))
+        if results.get("many"):
+            parts.append(idle(results["many"], facts["many"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,11 +69,7 @@ def requests(results, title):
 
 def ratios(figures, others):
     """Round by round: what else the machine does then hits both alike."""
-    of_rounds = [one["cpu_us"] / other["cpu_us"] for one, other in zip(figures, others)]
-    if len(of_rounds) < 4:
-        return f"{statistics.median(of_rounds):.2f}"
-    low, middle, high = statistics.quantiles(of_rounds, method="inclusive")
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return quartiles([one["cpu_us"] / other["cpu_us"] for one, other in zip(figures, others)], "{:.2f}")
 
 
 def authenticating(results, title):
@@ -110,6 +109,34 @@ def latency(results):
             f" request on average, and {p99:.0f} us where each stage is counted with its own p99."
         )
     return text
+
+
+def checks(results, pairs):
+    """The gate beside itself, in pairs of the same second or two."""
+    rows = []
+    for name, figures in results.items():
+        row = [ITSELF[name]]
+        for key in ("p50_us", "p99_us"):
+            row.append(f"{median(figures, key):,.0f}")
+            row.append("" if name == GATE else quartiles(more_than(results, name, key), "{:+,.0f}"))
+        rows.append(row)
+    head = (
+        f"| the gate beside itself, {median(results[GATE], 'rps'):,.0f} requests/s, {pairs} rounds of 1 s"
+        " | p50 us | with more to check, more by | p99 us | more by |"
+    )
+    return lines(head, rows)
+
+
+def more_than(results, name, key):
+    """By how much the gate with more to check is above this one, round by round."""
+    return [full[key] - one[key] for full, one in zip(results[GATE], results[name])]
+
+
+def quartiles(values, shape):
+    if len(values) < 4:
+        return shape.format(statistics.median(values))
+    low, middle, high = (shape.format(value) for value in statistics.quantiles(values, method="inclusive"))
+    return f"{middle} ({low} to {high})"
 
 
 def bodies(results):
@@ -156,8 +183,14 @@ def handshakes(results):
 
 
 def idle(results, connections):
-    rows = [[NAMES[name], f"{memory / 1024:.1f}"] for name, memory in results.items()]
-    return lines(f"| {connections} idle connections | KiB each |", rows)
+    rows = [
+        [NAMES[name], *(f"{figures[protocol]['each_bytes'] / 1024:.1f}" for protocol in ("h1", "h2")),
+         *(f"{figures[protocol]['total_bytes'] / 2**20:.0f}" for protocol in ("h1", "h2"))]
+        for name, figures in results.items()
+    ]
+    return lines(
+        f"| {connections:,} idle connections | HTTP/1.1: KiB each | HTTP/2: KiB each | HTTP/1.1: MiB in all | HTTP/2: MiB in all |", rows
+    )
 
 
 def machine():
@@ -168,11 +201,9 @@ def machine():
         return re.search(pattern, done.stdout + done.stderr).group(1)
 
     return {
-        "cores": os.cpu_count(),
         "cpu": model.group(1) if model else "unknown",
         "kernel": os.uname().release,
         "nginx": version(r"nginx/([\d.]+)", "nginx", "-v"),
         "haproxy": version(r"version ([\d.]+)", "haproxy", "-v"),
         "apache": version(r"Apache/([\d.]+)", "apache2", "-v"),
-        "date": time.strftime("%Y-%m-%d"),
     }

@@ -54,7 +54,7 @@ async fn a_good_change_is_applied_and_connections_survive_it() {
 #[tokio::test]
 async fn no_request_fails_while_routes_and_policies_are_replaced_again_and_again() {
     const RELOADS: u32 = 8;
-    let page = Recorder::start().await;
+    let (page, other) = (Recorder::start().await, Recorder::start().await);
     let mut setup = Gate::setup().route(route("app", "/", &page.url()));
     for number in 0..60 {
         setup = setup.route(route(&format!("r-{number}"), &format!("/part-{number}"), &page.url()));
@@ -91,9 +91,15 @@ async fn no_request_fails_while_routes_and_policies_are_replaced_again_and_again
             })
             .collect();
         gate.rewrite_policies(&policies);
-        // One route goes or comes, another has a new upstream; nobody asks for either.
+        // Every route moves to the other upstream and has another limit. One goes or comes, and one
+        // has an upstream that is none; nobody asks for either.
         gate.rewrite(|config| {
             let routes = config["routes"].as_array_mut().unwrap();
+            let url = if round % 2 == 0 { other.url() } else { page.url() };
+            for route in routes.iter_mut() {
+                route["upstreams"] = json!([url]);
+                route["max_body"] = json!(format!("{}KiB", 64 + round));
+            }
             match round % 2 {
                 0 => drop(routes.pop()),
                 _ => routes.push(route("r-59", "/part-59", &page.url())),
@@ -103,6 +109,13 @@ async fn no_request_fails_while_routes_and_policies_are_replaced_again_and_again
         let before = generation(&gate).await;
         gate.process.signal("HUP");
         eventually("the reload", async || (generation(&gate).await > before).then_some(())).await;
+        // Until the callers, too, have seen it.
+        let moved = if round % 2 == 0 { &other } else { &page };
+        let before = moved.requests().len();
+        eventually("requests at the upstream of now", async || {
+            (moved.requests().len() > before).then_some(())
+        })
+        .await;
     }
     over.store(true, Ordering::Relaxed);
     for caller in callers {

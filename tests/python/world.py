@@ -64,7 +64,7 @@ class Children:
         with open(self.folder / f"{name}.log", "wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, **more)
         self.processes.append(process)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 break
@@ -111,20 +111,21 @@ def start_provider(children, ports):
     return json.loads(provider.stdout.readline())["issuer"]
 
 
-def start_upstream(children):
+def start_upstream(children, name="upstream"):
     """nginx with a file of 1 KiB under any path that ends with `/1k`; the port."""
-    port, home = free_port(), children.folder / "upstream"
+    port, home = free_port(), children.folder / name
     home.mkdir()
     paths = " ".join(f"{kind}_temp_path {home}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     (home / "nginx.conf").write_text(
-        f"""daemon off; worker_processes 1; pid {home}/pid; error_log stderr; events {{ worker_connections 8192; }}
+        f"""daemon off; worker_processes 1; pid {home}/pid; error_log stderr; events {{ worker_connections 16384; }}
         http {{ access_log off; {paths} keepalive_requests 1000000000;
-          server {{ listen 127.0.0.1:{port}; root {home}; location ~ /1k$ {{ try_files /1k =404; }} }} }}"""
+          server {{ listen 127.0.0.1:{port}; root {home}; location ~ /1k$ {{ try_files /1k =404; }}
+            location = /1m {{ }} }} }}"""
     )
     (home / "1k").write_bytes(b"x" * 1024)
     # The worker runs as whoever runs this, so that it can read the folder.
     user = "user root;" if os.getuid() == 0 else "worker_priority 0;"
-    children.start("upstream", ["nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-g", user], port)
+    children.start(name, ["nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-g", user], port)
     return port
 
 

@@ -11,6 +11,7 @@ pub mod assertion;
 pub mod bearer;
 pub mod certificate;
 pub mod claims;
+mod client_auth;
 pub mod client_key;
 pub mod cookie;
 pub mod credential;

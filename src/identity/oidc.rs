@@ -111,6 +111,12 @@ impl From<StateError> for LoginError {
     }
 }
 
+impl From<ClientKeyError> for LoginError {
+    fn from(error: ClientKeyError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
 impl From<ClaimError> for LoginError {
     fn from(error: ClaimError) -> Self {
         Self::Invalid(error.to_string())

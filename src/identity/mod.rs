@@ -35,6 +35,7 @@ pub mod recent;
 mod redeem;
 pub mod refresh;
 mod refreshed;
+pub mod revocation;
 pub mod seal;
 pub mod session;
 mod signing;

@@ -382,6 +382,5 @@ fn began_on(session: &Session, host: &Host) -> bool {
 /// client of the same issuer. Asked of the snapshot in force, so that a provider that was taken out
 /// vouches for nobody any more, and one that took over its name not for the former's users.
 pub fn vouching<'a>(snapshot: &'a Snapshot, session: &Session) -> Option<&'a Arc<Provider>> {
-    let provider = snapshot.providers.named(&session.provider);
-    provider.filter(|provider| provider.vouched_by() == session.vouched_by)
+    snapshot.providers.vouching(&session.provider, session.vouched_by)
 }

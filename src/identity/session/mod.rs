@@ -20,6 +20,7 @@ mod clock;
 mod ending;
 mod follow;
 mod former;
+mod given_back;
 mod known;
 mod lapse;
 mod listing;
@@ -34,6 +35,7 @@ mod stored;
 mod tests;
 mod upkeep;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,6 +45,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::sync::mpsc;
 
+pub use self::given_back::LeftToken;
 pub use self::known::Known;
 pub use self::lapse::Lapse;
 pub use self::logout::AtProvider;
@@ -168,6 +171,7 @@ pub struct Sessions {
     /// What other gates ended, where they share the store.
     follow: Follow,
     refreshing: refreshing::Refreshing,
+    given_back: given_back::GivenBack,
     work: mpsc::Sender<SessionId>,
     queued: tokio::sync::Mutex<mpsc::Receiver<SessionId>>,
 }
@@ -204,6 +208,7 @@ impl Sessions {
             over: peer::Over::default(),
             follow,
             refreshing: refreshing::Refreshing::default(),
+            given_back: given_back::GivenBack::default(),
             work,
             queued: tokio::sync::Mutex::new(queued),
         };
@@ -282,6 +287,8 @@ impl Sessions {
             && self.was_signed_out(session, begun).await?
         {
             self.store.remove(Space::Sessions, &session.id.0).await?;
+            session.mark_given_back();
+            self.give_back(session, &HashSet::new()).await;
             self.store.remove(Space::Refreshes, &session.id.0).await?;
             by_login::remove(self.store.as_ref(), &self.seals, session).await?;
             by_user::remove(self.store.as_ref(), &self.seals, session).await?;

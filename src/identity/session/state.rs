@@ -59,6 +59,8 @@ pub(super) struct Shared {
     /// The `last_seen` that is in the store, or on its way there.
     written: AtomicI64,
     ended: AtomicBool,
+    /// What it left at the provider is to be given back there: see `given_back`.
+    is_given_back: AtomicBool,
     /// The generation of the newest of them, as far as is known here.
     newest: AtomicU64,
     /// No refresh is tried before, by the session clock.
@@ -74,6 +76,7 @@ impl Shared {
             longest_idle: AtomicI64::new(longest_idle),
             written: AtomicI64::new(last_seen.as_millis()),
             ended: AtomicBool::new(false),
+            is_given_back: AtomicBool::new(false),
             newest: AtomicU64::new(generation),
             retry_at: AtomicI64::new(i64::MIN),
             failures: AtomicU32::new(0),
@@ -204,6 +207,15 @@ impl Session {
     /// Marks the end; true for the one caller who was first.
     pub(super) fn mark_ended(&self) -> bool {
         !self.shared.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// Before the end is marked: who sees that sees this.
+    pub(super) fn mark_given_back(&self) {
+        self.shared.is_given_back.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_given_back(&self) -> bool {
+        self.shared.is_given_back.load(Ordering::Acquire)
     }
 
     /// Notes a request. True when the store's `last_seen` lags by more than `lag` and this caller

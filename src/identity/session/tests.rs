@@ -1,4 +1,5 @@
 mod access;
+mod given_back;
 mod lapse;
 mod logout;
 mod refresh;

@@ -407,7 +407,11 @@ impl Sessions {
     }
 
     /// The access token of a session, for an application; `None` when there is none that is good.
-    pub fn access_token(&self, session: &Session, now: Timestamp) -> Option<Arc<ProviderToken>> {
+    pub fn access_token<'a>(
+        &self,
+        session: &'a Session,
+        now: Timestamp,
+    ) -> Option<&'a Arc<ProviderToken>> {
         let now = self.clock.at(now);
         session.access_token().filter(|token| token.is_good(now))
     }

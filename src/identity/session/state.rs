@@ -139,8 +139,8 @@ impl Session {
 
     /// The access token that was last given for the session, good or not: see
     /// [`Sessions::access_token`](super::Sessions::access_token).
-    pub(super) fn access_token(&self) -> Option<Arc<ProviderToken>> {
-        self.access_token.clone()
+    pub(super) fn access_token(&self) -> Option<&Arc<ProviderToken>> {
+        self.access_token.as_ref()
     }
 
     pub fn has_ended(&self) -> bool {
@@ -364,7 +364,7 @@ impl Record {
             sid: session.sid.clone(),
             subject: session.subject.clone(),
             id_token: session.id_token.as_ref().map(Token::of),
-            access_token: session.access_token(),
+            access_token: session.access_token().cloned(),
             host: session.host.clone(),
             created: session.created,
             expires: session.expires,

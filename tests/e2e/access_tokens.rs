@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use crate::forms;
 use crate::harness::gate::{mentions, route};
-use crate::harness::pki::Identity;
 use crate::harness::provider::SECRET;
 use crate::harness::recorder::Recorded;
 use crate::harness::servers::{Echo, Heard};
@@ -248,14 +247,8 @@ async fn a_bound_token_is_worth_nothing_without_its_certificate() {
         }
     };
     let gate = world(&upstream).devices(write("erp")).start().await;
-    let read = |name: &str| Identity {
-        certificate: std::fs::read_to_string(gate.folder().join(format!("{name}.pem"))).unwrap(),
-        key: std::fs::read_to_string(gate.folder().join(format!("{name}.key"))).unwrap(),
-    };
-    let (own, other) = (read("erp"), read("other"));
-    let der = own.chain().remove(0);
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
-    let bound = format!("&x5t={}", URL_SAFE_NO_PAD.encode(hash));
+    let (own, other) = (gate.client("erp"), gate.client("other"));
+    let bound = format!("&x5t={}", own.thumbprint());
     let token = user_token(&gate, "ada", PORTAL, &bound).await;
     with(gate.browser_on(&own), &token).get("/orders").await.expect(200);
     // Also once it is known.
@@ -441,26 +434,9 @@ async fn what_is_open_under_a_bound_token_ends_when_its_certificate_is_revoked()
     let (upstream, mut echo) = (Recorder::start().await, Echo::start().await);
     let mut ws = route("ws", "/ws", &echo.url);
     ws["authentication"] = json!(["bearer"]);
-    let gate = world(&upstream)
-        .route(ws)
-        .devices(|authority, folder| {
-            authority.client("erp").write(folder, "erp");
-            std::fs::write(folder.join("revoked.pem"), authority.revoke(&[], 2099)).unwrap();
-            "devices: []\n".to_owned()
-        })
-        .configure(|config| {
-            let list = config["devices"]["registry"].as_str().unwrap();
-            let list = list.replace("devices.yaml", "revoked.pem");
-            config["listeners"][0]["tls"]["client_crl"] = json!(list);
-        })
-        .start()
-        .await;
-    let read =
-        |end: &str| std::fs::read_to_string(gate.folder().join(format!("erp.{end}"))).unwrap();
-    let own = Identity { certificate: read("pem"), key: read("key") };
-    let der = own.chain().remove(0);
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
-    let bound = format!("&x5t={}", URL_SAFE_NO_PAD.encode(hash));
+    let gate = world(&upstream).route(ws).revocable_client("erp").start().await;
+    let own = gate.client("erp");
+    let bound = format!("&x5t={}", own.thumbprint());
     let token = user_token(&gate, "ada", PORTAL, &bound).await;
     let free = user_token(&gate, "ada", PORTAL, "").await;
     let open = async |token: &str| {
@@ -470,9 +446,7 @@ async fn what_is_open_under_a_bound_token_ends_when_its_certificate_is_revoked()
     let socket = open(&token).await;
     assert_eq!((echo.next().await, echo.next().await), (Heard::Opened, Heard::Opened));
 
-    let fresh = gate.folder().join("revoked.new");
-    std::fs::write(&fresh, gate.device_authority.revoke(&[&own], 2099)).unwrap();
-    std::fs::rename(&fresh, gate.folder().join("revoked.pem")).unwrap();
+    gate.revoke(&own);
     closed(socket).await;
     gate.audited("the cut", |record| mentions(record, &["connection-cut", "test/ada"])).await;
     // A token that is bound to nothing doesn't mind what it came with.

@@ -1,15 +1,12 @@
 //! What holds for people's sessions holds for access tokens too: who issued them, who is suspended,
 //! and what they are bound to, on connections that are open already.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::access_tokens::{PORTAL, service_token, user_token, with, world};
 use crate::harness::gate::{mentions, route};
-use crate::harness::pki::Identity;
 use crate::harness::servers::{Echo, Heard};
 use crate::harness::websocket::Socket;
 use crate::harness::{Browser, Gate, Raw, Recorder, eventually, websocket, within};
@@ -83,25 +80,9 @@ async fn a_token_of_who_is_suspended_opens_nothing_and_what_it_had_opened_is_cut
 #[tokio::test]
 async fn a_bound_token_counts_on_a_kept_connection_until_its_certificate_is_taken_back() {
     let upstream = Recorder::start().await;
-    let gate = world(&upstream)
-        .devices(|authority, folder| {
-            authority.client("erp").write(folder, "erp");
-            std::fs::write(folder.join("revoked.pem"), authority.revoke(&[], 2099)).unwrap();
-            "devices: []\n".to_owned()
-        })
-        .configure(|config| {
-            let list = config["devices"]["registry"].as_str().unwrap();
-            let list = list.replace("devices.yaml", "revoked.pem");
-            config["listeners"][0]["tls"]["client_crl"] = json!(list);
-        })
-        .start()
-        .await;
-    let read =
-        |end: &str| std::fs::read_to_string(gate.folder().join(format!("erp.{end}"))).unwrap();
-    let own = Identity { certificate: read("pem"), key: read("key") };
-    let der = own.chain().remove(0);
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
-    let bound = format!("&x5t={}", URL_SAFE_NO_PAD.encode(hash));
+    let gate = world(&upstream).revocable_client("erp").start().await;
+    let own = gate.client("erp");
+    let bound = format!("&x5t={}", own.thumbprint());
     let bound = user_token(&gate, "ada", PORTAL, &bound).await;
     let free = user_token(&gate, "ada", PORTAL, "").await;
     let mut kept = Raw::connect(&gate.browser_on(&own)).await;
@@ -113,9 +94,7 @@ async fn a_bound_token_counts_on_a_kept_connection_until_its_certificate_is_take
         kept.answer().await.unwrap().status
     };
     assert_eq!((status(&bound).await, status(&free).await), (200, 200));
-    let fresh = gate.folder().join("revoked.new");
-    std::fs::write(&fresh, gate.device_authority.revoke(&[&own], 2099)).unwrap();
-    std::fs::rename(&fresh, gate.folder().join("revoked.pem")).unwrap();
+    gate.revoke(&own);
     eventually("the token to count no more", async || (status(&bound).await == 401).then_some(()))
         .await;
     assert_eq!(status(&free).await, 200, "one that is bound to nothing does not mind");

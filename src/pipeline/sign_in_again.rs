@@ -19,7 +19,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::step_up::StepUp;
 use crate::identity::session::{Lapse, Session};
 
-use super::asker::{Asker, navigates};
+use super::asker::navigates;
 use super::gate::Gate;
 use super::receive::Arrival;
 use super::refusal::Refusal;
@@ -101,7 +101,7 @@ pub async fn answer(gate: &Gate, arrival: &Arrival, wanted: &SignInAgain) -> Res
     }
     let sign_in = wanted.sign_in(&step_up::page_of(arrival));
     let refusal = Refusal::SignInAgain(Box::new(wanted.clone()));
-    let mut response = reply::leading_to(&sign_in, &Asker::of(&arrival.head), arrival.id, &refusal);
+    let mut response = reply::leading_to(&sign_in, arrival, &refusal);
     if let Ok(challenge) = HeaderValue::try_from(format!("Wicketgate login=\"{sign_in}\"")) {
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }

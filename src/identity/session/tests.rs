@@ -1,7 +1,7 @@
 mod access;
 mod given_back;
-mod lapse;
 mod logout;
+mod past_limit;
 mod refresh;
 mod users;
 

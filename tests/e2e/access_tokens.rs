@@ -12,7 +12,6 @@ use crate::harness::gate::{mentions, route};
 use crate::harness::provider::SECRET;
 use crate::harness::recorder::Recorded;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::websocket::Socket;
 use crate::harness::{Browser, Gate, Recorder, Setup, eventually, websocket, within};
 
 pub const PORTAL: &str = "https://portal.example";
@@ -75,17 +74,6 @@ fn forged(token: &str, part: usize, member: &str, value: Value) -> String {
     object[member] = value;
     parts[part] = URL_SAFE_NO_PAD.encode(object.to_string());
     parts.join(".")
-}
-
-async fn closed(mut socket: Socket) {
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -357,9 +345,8 @@ async fn what_is_open_under_a_token_ends_with_it() {
     // It expires.
     let brief = service_token(&gate, BRIEF).await;
     let client = with(gate.browser(), &brief);
-    let (socket, _) = websocket::open(&client, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
-    closed(socket).await;
+    let socket = websocket::opened(&client, &mut echo).await;
+    websocket::closed(socket).await;
     assert_eq!(echo.next().await, Heard::Ended, "the upstream's side ends too");
     let words = ["connection-cut", "test/erp", "has expired"];
     gate.audited("the cut", |record| mentions(record, &words)).await;
@@ -368,10 +355,9 @@ async fn what_is_open_under_a_token_ends_with_it() {
     // The policies no longer allow it.
     let long = service_token(&gate, PORTAL).await;
     let client = with(gate.browser(), &long);
-    let (socket, _) = websocket::open(&client, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let socket = websocket::opened(&client, &mut echo).await;
     gate.rewrite_policies("permit (principal is Wicketgate::User, action, resource);");
-    closed(socket).await;
+    websocket::closed(socket).await;
     let words = ["connection-cut", "test/erp", "no longer allow"];
     gate.audited("the cut", |record| mentions(record, &words)).await;
     gate.rewrite_policies(POLICY);
@@ -383,14 +369,13 @@ async fn what_is_open_under_a_token_ends_with_it() {
 
     // Its issuer's tokens are no longer taken as they were.
     assert_eq!(echo.next().await, Heard::Ended);
-    let (socket, _) = websocket::open(&client, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let socket = websocket::opened(&client, &mut echo).await;
     gate.rewrite(|config| {
         let audiences = json!({ "audiences": [OTHER] });
         config["identity_providers"][0]["bearer"] = audiences;
         config["routes"][1]["audience"] = json!(OTHER);
     });
-    closed(socket).await;
+    websocket::closed(socket).await;
     let words = ["connection-cut", "test/erp", "no longer trusted"];
     gate.audited("the cut", |record| mentions(record, &words)).await;
     client.clone().get("/orders").await.expect(401);
@@ -447,7 +432,7 @@ async fn what_is_open_under_a_bound_token_ends_when_its_certificate_is_revoked()
     assert_eq!((echo.next().await, echo.next().await), (Heard::Opened, Heard::Opened));
 
     gate.revoke(&own);
-    closed(socket).await;
+    websocket::closed(socket).await;
     gate.audited("the cut", |record| mentions(record, &["connection-cut", "test/ada"])).await;
     // A token that is bound to nothing doesn't mind what it came with.
     other.send(tokio_tungstenite::tungstenite::Message::text("still here")).await.unwrap();

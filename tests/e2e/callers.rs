@@ -8,14 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::access_tokens::{PORTAL, service_token, user_token, with, world};
 use crate::harness::gate::{mentions, route};
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::websocket::Socket;
-use crate::harness::{Browser, Gate, Raw, Recorder, eventually, websocket, within};
-
-async fn opened(client: &Browser, echo: &mut Echo) -> Socket {
-    let (socket, _) = websocket::open(client, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
-    socket
-}
+use crate::harness::{Gate, Raw, Recorder, eventually, websocket, within};
 
 fn asks(gate: &Gate, arguments: &[&str]) {
     let output = gate.command(arguments);
@@ -41,7 +34,7 @@ async fn a_token_counts_only_on_routes_that_take_its_provider() {
     assert_eq!(answer.json()["type"], "urn:wicketgate:invalid-token");
     assert_eq!(upstream.requests().len(), before);
     // Nor any more, where it did.
-    let _socket = opened(&client, &mut echo).await;
+    let _socket = websocket::opened(&client, &mut echo).await;
     gate.rewrite(|config| {
         let routes = config["routes"].as_array_mut().unwrap();
         let ws = routes.iter_mut().find(|route| route["name"] == "ws").unwrap();
@@ -60,7 +53,7 @@ async fn a_token_of_who_is_suspended_opens_nothing_and_what_it_had_opened_is_cut
     let gate = world(&upstream).route(ws).start().await;
     let mut client = with(gate.browser(), &service_token(&gate, PORTAL).await);
     client.get("/api").await.expect(200);
-    let _socket = opened(&client, &mut echo).await;
+    let _socket = websocket::opened(&client, &mut echo).await;
     asks(&gate, &["users", "suspend", "test/erp"]);
     assert_eq!(echo.next().await, Heard::Ended);
     let words = ["connection-cut", "test/erp", "the user is suspended"];
@@ -107,8 +100,8 @@ async fn what_a_route_takes_no_longer_after_a_reload_is_cut_and_the_rest_goes_on
     ws["authentication"] = json!(["session", "bearer"]);
     let mut gate = world(&upstream).route(ws).start().await;
     let client = with(gate.browser(), &service_token(&gate, PORTAL).await);
-    let _by_token = opened(&client, &mut echo).await;
-    let mut by_session = opened(&gate.login("vera").await, &mut echo).await;
+    let _by_token = websocket::opened(&client, &mut echo).await;
+    let mut by_session = websocket::opened(&gate.login("vera").await, &mut echo).await;
     let mut take = |kinds: serde_json::Value| {
         gate.rewrite(|config| {
             let routes = config["routes"].as_array_mut().unwrap();

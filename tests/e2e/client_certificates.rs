@@ -4,13 +4,12 @@ use std::fs;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures_util::StreamExt;
 use serde_json::json;
 
 use crate::harness::gate::{mentions, route};
 use crate::harness::revocable::LIST;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::{Browser, Gate, Raw, Recorder, Setup, eventually, websocket, within};
+use crate::harness::{Browser, Gate, Raw, Recorder, Setup, eventually, websocket};
 
 const URI: &str = "spiffe://plant.example/historian";
 
@@ -102,8 +101,7 @@ async fn a_certificate_that_is_taken_back_ends_what_is_open_and_opens_nothing() 
     let gate = world(&upstream, 2099).route(ws).start().await;
     let (historian, old) = (gate.client("historian"), gate.client("old"));
     let browser = gate.browser_on(&historian);
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     let mut kept = Raw::connect(&browser).await;
     let host = gate.url("").replace("https://", "");
     let ask = format!("GET /api HTTP/1.1\r\nhost: {host}\r\n\r\n");
@@ -111,14 +109,7 @@ async fn a_certificate_that_is_taken_back_ends_what_is_open_and_opens_nothing() 
     assert_eq!(kept.answer().await.unwrap().status, 200);
 
     gate.revoke(&historian);
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
+    websocket::closed(&mut socket).await;
     assert_eq!(echo.next().await, Heard::Ended);
     let words = ["connection-cut", "certificate/historian", "was revoked"];
     gate.audited("the cut", |record| mentions(record, &words)).await;

@@ -22,7 +22,7 @@ use crate::identity::login::LoginStates;
 use crate::identity::session::Ended;
 use crate::pipeline::gate::Gate;
 use crate::pipeline::receive::random_u128;
-use crate::pipeline::{record, suspended};
+use crate::pipeline::{record, revocation, suspended};
 use crate::proxy::pulse::Heart;
 use crate::proxy::serve::{Listener, Role};
 use crate::store::{Space, Store};
@@ -169,6 +169,7 @@ impl Control {
         following::begin(&self.gate.sessions);
         self.applied();
         self.upkeep.spawn(suspended::follow(Arc::clone(&self.gate)));
+        self.upkeep.spawn(revocation::follow(Arc::clone(&self.gate)));
         self.upkeep.spawn(self.memory.clone().watch(Arc::clone(&self.gate)));
         manager::ready(&self.status());
     }

@@ -246,8 +246,10 @@ impl Running {
             // Store and log are here.
             let _ = tokio::time::timeout(self.patience.stop, predecessor.gone()).await;
         }
-        // What is being refreshed has a new token, and must keep it.
-        let _ = tokio::time::timeout(self.patience.stop, gate.sessions.refreshed()).await;
+        // What is being refreshed has a new token, and must keep it; what is given back is gone.
+        let under_way =
+            async { tokio::join!(gate.sessions.refreshed(), gate.sessions.all_given_back()) };
+        let _ = tokio::time::timeout(self.patience.stop, under_way).await;
         self.control.finish().await;
         if let Err(error) = gate.sessions.write_back().await {
             tracing::error!(%error, "the last activity of sessions was not kept");

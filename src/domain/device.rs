@@ -41,6 +41,24 @@ pub struct Posture {
     pub patch_age_days: Option<i64>,
 }
 
+#[cfg(test)]
+impl Posture {
+    /// Observed, and nothing found out.
+    pub fn unknown(observed_at: Timestamp) -> Self {
+        Self {
+            observed_at,
+            managed: None,
+            disk_encrypted: None,
+            firewall: None,
+            endpoint_protection: None,
+            screen_lock: None,
+            os: None,
+            os_version: None,
+            patch_age_days: None,
+        }
+    }
+}
+
 /// What is known about the device of a connection: three different things, never one `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceIdentity {

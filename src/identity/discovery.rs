@@ -54,6 +54,9 @@ pub struct Extra {
     /// OpenID Connect RP-Initiated Logout 1.0, section 2.1.
     #[serde(default)]
     pub end_session_endpoint: Option<Url>,
+    /// RFC 8414, section 2.
+    #[serde(default)]
+    pub revocation_endpoint: Option<Url>,
 }
 
 impl AdditionalProviderMetadata for Extra {}
@@ -152,6 +155,7 @@ impl Discovery {
             Some(metadata.jwks_uri().url()),
             metadata.userinfo_endpoint().map(|url| url.url()),
             extra.end_session_endpoint.as_ref(),
+            extra.revocation_endpoint.as_ref(),
         ];
         let allowed = |url: &Url| {
             url.scheme() == "https" || (plain_loopback(self.issuer.url()) && plain_loopback(url))

@@ -10,22 +10,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use http::{Method, StatusCode};
-use openidconnect::{AuthType, HttpRequest};
+use http::StatusCode;
+use http::header::HeaderValue;
 use parking_lot::Mutex;
 use serde_json::Value;
-use url::form_urlencoded;
 
-use super::discovery::{DiscoveryError, Metadata};
+use super::client_auth::PostError;
+use super::discovery::DiscoveryError;
 use super::http::HttpError;
 use super::oidc::{Provider, printable};
 use super::provider_token::{ProviderToken, bearer_field};
-use super::redeem::{ASSERTION_TYPE, auth_type};
 use super::strict;
-use crate::config::model::{ClientAuthentication, TokenExchange};
+use crate::config::model::TokenExchange;
 use crate::domain::clock::Timestamp;
 use crate::domain::id::SessionId;
 
@@ -74,11 +70,12 @@ impl From<DiscoveryError> for ExchangeError {
     }
 }
 
-impl From<HttpError> for ExchangeError {
-    fn from(error: HttpError) -> Self {
+impl From<PostError> for ExchangeError {
+    fn from(error: PostError) -> Self {
         match error {
-            HttpError::TooLarge => Self::Unusable,
-            other => Self::Unavailable(other.into()),
+            PostError::Http(HttpError::TooLarge) | PostError::Unwritable => Self::Unusable,
+            PostError::Http(other) => Self::Unavailable(other.into()),
+            PostError::Key(error) => Self::Own(error.to_string()),
         }
     }
 }
@@ -189,7 +186,18 @@ struct Got {
 impl Provider {
     async fn exchange(&self, subject: &str, wanted: &TokenExchange) -> Result<Got, ExchangeError> {
         let metadata = self.discovery.metadata().await?;
-        let response = self.http.call(self.exchange_request(&metadata, subject, wanted)?).await?;
+        let endpoint = metadata.token_endpoint().ok_or(DiscoveryError::NoTokenEndpoint)?;
+        let mut parameters = vec![
+            ("grant_type", GRANT),
+            ("subject_token", subject),
+            ("subject_token_type", ACCESS_TOKEN),
+            ("requested_token_type", ACCESS_TOKEN),
+            ("audience", &wanted.audience),
+        ];
+        if !wanted.scope.is_empty() {
+            parameters.push(("scope", &wanted.scope));
+        }
+        let response = self.post_as_client(&metadata, endpoint.url(), &parameters).await?;
         let said = strict::object(response.body()).ok_or(ExchangeError::Unusable)?;
         if response.status() != StatusCode::OK {
             let code = said.get("error").and_then(Value::as_str).unwrap_or("none");
@@ -197,73 +205,6 @@ impl Provider {
         }
         got(&said, subject)
     }
-
-    fn exchange_request(
-        &self,
-        metadata: &Metadata,
-        subject: &str,
-        wanted: &TokenExchange,
-    ) -> Result<HttpRequest, ExchangeError> {
-        let endpoint = metadata.token_endpoint().ok_or(DiscoveryError::NoTokenEndpoint)?;
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", GRANT)
-            .append_pair("subject_token", subject)
-            .append_pair("subject_token_type", ACCESS_TOKEN)
-            .append_pair("requested_token_type", ACCESS_TOKEN)
-            .append_pair("audience", &wanted.audience);
-        if !wanted.scope.is_empty() {
-            form.append_pair("scope", &wanted.scope);
-        }
-        let mut request = http::Request::builder()
-            .method(Method::POST)
-            .uri(endpoint.as_str())
-            .header(ACCEPT, "application/json")
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
-        if let Some(field) = self.identify(metadata, &mut form)? {
-            request = request.header(AUTHORIZATION, field);
-        }
-        let body = form.finish().into_bytes();
-        request.body(body).map_err(|_| ExchangeError::Unusable)
-    }
-}
-
-impl Provider {
-    /// Says to the provider's token endpoint that the gate is its client: in the form, or with the
-    /// field that is given back.
-    fn identify(
-        &self,
-        metadata: &Metadata,
-        form: &mut form_urlencoded::Serializer<'_, String>,
-    ) -> Result<Option<HeaderValue>, ExchangeError> {
-        let id = &self.config.client_id;
-        match &self.config.client {
-            ClientAuthentication::Public => {}
-            ClientAuthentication::Secret { secret, method } => {
-                if matches!(auth_type(*method, metadata), AuthType::BasicAuth) {
-                    return basic(id, secret.expose()).map(Some);
-                }
-                form.append_pair("client_secret", secret.expose());
-            }
-            ClientAuthentication::Key { audience, .. } => {
-                let assertion = self.assertion(metadata, *audience);
-                let assertion = assertion.map_err(|error| ExchangeError::Own(error.to_string()))?;
-                form.append_pair("client_assertion_type", ASSERTION_TYPE)
-                    .append_pair("client_assertion", &assertion);
-            }
-        }
-        form.append_pair("client_id", id);
-        Ok(None)
-    }
-}
-
-/// RFC 6749, section 2.3.1.
-fn basic(id: &str, secret: &str) -> Result<HeaderValue, ExchangeError> {
-    let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-    let pair = BASE64_STANDARD.encode(format!("{}:{}", encoded(id), encoded(secret)));
-    let mut field =
-        HeaderValue::try_from(format!("Basic {pair}")).map_err(|_| ExchangeError::Unusable)?;
-    field.set_sensitive(true);
-    Ok(field)
 }
 
 /// What the provider gave (RFC 8693, section 2.2.1).
@@ -354,13 +295,5 @@ mod tests {
         assert!(!last.serves(&subject(token("before")), until));
         assert!(!last.serves(&subject(token("after")), now));
         assert!(!last.serves(&subject(None), now));
-    }
-
-    #[test]
-    fn a_clients_secret_is_written_as_basic_authentication_wants_it() {
-        let field = basic("the gate", "a:b%").unwrap();
-        let encoded = BASE64_STANDARD.encode("the+gate:a%3Ab%25");
-        assert_eq!(field.to_str().unwrap(), format!("Basic {encoded}"));
-        assert!(field.is_sensitive());
     }
 }

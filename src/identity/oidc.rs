@@ -25,7 +25,7 @@ use super::provider_token::ProviderToken;
 use super::providers::Answer;
 use super::refresh::{self, RefreshToken};
 use super::vouched::VouchedBy;
-use super::{id_token::SaidNonce, logout, outage};
+use super::{id_token::SaidNonce, logout, outage, revocation};
 use crate::config::model::{ClientAuthentication, IdentityProvider};
 use crate::config::secret::Secret;
 use crate::domain::canonical::Authority;
@@ -111,6 +111,12 @@ impl From<StateError> for LoginError {
     }
 }
 
+impl From<ClientKeyError> for LoginError {
+    fn from(error: ClientKeyError) -> Self {
+        Self::Invalid(error.to_string())
+    }
+}
+
 impl From<ClaimError> for LoginError {
     fn from(error: ClaimError) -> Self {
         Self::Invalid(error.to_string())
@@ -179,6 +185,7 @@ pub struct Provider {
     pub(super) http: ProviderHttp,
     logins: Arc<LoginStates>,
     pub(super) refreshes: outage::Refreshes,
+    pub(super) revocations: revocation::Places,
     pub(super) clock: Clock,
 }
 
@@ -195,7 +202,17 @@ impl Provider {
         let discovery = Discovery::new(config.issuer.clone(), http.clone(), clock.clone());
         let vouched_by = VouchedBy::new(config.issuer.as_str(), &config.client_id);
         let refreshes = outage::Refreshes::default();
-        Ok(Self { config, vouched_by, key, discovery, http, logins, refreshes, clock })
+        Ok(Self {
+            config,
+            vouched_by,
+            key,
+            discovery,
+            http,
+            logins,
+            refreshes,
+            revocations: revocation::Places::default(),
+            clock,
+        })
     }
 
     /// Where the provider sends users back to. To be registered with it for every host.

@@ -1,6 +1,7 @@
 //! Logins against a small provider that misbehaves as told.
 
 mod refresh;
+mod revocation;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,8 +50,10 @@ struct Script {
     down: bool,
     /// Replaces the key set.
     keys: Option<Value>,
-    /// What the token endpoint was asked last.
+    /// What the token endpoint, or that for revocation, was asked last.
     asked: String,
+    /// Status and body of the endpoint for revocation.
+    revoked: (u16, Value),
 }
 
 struct World {
@@ -111,6 +114,7 @@ impl Script {
                 change(&mut tokens);
                 (*status, tokens)
             }
+            "/revoke" => self.revoked.clone(),
             "/userinfo" => (200, self.userinfo.clone().unwrap_or_default()),
             _ => (404, json!({})),
         }
@@ -143,7 +147,7 @@ async fn serve(
                 text.push_str(&String::from_utf8_lossy(&buffer[..read]));
             }
             let path = text.split(' ').nth(1).unwrap_or_default();
-            if path == "/token" {
+            if path == "/token" || path == "/revoke" {
                 script.lock().asked.clone_from(&text);
             }
             if path == "/jwks" {
@@ -185,6 +189,7 @@ impl World {
             down: false,
             keys: None,
             asked: String::new(),
+            revoked: (200, json!({})),
         }));
         let key_fetches = Arc::new(AtomicUsize::new(0));
         tokio::spawn(serve(listener, Arc::clone(&script), Arc::clone(&key_fetches)));

@@ -12,6 +12,7 @@ use url::form_urlencoded;
 
 use super::login::{LoginStates, Part, StateError};
 use super::oidc::{Login, LoginError, Provider};
+use super::vouched::VouchedBy;
 use crate::config::model::Route;
 use crate::domain::canonical::Authority;
 
@@ -84,6 +85,11 @@ impl Providers {
 
     pub fn named(&self, name: &str) -> Option<&Arc<Provider>> {
         self.list.iter().find(|provider| **provider.name() == *name)
+    }
+
+    /// The one of this name, if it is what it was when it vouched for somebody.
+    pub fn vouching(&self, name: &str, vouched_by: VouchedBy) -> Option<&Arc<Provider>> {
+        self.named(name).filter(|provider| provider.vouched_by() == vouched_by)
     }
 
     /// Those whose users a route takes, in its own order; all of them for what belongs to no route.

@@ -72,6 +72,7 @@ pub struct Metrics {
     logins: IntCounterVec,
     access_tokens: IntCounterVec,
     refreshes: IntCounterVec,
+    token_revocations: IntCounterVec,
     reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     policy_set_info: IntGaugeVec,
@@ -257,6 +258,11 @@ impl Metrics {
                 "Times that an identity provider was asked about a session's user again, by result.",
                 &["result"],
             ),
+            token_revocations: add.counters(
+                "wicketgate_token_revocations_total",
+                "Tokens of ended sessions that were to be revoked at their provider, by result.",
+                &["result"],
+            ),
             decision_errors: add.counter(
                 "wicketgate_decision_errors_total",
                 "Decisions denied because a policy could not be evaluated.",
@@ -400,6 +406,12 @@ impl Metrics {
     /// Counts a refresh: `refreshed`, `refused` (the session ended) or `unavailable`.
     pub fn refreshes(&self, result: &'static str) {
         self.refreshes.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a token of an ended session: `revoked` at its provider, `failed`, or `dropped` because
+    /// too many waited.
+    pub fn token_revocations(&self, result: &'static str) {
+        self.token_revocations.with_label_values(&[result]).inc();
     }
 
     /// Counts a login: `success`, `failure` (the user's or browser's part) or `unavailable` (the

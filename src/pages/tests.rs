@@ -24,17 +24,7 @@ fn every_page(text: &str) -> Vec<(&'static str, String)> {
     let device = DeviceIdentity::Known(Arc::new(Device {
         id: text.into(),
         owner: None,
-        posture: Some(Posture {
-            observed_at: at,
-            managed: Some(true),
-            disk_encrypted: None,
-            firewall: None,
-            endpoint_protection: None,
-            screen_lock: None,
-            os: None,
-            os_version: None,
-            patch_age_days: None,
-        }),
+        posture: Some(Posture { managed: Some(true), ..Posture::unknown(at) }),
     }));
     let authentication =
         Authentication { amr: [Arc::from(text)].into(), ..Authentication::default() };

@@ -188,9 +188,10 @@ pub fn is_taken(route: &Route, credential: &Credential) -> bool {
     }
 }
 
-/// Why a credential that was taken no longer counts.
+/// Why a credential that was taken no longer counts, for nothing at all: what is opened with it is
+/// cut, and what waits with it is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lapsed {
+pub enum NoLongerCounts {
     Suspended(Subject),
     Ended,
     /// Nobody knows what other gates ended.
@@ -210,20 +211,20 @@ pub fn still_counts(
     connection: &ClientConnection,
     credential: &Credential,
     (now, moment): (Timestamp, Instant),
-) -> Result<(), Lapsed> {
+) -> Result<(), NoLongerCounts> {
     if let Some(subject) = suspended::find(gate, connection, credential.principal(), now) {
-        return Err(Lapsed::Suspended(subject));
+        return Err(NoLongerCounts::Suspended(subject));
     }
     if !is_good(gate, snapshot, credential, now)
         || is_bound(snapshot, connection, credential, now).is_err()
     {
-        return Err(Lapsed::Ended);
+        return Err(NoLongerCounts::Ended);
     }
     // Of tokens and certificates as well: who is suspended stands in the store.
     if !gate.sessions.is_confirmed(moment) {
-        return Err(Lapsed::Unconfirmed);
+        return Err(NoLongerCounts::Unconfirmed);
     }
-    if is_stale(gate, snapshot, credential, now) { Err(Lapsed::Stale) } else { Ok(()) }
+    if is_stale(gate, snapshot, credential, now) { Err(NoLongerCounts::Stale) } else { Ok(()) }
 }
 
 /// A refresh that is due begins.
@@ -382,6 +383,5 @@ fn began_on(session: &Session, host: &Host) -> bool {
 /// client of the same issuer. Asked of the snapshot in force, so that a provider that was taken out
 /// vouches for nobody any more, and one that took over its name not for the former's users.
 pub fn vouching<'a>(snapshot: &'a Snapshot, session: &Session) -> Option<&'a Arc<Provider>> {
-    let provider = snapshot.providers.named(&session.provider);
-    provider.filter(|provider| provider.vouched_by() == session.vouched_by)
+    snapshot.providers.vouching(&session.provider, session.vouched_by)
 }

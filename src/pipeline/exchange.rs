@@ -20,7 +20,7 @@ use super::normalise::Normalised;
 use super::rate::Quota;
 use super::receive::Arrival;
 use super::refusal::Refusal;
-use super::reply;
+use super::reply::{self, Recipient};
 use super::respond;
 use super::route::RouteEntry;
 use super::slots::Held;
@@ -148,7 +148,9 @@ impl Exchange<Authorized> {
     }
 
     fn short(&self, refusal: &Refusal) -> http::Response<Bytes> {
-        let mut response = reply::short(&self.asker, self.id, refusal);
+        let host = Some(&self.asked.request.authority);
+        let to = Recipient { asker: &self.asker, host, id: self.id };
+        let mut response = reply::written(&to, refusal);
         self.quota.tell(response.headers_mut());
         response
     }

@@ -19,10 +19,10 @@ use crate::domain::id::{DecisionId, SessionId};
 use crate::domain::query::{AccessQuery, Action};
 use crate::domain::suspension::Subject;
 use crate::identity::credential::Credential;
-use crate::identity::session::Lapse;
+use crate::identity::session::PastLimit;
 use crate::policy::Denial;
 
-use super::authenticate::{Lapsed, is_taken, still_counts};
+use super::authenticate::{NoLongerCounts, is_taken, still_counts};
 use super::client::ClientConnection;
 use super::exchange::{Authorized, Exchange};
 use super::gate::Gate;
@@ -109,10 +109,8 @@ pub enum CutReason {
     Source,
     #[error("the route no longer takes users of this identity provider")]
     Provider,
-    #[error("the sign-in is older than the application takes")]
-    TooOld,
-    #[error("the session was idle for longer than the application takes")]
-    TooIdle,
+    #[error("{0}")]
+    PastLimit(PastLimit),
     #[error("the {} is suspended", .0.name())]
     Suspended(Subject),
 }
@@ -228,7 +226,7 @@ impl Watch {
             return;
         }
         let now = self.gate().clock.now();
-        if let Err(NoLonger::Denied(denial)) = self.decide(Action::WebSocketSend) {
+        if let Err(NotPermitted::Denied(denial)) = self.decide(Action::WebSocketSend) {
             record::denial(self.gate(), now, &denial, &self.caller(), Occasion::Reauthorisation);
         }
         record::note(
@@ -275,12 +273,8 @@ impl Watch {
                 }
                 return None;
             }
-            Err(NoLonger::RouteGone) => CutReason::RouteGone,
-            Err(NoLonger::Source) => CutReason::Source,
-            Err(NoLonger::Provider) => CutReason::Provider,
-            Err(NoLonger::Taken) => CutReason::Credential,
-            Err(NoLonger::ForApplication(reason)) => reason,
-            Err(NoLonger::Denied(denial)) => {
+            Err(NotPermitted::Before(reason)) => reason,
+            Err(NotPermitted::Denied(denial)) => {
                 record::denial(
                     self.gate(),
                     now,
@@ -304,23 +298,19 @@ impl Watch {
         let times = (now, Instant::now());
         let counts = still_counts(gate, &gate.snapshot.load(), &self.connection, &caller, times);
         match counts {
-            Err(Lapsed::Suspended(subject)) => Some(CutReason::Suspended(subject)),
-            Err(Lapsed::Ended) => Some(CutReason::of(&caller)),
+            Err(NoLongerCounts::Suspended(subject)) => Some(CutReason::Suspended(subject)),
+            Err(NoLongerCounts::Ended) => Some(CutReason::of(&caller)),
             _ if ended => Some(CutReason::of(&caller)),
-            Err(Lapsed::Unconfirmed) => Some(CutReason::Unconfirmed),
-            Err(Lapsed::Stale) => Some(CutReason::IdentityUnconfirmed),
+            Err(NoLongerCounts::Unconfirmed) => Some(CutReason::Unconfirmed),
+            Err(NoLongerCounts::Stale) => Some(CutReason::IdentityUnconfirmed),
             Ok(()) => None,
         }
     }
 }
 
-/// Why asking again did not end in a permit.
-enum NoLonger {
-    RouteGone,
-    Source,
-    Provider,
-    Taken,
-    ForApplication(CutReason),
+/// Why asking again did not end in a permit: that of the policies, or what comes before them.
+enum NotPermitted {
+    Before(CutReason),
     Denied(Box<Denial>),
 }
 
@@ -366,29 +356,26 @@ impl Watch {
     }
 
     /// Asks today's snapshot the question of the opening, with today's time and device posture.
-    fn decide(&self, action: Action) -> Result<(), NoLonger> {
+    fn decide(&self, action: Action) -> Result<(), NotPermitted> {
         let snapshot = self.gate().snapshot.load();
         let route = match snapshot.routes.find(&self.asked.request) {
             Ok(Destination::Route(route)) if self.still_leads_to(&route) => route,
-            _ => return Err(NoLonger::RouteGone),
+            _ => return Err(NotPermitted::Before(CutReason::RouteGone)),
         };
         let (now, caller) = (self.gate().clock.now(), self.caller());
         if !route.config.allows(self.client) {
-            return Err(NoLonger::Source);
+            return Err(NotPermitted::Before(CutReason::Source));
         }
         if caller.provider().is_some_and(|provider| !route.config.takes(provider)) {
-            return Err(NoLonger::Provider);
+            return Err(NotPermitted::Before(CutReason::Provider));
         }
         if !is_taken(&route.config, &caller) {
-            return Err(NoLonger::Taken);
+            return Err(NotPermitted::Before(CutReason::Credential));
         }
         if let Credential::Session(session) = &caller
-            && let Some(lapse) = past_limits(self.gate(), session, &route.config, now)
+            && let Some(limit) = past_limits(self.gate(), session, &route.config, now)
         {
-            return Err(NoLonger::ForApplication(match lapse {
-                Lapse::TooOld(_) => CutReason::TooOld,
-                Lapse::TooIdle(_) => CutReason::TooIdle,
-            }));
+            return Err(NotPermitted::Before(CutReason::PastLimit(limit)));
         }
         let (connection, asked) = (&self.connection, &self.asked);
         let query = gather(&snapshot, connection, self.client, now, asked, &route, &caller);
@@ -397,7 +384,7 @@ impl Watch {
             .policies
             .decide(DecisionId::new(now, random_u128()), query)
             .map(drop)
-            .map_err(|denial| NoLonger::Denied(Box::new(denial)))
+            .map_err(|denial| NotPermitted::Denied(Box::new(denial)))
     }
 
     /// The same route, and nothing about it has changed that was settled at the opening.

@@ -33,6 +33,7 @@ pub mod refusal;
 pub mod reply;
 pub mod reserved;
 pub mod respond;
+pub mod revocation;
 pub mod route;
 pub mod sign_in_again;
 pub mod slots;

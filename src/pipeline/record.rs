@@ -14,7 +14,7 @@ use crate::identity::bearer::BearerError;
 use crate::identity::credential::Credential;
 use crate::policy::{Denial, Permit};
 
-use super::authenticate::{Lapsed, still_counts};
+use super::authenticate::{NoLongerCounts, still_counts};
 use super::gate::Gate;
 use super::receive::Arrival;
 use super::refusal::Refusal;
@@ -75,19 +75,19 @@ pub fn still_true(
     Ok(())
 }
 
-fn lapsed_meanwhile(lapsed: Lapsed, caller: &Credential) -> Refusal {
+fn lapsed_meanwhile(lapsed: NoLongerCounts, caller: &Credential) -> Refusal {
     match (lapsed, caller) {
-        (Lapsed::Suspended(subject), _) => {
+        (NoLongerCounts::Suspended(subject), _) => {
             let principal = Arc::clone(&caller.principal().id);
             Refusal::Suspended { subject, principal }
         }
-        (Lapsed::Unconfirmed, _) => Refusal::SessionsUnavailable,
-        (Lapsed::Stale, _) => {
+        (NoLongerCounts::Unconfirmed, _) => Refusal::SessionsUnavailable,
+        (NoLongerCounts::Stale, _) => {
             Refusal::IdentityUnconfirmed { principal: Arc::clone(&caller.principal().id) }
         }
-        (Lapsed::Ended, Credential::Session(_)) => Refusal::Unauthenticated { stale: true },
-        (Lapsed::Ended, Credential::Token(_)) => BearerError::Expired.into(),
-        (Lapsed::Ended, Credential::Certificate(_)) => Refusal::CertificateRequired,
+        (NoLongerCounts::Ended, Credential::Session(_)) => Refusal::Unauthenticated { stale: true },
+        (NoLongerCounts::Ended, Credential::Token(_)) => BearerError::Expired.into(),
+        (NoLongerCounts::Ended, Credential::Certificate(_)) => Refusal::CertificateRequired,
     }
 }
 

@@ -61,10 +61,10 @@ pub enum Refusal {
     #[error("you have signed in, and the session did not come back with the request")]
     NoSessionKept,
     /// Over for this application: see [`sign_in_again`](super::sign_in_again).
-    #[error("{}", .0.why)]
+    #[error("{}", .0.why.detail())]
     SignInAgain(Box<SignInAgain>),
     /// And another sign-in has not changed it.
-    #[error("you have signed in, and still {}", .0.why)]
+    #[error("you have signed in, and still {}", .0.why.detail())]
     SignInInVain(Box<SignInAgain>),
     #[error("the form is not kept any more: it was sent or discarded, or ten minutes have passed")]
     FormGone,

@@ -57,7 +57,7 @@ pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Respo
         // A cookie of a session that is over stays: clearing it could hit the one that a login in
         // another tab has set meanwhile.
         Refusal::Unauthenticated { .. } => {
-            let mut response = short(&asker, arrival.id, refusal);
+            let mut response = short(arrival, refusal);
             response.headers_mut().insert(
                 WWW_AUTHENTICATE,
                 HeaderValue::from_static("Wicketgate login=\"/.wicketgate/login\""),
@@ -68,12 +68,12 @@ pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Respo
             response
         }
         Refusal::TokenRequired => {
-            let mut response = short(&asker, arrival.id, refusal);
+            let mut response = short(arrival, refusal);
             response.headers_mut().insert(WWW_AUTHENTICATE, BEARER);
             response
         }
         Refusal::Token(error) if !error.is_unavailable() => {
-            let mut response = short(&asker, arrival.id, refusal);
+            let mut response = short(arrival, refusal);
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             response
@@ -95,28 +95,48 @@ pub async fn refused(gate: &Gate, arrival: &Arrival, refusal: &Refusal) -> Respo
             problem(StatusCode::FORBIDDEN, arrival.id, &body)
         }
         // Providers' servers ask, whatever they accept.
-        Refusal::Logout(_) => short(&Asker::PROGRAM, arrival.id, refusal),
-        _ => short(&asker, arrival.id, refusal),
+        Refusal::Logout(_) => {
+            written(&Recipient { asker: &Asker::PROGRAM, host: None, id: arrival.id }, refusal)
+        }
+        _ => short(arrival, refusal),
     }
 }
 
+/// Whom an answer is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipient<'a> {
+    pub asker: &'a Asker,
+    /// The host that was asked for, where it is one of the gate's.
+    pub host: Option<&'a Authority>,
+    pub id: DecisionId,
+}
+
 /// The answer to any refusal but a denial and a missing sign-in, which say more.
-pub fn short(asker: &Asker, id: DecisionId, refusal: &Refusal) -> Response<Bytes> {
-    leading_to(choice::SIGN_IN, asker, id, refusal)
+pub fn short(arrival: &Arrival, refusal: &Refusal) -> Response<Bytes> {
+    leading_to(choice::SIGN_IN, arrival, refusal)
 }
 
 /// The same; where signing in would help, that is done at `sign_in`.
-pub fn leading_to(
-    sign_in: &str,
-    asker: &Asker,
-    id: DecisionId,
-    refusal: &Refusal,
-) -> Response<Bytes> {
-    let status = refusal.status();
-    let mut response = if asker.page {
+pub fn leading_to(sign_in: &str, arrival: &Arrival, refusal: &Refusal) -> Response<Bytes> {
+    let asker = Asker::of(&arrival.head);
+    // Programs are not told.
+    let host = if asker.page { own_authority(arrival) } else { None };
+    let to = Recipient { asker: &asker, host: host.as_ref(), id: arrival.id };
+    written_with(sign_in, &to, refusal)
+}
+
+/// The same answer where there is no arrival any more, or none that counts.
+pub fn written(to: &Recipient<'_>, refusal: &Refusal) -> Response<Bytes> {
+    written_with(choice::SIGN_IN, to, refusal)
+}
+
+fn written_with(sign_in: &str, to: &Recipient<'_>, refusal: &Refusal) -> Response<Bytes> {
+    let (status, id) = (refusal.status(), to.id);
+    let mut response = if to.asker.page {
+        let host = to.host.map(ToString::to_string);
         let page = pages::ErrorPage {
             status: status.as_u16(),
-            host: None,
+            host: host.as_deref(),
             title: refusal.title(),
             text: &format!("{}. {}", capitalised(&refusal.public_detail()), refusal.advice()),
             decision_id: Some(&id.to_string()),
@@ -182,7 +202,7 @@ pub fn own_target(arrival: &Arrival) -> &str {
 pub async fn sign_in(gate: &Gate, arrival: &Arrival) -> Response<Bytes> {
     let Some(host) = request_authority(arrival) else {
         let refusal = Refusal::Malformed("the request names no host");
-        return short(&Asker::of(&arrival.head), arrival.id, &refusal);
+        return short(arrival, &refusal);
     };
     choice::sign_in(gate, arrival, &host, own_target(arrival)).await
 }
@@ -251,7 +271,7 @@ pub fn login_failed(
         host: host.to_string(),
         source: record::source(arrival),
     });
-    short(&Asker::of(&arrival.head), arrival.id, &Refusal::Login(error))
+    short(arrival, &Refusal::Login(error))
 }
 
 /// Host and port as the client named them; only asked for after they were found good.
@@ -261,6 +281,12 @@ pub fn request_authority(arrival: &Arrival) -> Option<Authority> {
         None => arrival.head.uri.authority()?.as_str(),
     };
     Authority::parse(text).ok()
+}
+
+/// The same where the gate has that host: whatever else a client names, no page repeats.
+fn own_authority(arrival: &Arrival) -> Option<Authority> {
+    let named = request_authority(arrival);
+    named.filter(|named| arrival.snapshot.routes.knows_host(&named.host))
 }
 
 /// `sign_in` is where the user can sign in again, if that would help.

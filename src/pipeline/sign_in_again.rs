@@ -8,7 +8,6 @@
 //! ([`StepUp::check`]).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -17,9 +16,9 @@ use http::header::{HeaderValue, WWW_AUTHENTICATE};
 use crate::config::model::{Route, UpstreamToken};
 use crate::domain::clock::Timestamp;
 use crate::domain::step_up::StepUp;
-use crate::identity::session::{Lapse, Session};
+use crate::identity::session::{PastLimit, Session};
 
-use super::asker::{Asker, navigates};
+use super::asker::navigates;
 use super::gate::Gate;
 use super::receive::Arrival;
 use super::refusal::Refusal;
@@ -29,33 +28,33 @@ use super::step_up;
 /// A sign-in need not be younger than this for an application that was idle.
 const YOUNG: u64 = 60;
 
-/// Why a session doesn't count for an application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Why {
-    #[error("this application wants a more recent sign-in")]
-    TooOld(Duration),
-    #[error("your session was without use for longer than this application allows")]
-    TooIdle(Duration),
-    #[error("the access token that this application gets has expired, or is not there yet")]
+/// Why a good session is none for an application, and a sign-in helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyAgain {
+    PastLimit(PastLimit),
     NoToken,
 }
 
-impl From<Lapse> for Why {
-    fn from(lapse: Lapse) -> Self {
-        match lapse {
-            Lapse::TooOld(most) => Self::TooOld(most),
-            Lapse::TooIdle(most) => Self::TooIdle(most),
+impl WhyAgain {
+    /// What its user is told.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::PastLimit(PastLimit::TooOld(_)) => "this application wants a more recent sign-in",
+            Self::PastLimit(PastLimit::TooIdle(_)) => {
+                "your session was without use for longer than this application allows"
+            }
+            Self::NoToken => {
+                "the access token that this application gets has expired, or is not there yet"
+            }
         }
     }
-}
 
-impl Why {
     /// What a new sign-in has to bring. Nothing but a token is what the provider gives without
     /// asking anybody.
     pub fn asks(self) -> Option<StepUp> {
         let max_age = match self {
-            Self::TooOld(most) => most.as_secs(),
-            Self::TooIdle(most) => most.as_secs().max(YOUNG),
+            Self::PastLimit(PastLimit::TooOld(most)) => most.as_secs(),
+            Self::PastLimit(PastLimit::TooIdle(most)) => most.as_secs().max(YOUNG),
             Self::NoToken => return None,
         };
         Some(StepUp { max_age: Some(max_age), ..StepUp::default() })
@@ -64,8 +63,8 @@ impl Why {
     /// A stable word for records and problems.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::TooOld(_) => "session-too-old",
-            Self::TooIdle(_) => "session-too-idle",
+            Self::PastLimit(PastLimit::TooOld(_)) => "session-too-old",
+            Self::PastLimit(PastLimit::TooIdle(_)) => "session-too-idle",
             Self::NoToken => "no-access-token",
         }
     }
@@ -74,7 +73,7 @@ impl Why {
 /// A request that a session was not good enough for.
 #[derive(Clone, Debug)]
 pub struct SignInAgain {
-    pub why: Why,
+    pub why: WhyAgain,
     /// Who vouched for the session.
     pub provider: Arc<str>,
     /// Whose it is.
@@ -82,7 +81,7 @@ pub struct SignInAgain {
 }
 
 impl SignInAgain {
-    pub fn of(session: &Session, why: Why) -> Self {
+    pub fn of(session: &Session, why: WhyAgain) -> Self {
         let (provider, principal) = (&session.provider, &session.principal.id);
         Self { why, provider: Arc::clone(provider), principal: Arc::clone(principal) }
     }
@@ -101,7 +100,7 @@ pub async fn answer(gate: &Gate, arrival: &Arrival, wanted: &SignInAgain) -> Res
     }
     let sign_in = wanted.sign_in(&step_up::page_of(arrival));
     let refusal = Refusal::SignInAgain(Box::new(wanted.clone()));
-    let mut response = reply::leading_to(&sign_in, &Asker::of(&arrival.head), arrival.id, &refusal);
+    let mut response = reply::leading_to(&sign_in, arrival, &refusal);
     if let Ok(challenge) = HeaderValue::try_from(format!("Wicketgate login=\"{sign_in}\"")) {
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
@@ -110,18 +109,23 @@ pub async fn answer(gate: &Gate, arrival: &Arrival, wanted: &SignInAgain) -> Res
 
 /// Whether a good session counts for what is behind a route. Two comparisons where the application
 /// has no limits and gets no token.
-pub fn why(gate: &Gate, session: &Session, route: &Route, at: Timestamp) -> Option<Why> {
-    if let Some(lapse) = past_limits(gate, session, route, at) {
-        return Some(lapse.into());
+pub fn why(gate: &Gate, session: &Session, route: &Route, at: Timestamp) -> Option<WhyAgain> {
+    if let Some(limit) = past_limits(gate, session, route, at) {
+        return Some(WhyAgain::PastLimit(limit));
     }
     let wants_token = route.accepted.upstream_token != UpstreamToken::Drop;
     let lacks_it = wants_token && gate.sessions.access_token(session, at).is_none();
-    lacks_it.then_some(Why::NoToken)
+    lacks_it.then_some(WhyAgain::NoToken)
 }
 
 /// Whether a session is past the limits of a route's application. A token that was handed over when a
 /// connection was opened is the application's own business from then on.
-pub fn past_limits(gate: &Gate, session: &Session, route: &Route, at: Timestamp) -> Option<Lapse> {
+pub fn past_limits(
+    gate: &Gate,
+    session: &Session,
+    route: &Route,
+    at: Timestamp,
+) -> Option<PastLimit> {
     let limits = route.application.session.as_ref()?;
-    gate.sessions.lapse(session, limits, at)
+    gate.sessions.past_limit(session, limits, at)
 }

@@ -68,7 +68,7 @@ pub async fn send(
 ) -> Response<Bytes> {
     let host = reply::request_authority(arrival);
     let (Some(host), Some(provider)) = (host, arrival.snapshot.providers.named(provider)) else {
-        return reply::short(&Asker::of(&arrival.head), arrival.id, &Refusal::Internal);
+        return reply::short(arrival, &Refusal::Internal);
     };
     let target = reply::own_target(arrival);
     choice::begin(gate, arrival, &host, provider, target, asked).await

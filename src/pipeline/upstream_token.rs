@@ -22,7 +22,7 @@ use super::receive::Arrival;
 use super::record;
 use super::refusal::Refusal;
 use super::route::RouteEntry;
-use super::sign_in_again::{SignInAgain, Why};
+use super::sign_in_again::{SignInAgain, WhyAgain};
 use super::snapshot::Snapshot;
 
 /// Whether an application on this host is to get a token of those who sign in with this provider:
@@ -67,9 +67,9 @@ pub async fn field(
 }
 
 /// A session's token, as of this moment: the record of the request may have taken long.
-fn own(gate: &Gate, session: &Session) -> Result<Arc<ProviderToken>, Refusal> {
+fn own<'a>(gate: &Gate, session: &'a Session) -> Result<&'a Arc<ProviderToken>, Refusal> {
     let token = gate.sessions.access_token(session, gate.clock.now());
-    token.ok_or_else(|| Refusal::SignInAgain(Box::new(SignInAgain::of(session, Why::NoToken))))
+    token.ok_or_else(|| Refusal::SignInAgain(Box::new(SignInAgain::of(session, WhyAgain::NoToken))))
 }
 
 async fn exchanged(
@@ -87,7 +87,7 @@ async fn exchanged(
             snapshot.bearers.exchange(token, text, wanted, *at).await
         }
         Credential::Session(session) => {
-            let token = own(gate, session)?;
+            let token = Arc::clone(own(gate, session)?);
             let provider = vouching(snapshot, session);
             let provider = provider.ok_or(ExchangeError::Unusable)?;
             snapshot.bearers.exchange_for(provider, session, token, wanted, *at).await

@@ -149,15 +149,8 @@ fn resources() -> Vec<Arc<Resource>> {
 
 fn device() -> impl Strategy<Value = Device> {
     let posture = (0_i64..120, option::of(any::<bool>())).prop_map(|(age, managed)| Posture {
-        observed_at: Timestamp::from_seconds(1_795_298_770 - age),
         managed,
-        disk_encrypted: None,
-        firewall: None,
-        endpoint_protection: None,
-        screen_lock: None,
-        os: None,
-        os_version: None,
-        patch_age_days: None,
+        ..Posture::unknown(Timestamp::from_seconds(1_795_298_770 - age))
     });
     let owner = option::of(select(vec!["a", "b"]));
     (select(vec!["d", "e"]), owner, option::of(posture)).prop_map(|(id, owner, posture)| Device {

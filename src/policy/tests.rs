@@ -83,17 +83,7 @@ fn posture_from_the_future_is_as_old_as_can_be() {
         query.context.device = Some(Arc::new(Device {
             id: "d".into(),
             owner: None,
-            posture: Some(Posture {
-                observed_at: query.context.time.plus(Duration::from_secs(ahead)),
-                managed: None,
-                disk_encrypted: None,
-                firewall: None,
-                endpoint_protection: None,
-                screen_lock: None,
-                os: None,
-                os_version: None,
-                patch_age_days: None,
-            }),
+            posture: Some(Posture::unknown(query.context.time.plus(Duration::from_secs(ahead)))),
         }));
         assert_eq!(engine.decision(&query).verdict, verdict, "{ahead} s ahead");
     }

@@ -9,11 +9,9 @@ use serde_json::{Value, json};
 
 use crate::forms;
 use crate::harness::gate::{mentions, route};
-use crate::harness::pki::Identity;
 use crate::harness::provider::SECRET;
 use crate::harness::recorder::Recorded;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::websocket::Socket;
 use crate::harness::{Browser, Gate, Recorder, Setup, eventually, websocket, within};
 
 pub const PORTAL: &str = "https://portal.example";
@@ -76,17 +74,6 @@ fn forged(token: &str, part: usize, member: &str, value: Value) -> String {
     object[member] = value;
     parts[part] = URL_SAFE_NO_PAD.encode(object.to_string());
     parts.join(".")
-}
-
-async fn closed(mut socket: Socket) {
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -248,14 +235,8 @@ async fn a_bound_token_is_worth_nothing_without_its_certificate() {
         }
     };
     let gate = world(&upstream).devices(write("erp")).start().await;
-    let read = |name: &str| Identity {
-        certificate: std::fs::read_to_string(gate.folder().join(format!("{name}.pem"))).unwrap(),
-        key: std::fs::read_to_string(gate.folder().join(format!("{name}.key"))).unwrap(),
-    };
-    let (own, other) = (read("erp"), read("other"));
-    let der = own.chain().remove(0);
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
-    let bound = format!("&x5t={}", URL_SAFE_NO_PAD.encode(hash));
+    let (own, other) = (gate.client("erp"), gate.client("other"));
+    let bound = format!("&x5t={}", own.thumbprint());
     let token = user_token(&gate, "ada", PORTAL, &bound).await;
     with(gate.browser_on(&own), &token).get("/orders").await.expect(200);
     // Also once it is known.
@@ -364,9 +345,8 @@ async fn what_is_open_under_a_token_ends_with_it() {
     // It expires.
     let brief = service_token(&gate, BRIEF).await;
     let client = with(gate.browser(), &brief);
-    let (socket, _) = websocket::open(&client, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
-    closed(socket).await;
+    let socket = websocket::opened(&client, &mut echo).await;
+    websocket::closed(socket).await;
     assert_eq!(echo.next().await, Heard::Ended, "the upstream's side ends too");
     let words = ["connection-cut", "test/erp", "has expired"];
     gate.audited("the cut", |record| mentions(record, &words)).await;
@@ -375,10 +355,9 @@ async fn what_is_open_under_a_token_ends_with_it() {
     // The policies no longer allow it.
     let long = service_token(&gate, PORTAL).await;
     let client = with(gate.browser(), &long);
-    let (socket, _) = websocket::open(&client, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let socket = websocket::opened(&client, &mut echo).await;
     gate.rewrite_policies("permit (principal is Wicketgate::User, action, resource);");
-    closed(socket).await;
+    websocket::closed(socket).await;
     let words = ["connection-cut", "test/erp", "no longer allow"];
     gate.audited("the cut", |record| mentions(record, &words)).await;
     gate.rewrite_policies(POLICY);
@@ -390,14 +369,13 @@ async fn what_is_open_under_a_token_ends_with_it() {
 
     // Its issuer's tokens are no longer taken as they were.
     assert_eq!(echo.next().await, Heard::Ended);
-    let (socket, _) = websocket::open(&client, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let socket = websocket::opened(&client, &mut echo).await;
     gate.rewrite(|config| {
         let audiences = json!({ "audiences": [OTHER] });
         config["identity_providers"][0]["bearer"] = audiences;
         config["routes"][1]["audience"] = json!(OTHER);
     });
-    closed(socket).await;
+    websocket::closed(socket).await;
     let words = ["connection-cut", "test/erp", "no longer trusted"];
     gate.audited("the cut", |record| mentions(record, &words)).await;
     client.clone().get("/orders").await.expect(401);
@@ -441,26 +419,9 @@ async fn what_is_open_under_a_bound_token_ends_when_its_certificate_is_revoked()
     let (upstream, mut echo) = (Recorder::start().await, Echo::start().await);
     let mut ws = route("ws", "/ws", &echo.url);
     ws["authentication"] = json!(["bearer"]);
-    let gate = world(&upstream)
-        .route(ws)
-        .devices(|authority, folder| {
-            authority.client("erp").write(folder, "erp");
-            std::fs::write(folder.join("revoked.pem"), authority.revoke(&[], 2099)).unwrap();
-            "devices: []\n".to_owned()
-        })
-        .configure(|config| {
-            let list = config["devices"]["registry"].as_str().unwrap();
-            let list = list.replace("devices.yaml", "revoked.pem");
-            config["listeners"][0]["tls"]["client_crl"] = json!(list);
-        })
-        .start()
-        .await;
-    let read =
-        |end: &str| std::fs::read_to_string(gate.folder().join(format!("erp.{end}"))).unwrap();
-    let own = Identity { certificate: read("pem"), key: read("key") };
-    let der = own.chain().remove(0);
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
-    let bound = format!("&x5t={}", URL_SAFE_NO_PAD.encode(hash));
+    let gate = world(&upstream).route(ws).revocable_client("erp").start().await;
+    let own = gate.client("erp");
+    let bound = format!("&x5t={}", own.thumbprint());
     let token = user_token(&gate, "ada", PORTAL, &bound).await;
     let free = user_token(&gate, "ada", PORTAL, "").await;
     let open = async |token: &str| {
@@ -470,10 +431,8 @@ async fn what_is_open_under_a_bound_token_ends_when_its_certificate_is_revoked()
     let socket = open(&token).await;
     assert_eq!((echo.next().await, echo.next().await), (Heard::Opened, Heard::Opened));
 
-    let fresh = gate.folder().join("revoked.new");
-    std::fs::write(&fresh, gate.device_authority.revoke(&[&own], 2099)).unwrap();
-    std::fs::rename(&fresh, gate.folder().join("revoked.pem")).unwrap();
-    closed(socket).await;
+    gate.revoke(&own);
+    websocket::closed(socket).await;
     gate.audited("the cut", |record| mentions(record, &["connection-cut", "test/ada"])).await;
     // A token that is bound to nothing doesn't mind what it came with.
     other.send(tokio_tungstenite::tungstenite::Message::text("still here")).await.unwrap();

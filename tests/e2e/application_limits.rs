@@ -2,15 +2,13 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::StreamExt;
 use http::Method;
 use serde_json::json;
 
 use crate::harness::client::{Answer, Browser};
 use crate::harness::gate::{mentions, route};
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::websocket::Socket;
-use crate::harness::{Gate, Recorder, Setup, websocket, within};
+use crate::harness::{Gate, Recorder, Setup, websocket};
 
 /// What PRODUCT.md promises.
 const PROMISE: Duration = Duration::from_secs(2);
@@ -48,17 +46,6 @@ async fn vera(gate: &Gate) -> Browser {
 fn parameter(answer: &Answer, name: &str) -> Option<String> {
     let location = answer.location();
     location.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
-}
-
-async fn closed(socket: &mut Socket) {
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -138,12 +125,11 @@ async fn a_session_that_was_idle_for_too_long_for_an_application_stays_so_for_it
     let (mut strict, _) = websocket::open(&browser, "/strict/ws").await.unwrap();
     assert_eq!(echo.next().await, Heard::Opened);
     let begun = Instant::now();
-    let (mut open, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut open = websocket::opened(&browser, &mut echo).await;
     browser.get("/strict").await.expect(200);
 
     // Nothing is sent, so it ends by itself.
-    closed(&mut strict).await;
+    websocket::closed(&mut strict).await;
     assert!(
         begun.elapsed() >= IDLE && begun.elapsed() < IDLE + PROMISE * 2,
         "{:?}",
@@ -162,7 +148,7 @@ async fn a_session_that_was_idle_for_too_long_for_an_application_stays_so_for_it
     assert_eq!(parameter(&sent, "prompt").as_deref(), Some("login"));
     follow(&gate, &mut browser, sent, "user=vera").await.expect(200);
     // What was open elsewhere lived for as long as its session, which the new one replaced.
-    closed(&mut open).await;
+    websocket::closed(&mut open).await;
 }
 
 #[tokio::test]
@@ -178,7 +164,7 @@ async fn a_limit_that_is_new_holds_at_once_for_what_is_open() {
     gate.rewrite(|config| {
         config["applications"][1]["session"] = json!({ "absolute_lifetime": "30m" });
     });
-    closed(&mut socket).await;
+    websocket::closed(&mut socket).await;
     assert_eq!(echo.next().await, Heard::Ended, "the upstream's side ends too");
     let words = ["connection-cut", "test/vera", "older than the application takes"];
     gate.audited("the cut", |record| mentions(record, &words)).await;

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -11,7 +10,7 @@ use crate::harness::client::Answer;
 use crate::harness::gate::{SECOND_HOST, mentions, route};
 use crate::harness::rogue::{Key, client_secret, encoded, now};
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::{Browser, Gate, Recorder, Rogue, caller, eventually, websocket, within};
+use crate::harness::{Browser, Gate, Recorder, Rogue, caller, eventually, websocket};
 
 const ADDRESS: &str = "/.wicketgate/backchannel-logout";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -43,8 +42,7 @@ async fn signing_out_at_the_provider_ends_the_session_and_closes_its_websockets(
     let mut gate = setup.route(route("ws", "/ws", &echo.url)).start().await;
     let mut browser = gate.login("vera").await;
     let other = gate.login("otto").await;
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
 
     // As in another application of the provider's: the gate sees nothing of it.
     let issuer = gate.provider.issuer.clone();
@@ -59,14 +57,7 @@ async fn signing_out_at_the_provider_ends_the_session_and_closes_its_websockets(
         .line("the outcome", |line| Some(line.to_owned()).filter(|l| l.contains("backchannel")))
         .await;
     assert_eq!(outcome, r#"{"backchannel":"success"}"#);
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
+    websocket::closed(&mut socket).await;
     assert!(start.elapsed() < PROMISE, "{:?}", start.elapsed());
     assert_eq!(echo.next().await, Heard::Ended);
     assert!(!is_signed_in(&browser).await);

@@ -265,8 +265,7 @@ async fn websockets_have_a_bound_of_their_own_for_as_long_as_they_live() {
         .start()
         .await;
     let vera = gate.login("vera").await;
-    let (mut socket, _) = websocket::open(&vera, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&vera, &mut echo).await;
     assert_eq!(websocket::open(&vera, "/ws").await.err(), Some(503));
     assert_eq!(gate.metric("wicketgate_shed_total", "full=\"websockets\"").await, 1.0);
     socket.close(None).await.unwrap();
@@ -285,8 +284,7 @@ async fn a_websocket_message_over_the_limit_is_closed_with_1009_and_never_arrive
         .await;
     let vera = gate.login("vera").await;
     for (messages, code) in [(vec!["x".repeat(1025)], 1009), (vec!["y".to_owned(); 500], 1008)] {
-        let (mut socket, _) = websocket::open(&vera, "/ws").await.unwrap();
-        assert_eq!(echo.next().await, Heard::Opened);
+        let mut socket = websocket::opened(&vera, &mut echo).await;
         let fits = "z".repeat(1024);
         socket.send(Message::text(fits.as_str())).await.unwrap();
         assert_eq!(echo.next().await, Heard::Text(fits));

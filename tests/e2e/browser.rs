@@ -16,6 +16,23 @@ const POLICY: &str = r#"
     permit(principal, action, resource) when { context has acr && context.acr == "mfa" };
 "#;
 
+/// Plays a script of `tests/browser` with Chromium; its pictures go to a folder of that name. What it
+/// said.
+async fn played(gate: &Gate, script: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join(script);
+    let script = root.join("tests/browser").join(script).with_extension("mjs");
+    let (url, issuer) = (gate.url(""), gate.provider.issuer.clone());
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new("node").arg(script).args([&url, &issuer]).arg(pictures).output().unwrap()
+    })
+    .await
+    .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    said.into_owned()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tabs_forms_scripts_and_step_up_work_in_chromium() {
     let length = PAGE.len();
@@ -30,17 +47,7 @@ async fn tabs_forms_scripts_and_step_up_work_in_chromium() {
         })
         .start()
         .await;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("requests");
-    let script = root.join("tests/browser/requests.mjs");
-    let (url, issuer) = (gate.url(""), gate.provider.issuer.clone());
-    let output = tokio::task::spawn_blocking(move || {
-        Command::new("node").arg(script).args([&url, &issuer]).arg(pictures).output().unwrap()
-    })
-    .await
-    .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let said = played(&gate, "requests").await;
     let posts: Vec<_> =
         upstream.requests().into_iter().filter(|one| one.line().starts_with("POST")).collect();
     let [sent] = posts.as_slice() else { panic!("sent {} times: {said}", posts.len()) };
@@ -55,17 +62,7 @@ async fn who_signs_out_in_chromium_is_offered_to_do_so_everywhere() {
     let gate = Gate::with_upstream(&Recorder::start().await).start().await;
     let elsewhere = gate.login("vera").await;
     let other = gate.login("otto").await;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sign-out");
-    let script = root.join("tests/browser/sign_out.mjs");
-    let (url, issuer) = (gate.url(""), gate.provider.issuer.clone());
-    let output = tokio::task::spawn_blocking(move || {
-        Command::new("node").arg(script).args([&url, &issuer]).arg(pictures).output().unwrap()
-    })
-    .await
-    .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    played(&gate, "sign_out").await;
     elsewhere.as_program().get("/").await.expect(401);
     other.as_program().get("/").await.expect(200);
 }

@@ -1,24 +1,14 @@
 //! What holds for people's sessions holds for access tokens too: who issued them, who is suspended,
 //! and what they are bound to, on connections that are open already.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::access_tokens::{PORTAL, service_token, user_token, with, world};
 use crate::harness::gate::{mentions, route};
-use crate::harness::pki::Identity;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::websocket::Socket;
-use crate::harness::{Browser, Gate, Raw, Recorder, eventually, websocket, within};
-
-async fn opened(client: &Browser, echo: &mut Echo) -> Socket {
-    let (socket, _) = websocket::open(client, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
-    socket
-}
+use crate::harness::{Gate, Raw, Recorder, eventually, websocket, within};
 
 fn asks(gate: &Gate, arguments: &[&str]) {
     let output = gate.command(arguments);
@@ -44,7 +34,7 @@ async fn a_token_counts_only_on_routes_that_take_its_provider() {
     assert_eq!(answer.json()["type"], "urn:wicketgate:invalid-token");
     assert_eq!(upstream.requests().len(), before);
     // Nor any more, where it did.
-    let _socket = opened(&client, &mut echo).await;
+    let _socket = websocket::opened(&client, &mut echo).await;
     gate.rewrite(|config| {
         let routes = config["routes"].as_array_mut().unwrap();
         let ws = routes.iter_mut().find(|route| route["name"] == "ws").unwrap();
@@ -63,7 +53,7 @@ async fn a_token_of_who_is_suspended_opens_nothing_and_what_it_had_opened_is_cut
     let gate = world(&upstream).route(ws).start().await;
     let mut client = with(gate.browser(), &service_token(&gate, PORTAL).await);
     client.get("/api").await.expect(200);
-    let _socket = opened(&client, &mut echo).await;
+    let _socket = websocket::opened(&client, &mut echo).await;
     asks(&gate, &["users", "suspend", "test/erp"]);
     assert_eq!(echo.next().await, Heard::Ended);
     let words = ["connection-cut", "test/erp", "the user is suspended"];
@@ -83,25 +73,9 @@ async fn a_token_of_who_is_suspended_opens_nothing_and_what_it_had_opened_is_cut
 #[tokio::test]
 async fn a_bound_token_counts_on_a_kept_connection_until_its_certificate_is_taken_back() {
     let upstream = Recorder::start().await;
-    let gate = world(&upstream)
-        .devices(|authority, folder| {
-            authority.client("erp").write(folder, "erp");
-            std::fs::write(folder.join("revoked.pem"), authority.revoke(&[], 2099)).unwrap();
-            "devices: []\n".to_owned()
-        })
-        .configure(|config| {
-            let list = config["devices"]["registry"].as_str().unwrap();
-            let list = list.replace("devices.yaml", "revoked.pem");
-            config["listeners"][0]["tls"]["client_crl"] = json!(list);
-        })
-        .start()
-        .await;
-    let read =
-        |end: &str| std::fs::read_to_string(gate.folder().join(format!("erp.{end}"))).unwrap();
-    let own = Identity { certificate: read("pem"), key: read("key") };
-    let der = own.chain().remove(0);
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
-    let bound = format!("&x5t={}", URL_SAFE_NO_PAD.encode(hash));
+    let gate = world(&upstream).revocable_client("erp").start().await;
+    let own = gate.client("erp");
+    let bound = format!("&x5t={}", own.thumbprint());
     let bound = user_token(&gate, "ada", PORTAL, &bound).await;
     let free = user_token(&gate, "ada", PORTAL, "").await;
     let mut kept = Raw::connect(&gate.browser_on(&own)).await;
@@ -113,9 +87,7 @@ async fn a_bound_token_counts_on_a_kept_connection_until_its_certificate_is_take
         kept.answer().await.unwrap().status
     };
     assert_eq!((status(&bound).await, status(&free).await), (200, 200));
-    let fresh = gate.folder().join("revoked.new");
-    std::fs::write(&fresh, gate.device_authority.revoke(&[&own], 2099)).unwrap();
-    std::fs::rename(&fresh, gate.folder().join("revoked.pem")).unwrap();
+    gate.revoke(&own);
     eventually("the token to count no more", async || (status(&bound).await == 401).then_some(()))
         .await;
     assert_eq!(status(&free).await, 200, "one that is bound to nothing does not mind");
@@ -128,8 +100,8 @@ async fn what_a_route_takes_no_longer_after_a_reload_is_cut_and_the_rest_goes_on
     ws["authentication"] = json!(["session", "bearer"]);
     let mut gate = world(&upstream).route(ws).start().await;
     let client = with(gate.browser(), &service_token(&gate, PORTAL).await);
-    let _by_token = opened(&client, &mut echo).await;
-    let mut by_session = opened(&gate.login("vera").await, &mut echo).await;
+    let _by_token = websocket::opened(&client, &mut echo).await;
+    let mut by_session = websocket::opened(&gate.login("vera").await, &mut echo).await;
     let mut take = |kinds: serde_json::Value| {
         gate.rewrite(|config| {
             let routes = config["routes"].as_array_mut().unwrap();

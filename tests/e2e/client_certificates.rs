@@ -4,13 +4,12 @@ use std::fs;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use futures_util::StreamExt;
 use serde_json::json;
 
 use crate::harness::gate::{mentions, route};
-use crate::harness::pki::Identity;
+use crate::harness::revocable::LIST;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::{Browser, Gate, Raw, Recorder, Setup, eventually, websocket, within};
+use crate::harness::{Browser, Gate, Raw, Recorder, Setup, eventually, websocket};
 
 const URI: &str = "spiffe://plant.example/historian";
 
@@ -36,23 +35,14 @@ fn world(upstream: &Recorder, due: i32) -> Setup {
             authority.client_with_uri("x", URI).write(folder, "historian");
             authority.client("old").write(folder, "old");
             authority.client("stranger").write(folder, "stranger");
-            fs::write(folder.join("revoked.pem"), authority.revoke(&[], due)).unwrap();
+            fs::write(folder.join(LIST), authority.revoke(&[], due)).unwrap();
             format!(
                 "devices: []\nservices:\n\
                  \x20 - {{id: historian, certificate: {{uri: '{URI}'}}, groups: [machines]}}\n\
                  \x20 - {{id: old, certificate: {{common_name: old}}, groups: [retired]}}\n"
             )
         })
-        .configure(|config| {
-            let list = config["devices"]["registry"].as_str().unwrap();
-            let list = list.replace("devices.yaml", "revoked.pem");
-            config["listeners"][0]["tls"]["client_crl"] = json!(list);
-        })
-}
-
-fn identity(gate: &Gate, name: &str) -> Identity {
-    let read = |end: &str| fs::read_to_string(gate.folder().join(format!("{name}.{end}"))).unwrap();
-    Identity { certificate: read("pem"), key: read("key") }
+        .heeds_revocations()
 }
 
 /// Whether the gate takes a new connection with this certificate.
@@ -66,7 +56,7 @@ async fn connects(browser: &Browser) -> bool {
 async fn a_service_is_who_its_certificate_stands_for() {
     let upstream = Recorder::start().await;
     let gate = world(&upstream, 2099).start().await;
-    let historian = identity(&gate, "historian");
+    let historian = gate.client("historian");
     for browser in [gate.browser_on(&historian), gate.browser_h2_on(&historian)] {
         let mut browser = browser.as_program();
         for path in ["/orders", "/api/orders"] {
@@ -79,11 +69,11 @@ async fn a_service_is_who_its_certificate_stands_for() {
     let record = gate.audited("the service", |record| mentions(record, &["historian"])).await;
     assert_eq!(record["principal"]["kind"], "service");
     // Known, but not allowed.
-    let mut old = gate.browser_on(&identity(&gate, "old")).as_program();
+    let mut old = gate.browser_on(&gate.client("old")).as_program();
     assert_eq!(old.get("/api").await.expect(403).json()["type"], "urn:wicketgate:denied");
     // Verified, but nobody; and no certificate at all.
     let before = upstream.requests().len();
-    for browser in [gate.browser_on(&identity(&gate, "stranger")), gate.browser()] {
+    for browser in [gate.browser_on(&gate.client("stranger")), gate.browser()] {
         let answer = browser.clone().as_program().get("/api").await.expect(403);
         assert_eq!(answer.json()["type"], "urn:wicketgate:certificate-required");
         browser.clone().as_program().get("/").await.expect(401);
@@ -109,28 +99,17 @@ async fn a_certificate_that_is_taken_back_ends_what_is_open_and_opens_nothing() 
     let mut ws = route("ws", "/ws", &echo.url);
     ws["authentication"] = json!(["certificate"]);
     let gate = world(&upstream, 2099).route(ws).start().await;
-    let (historian, old) = (identity(&gate, "historian"), identity(&gate, "old"));
+    let (historian, old) = (gate.client("historian"), gate.client("old"));
     let browser = gate.browser_on(&historian);
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     let mut kept = Raw::connect(&browser).await;
     let host = gate.url("").replace("https://", "");
     let ask = format!("GET /api HTTP/1.1\r\nhost: {host}\r\n\r\n");
     kept.send(ask.as_bytes()).await;
     assert_eq!(kept.answer().await.unwrap().status, 200);
 
-    let list = gate.device_authority.revoke(&[&historian], 2099);
-    let fresh = gate.folder().join("revoked.new");
-    fs::write(&fresh, list).unwrap();
-    fs::rename(&fresh, gate.folder().join("revoked.pem")).unwrap();
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
+    gate.revoke(&historian);
+    websocket::closed(&mut socket).await;
     assert_eq!(echo.next().await, Heard::Ended);
     let words = ["connection-cut", "certificate/historian", "was revoked"];
     gate.audited("the cut", |record| mentions(record, &words)).await;
@@ -145,7 +124,7 @@ async fn a_certificate_that_is_taken_back_ends_what_is_open_and_opens_nothing() 
 async fn a_list_that_is_past_its_time_lets_no_certificate_in() {
     let upstream = Recorder::start().await;
     let gate = world(&upstream, 2022).start().await;
-    assert!(!connects(&gate.browser_on(&identity(&gate, "historian"))).await);
+    assert!(!connects(&gate.browser_on(&gate.client("historian"))).await);
     assert!(connects(&gate.browser()).await, "without a certificate nothing depends on it");
     let output = gate.command(&["check"]);
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
@@ -168,7 +147,7 @@ fn asserted(seen: &crate::harness::recorder::Recorded) -> String {
 async fn whom_a_certificate_stands_for_after_a_reload_is_whom_upstreams_are_told() {
     let upstream = Recorder::start().await;
     let gate = world(&upstream, 2099).start().await;
-    let mut kept = Raw::connect(&gate.browser_on(&identity(&gate, "historian"))).await;
+    let mut kept = Raw::connect(&gate.browser_on(&gate.client("historian"))).await;
     let host = gate.url("").replace("https://", "");
     let ask = format!("GET /api HTTP/1.1\r\nhost: {host}\r\n\r\n");
     let mut told = async || {

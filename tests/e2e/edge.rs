@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::caller::{call, call_with, is_hung_up};
 use crate::harness::gate::{HOST, mentions, route};
-use crate::harness::servers::{Echo, Heard};
+use crate::harness::servers::Echo;
 use crate::harness::{Browser, Gate, Raw, Recorder, eventually, websocket, within};
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 10.0.0.1 50000 443\r\n";
@@ -181,8 +181,7 @@ async fn a_websocket_is_cut_when_its_address_is_taken_out_of_the_route() {
     ws["allow_from"] = json!(["127.0.0.0/8"]);
     let mut gate = Gate::with_upstream(&Recorder::start().await).route(ws).start().await;
     let browser = gate.login("vera").await;
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     gate.rewrite(|config| config["routes"][1]["allow_from"] = json!(["192.0.2.0/24"]));
     gate.process.signal("HUP");
     let close = within("the close", async {

@@ -25,14 +25,7 @@ fn world(page: &Recorder, echo: &Echo) -> Setup {
 /// Waits for the end of a WebSocket and tells how long it took.
 async fn ended(socket: &mut Socket) -> Duration {
     let start = Instant::now();
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
+    websocket::closed(socket).await;
     start.elapsed()
 }
 
@@ -42,12 +35,9 @@ async fn signing_out_closes_the_users_websockets_idle_or_busy() {
     let gate = world(&page, &echo).start().await;
     let mut browser = gate.login("vera").await;
     let other = gate.login("otto").await;
-    let (mut idle, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
-    let (mut busy, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
-    let (mut neighbour, _) = websocket::open(&other, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut idle = websocket::opened(&browser, &mut echo).await;
+    let mut busy = websocket::opened(&browser, &mut echo).await;
+    let mut neighbour = websocket::opened(&other, &mut echo).await;
     busy.send(Message::text("work")).await.unwrap();
     assert_eq!(echo.next().await, Heard::Text("work".to_owned()));
 
@@ -233,10 +223,8 @@ async fn a_policy_that_no_longer_allows_cuts_what_is_open() {
     let gate = world(&page, &echo).start().await;
     let vera = gate.login("vera").await;
     let otto = gate.login("otto").await;
-    let (mut cut, _) = websocket::open(&vera, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
-    let (mut kept, _) = websocket::open(&otto, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut cut = websocket::opened(&vera, &mut echo).await;
+    let mut kept = websocket::opened(&otto, &mut echo).await;
     let before = gate.metric("wicketgate_configuration_generation", "").await;
     gate.rewrite_policies(
         r#"@id("engineers") permit (
@@ -264,8 +252,7 @@ async fn whoever_may_only_view_receives_but_cannot_send() {
         .start()
         .await;
     let browser = gate.login("vera").await;
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     socket.send(Message::text("open the valve")).await.unwrap();
     socket.send(Message::Ping(Bytes::from_static(b"alive"))).await.unwrap();
     let pong = within("the pong", socket.next()).await.unwrap().unwrap();

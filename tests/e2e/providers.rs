@@ -136,8 +136,7 @@ async fn a_provider_that_is_taken_out_takes_its_sessions_with_it_and_no_others()
     let (mut first, mut second) = (gate.browser(), gate.browser());
     sign_in(&gate, &mut first, "test", "vera", "/").await;
     sign_in(&gate, &mut second, "second", "vera", "/").await;
-    let (_socket, _) = websocket::open(&second, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let _socket = websocket::opened(&second, &mut echo).await;
     gate.admin("/readyz").await.filter(|(_, told)| told.contains("\"second\"")).unwrap();
 
     // Not from this route any more: only that is over.

@@ -1,18 +1,15 @@
 //! Users are asked about again while their sessions go on: the real provider gives refresh tokens that
 //! work once, and ends the sign-in when one comes a second time.
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::client::Answer;
 use crate::harness::gate::{mentions, route};
 use crate::harness::redis::Redis;
 use crate::harness::rogue::Bend;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::websocket::Socket;
-use crate::harness::{Browser, Gate, Recorder, Rogue, Setup, eventually, websocket, within};
+use crate::harness::{Browser, Gate, Recorder, Rogue, Setup, eventually, websocket};
 
 const VENDORS: &str = r#"
 @id("vendors")
@@ -31,25 +28,6 @@ async fn turns(browser: &mut Browser, from: u16, to: u16) -> Answer {
         (answer.status == to).then_some(answer)
     })
     .await
-}
-
-/// The close frame's words.
-async fn closed(socket: &mut Socket) -> String {
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if let Message::Close(Some(frame)) = message {
-                return frame.reason.to_string();
-            }
-        }
-        String::new()
-    })
-    .await
-}
-
-async fn open_socket(browser: &Browser, echo: &mut Echo) -> Socket {
-    let (socket, _) = websocket::open(browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
-    socket
 }
 
 async fn tell_provider(gate: &Gate, what: &str) {
@@ -80,11 +58,11 @@ async fn a_group_that_was_taken_away_is_gone_from_the_session_and_closes_what_is
     let mut program = browser.clone().as_program();
     program.get("/").await.expect(200);
     assert_eq!(page.last().value("x-wicketgate-groups"), Some("vendors"));
-    let mut socket = open_socket(&browser, &mut echo).await;
+    let mut socket = websocket::opened(&browser, &mut echo).await;
 
     tell_provider(&gate, "groups?user=vera&group=customers").await;
     // Idle, and refreshed all the same.
-    assert_eq!(closed(&mut socket).await, "the policies no longer allow it");
+    assert_eq!(websocket::closed(&mut socket).await, "the policies no longer allow it");
     assert_eq!(echo.next().await, Heard::Ended);
     turns(&mut program, 200, 403).await;
     tell_provider(&gate, "groups?user=vera&group=customers&group=vendors").await;
@@ -102,9 +80,9 @@ async fn a_grant_that_the_provider_takes_back_ends_the_session_and_what_is_open_
     let gate = world(&page, &echo).refresh("1s", "1m").start().await;
     let browser = gate.login("vera").await;
     let mut other = gate.login("otto").await.as_program();
-    let mut socket = open_socket(&browser, &mut echo).await;
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     tell_provider(&gate, "revoke?user=vera").await;
-    assert_eq!(closed(&mut socket).await, "the session has ended");
+    assert_eq!(websocket::closed(&mut socket).await, "the session has ended");
     browser.clone().as_program().get("/").await.expect(401);
     let ended =
         |record: &Value| mentions(record, &["session-ended", "test/vera", "refresh-refused"]);
@@ -124,7 +102,7 @@ async fn while_the_provider_is_away_sessions_go_on_for_as_long_as_is_configured_
     let browser = gate.login("vera").await;
     let mut program = browser.clone().as_program();
     program.get("/").await.expect(200);
-    let mut socket = open_socket(&browser, &mut echo).await;
+    let mut socket = websocket::opened(&browser, &mut echo).await;
 
     gate.provider.process.signal("USR2");
     let failing = async || (refreshed(&gate, "unavailable").await > 0.5).then_some(());
@@ -140,7 +118,7 @@ async fn while_the_provider_is_away_sessions_go_on_for_as_long_as_is_configured_
     let record = gate.audited("it", |record| record["id"] == decision.as_str()).await;
     assert!(mentions(&record, &["identity-unconfirmed", "test/vera"]), "{record}");
     let words = "the identity provider can't be asked about the user, and was not for too long";
-    assert_eq!(closed(&mut socket).await, words);
+    assert_eq!(websocket::closed(&mut socket).await, words);
     assert_eq!(echo.next().await, Heard::Ended);
     assert!(websocket::open(&browser, "/ws").await.is_err());
     // The gate's own pages, and with them signing out, don't depend on it.
@@ -149,7 +127,7 @@ async fn while_the_provider_is_away_sessions_go_on_for_as_long_as_is_configured_
 
     gate.provider.process.signal("USR2");
     turns(&mut program, 503, 200).await;
-    open_socket(&browser, &mut echo).await;
+    websocket::opened(&browser, &mut echo).await;
     let output = gate.process.output();
     let count = |words: &str| output.iter().filter(|line| line.contains(words)).count();
     assert_eq!(count("sessions can't be refreshed"), 1, "one outage, one warning: {output:?}");
@@ -317,7 +295,7 @@ async fn during_an_upgrade_two_processes_use_each_refresh_token_once() {
         .start()
         .await;
     let browser = gate.login("vera").await;
-    let mut socket = open_socket(&browser, &mut echo).await;
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     gate.process.signal("USR2");
     eventually("the newer process", async || {
         let output = gate.process.output();
@@ -331,7 +309,7 @@ async fn during_an_upgrade_two_processes_use_each_refresh_token_once() {
     })
     .await;
     tell_provider(&gate, "groups?user=vera&group=customers").await;
-    assert_eq!(closed(&mut socket).await, "the policies no longer allow it");
+    assert_eq!(websocket::closed(&mut socket).await, "the policies no longer allow it");
     turns(&mut program, 200, 403).await;
     refreshes(&gate);
     gate.assert_audit_verifies();

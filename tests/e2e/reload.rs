@@ -22,8 +22,7 @@ async fn a_good_change_is_applied_and_connections_survive_it() {
         .start()
         .await;
     let mut browser = gate.login("vera").await;
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     let mut open = Raw::connect(&browser).await;
     let request = format!(
         "GET /kept HTTP/1.1\r\nhost: app.localhost:{}\r\ncookie: {}\r\n\r\n",
@@ -138,8 +137,7 @@ async fn a_session_of_a_provider_that_is_gone_is_no_session_and_its_websocket_is
         .start()
         .await;
     let mut browser = gate.login("vera").await;
-    let (_socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let _socket = websocket::opened(&browser, &mut echo).await;
     gate.rewrite(|config| config["identity_providers"][0]["name"] = json!("other"));
     gate.process.signal("HUP");
     gate.audited("the cut", |one| mentions(one, &["connection-cut", "the session has ended"]))
@@ -291,8 +289,7 @@ async fn a_session_of_another_issuer_or_client_under_the_same_name_is_none() {
         ("issuer", "https://elsewhere.example", issuer.as_str()),
         ("client_id", "other", "wicketgate"),
     ] {
-        let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-        assert_eq!(echo.next().await, Heard::Opened);
+        let mut socket = websocket::opened(&browser, &mut echo).await;
         for (value, status) in [(other, 401), (own, 200)] {
             gate.rewrite(|config| config["identity_providers"][0][key] = json!(value));
             eventually(&format!("{status} with {key} {value}"), async || {
@@ -300,14 +297,7 @@ async fn a_session_of_another_issuer_or_client_under_the_same_name_is_none() {
             })
             .await;
             if value == other {
-                within("the end of the WebSocket", async {
-                    while let Some(Ok(message)) = socket.next().await {
-                        if message.is_close() {
-                            break;
-                        }
-                    }
-                })
-                .await;
+                websocket::closed(&mut socket).await;
                 assert_eq!(echo.next().await, Heard::Ended);
             }
         }

@@ -2,7 +2,8 @@
 
 use http::Method;
 
-use crate::harness::{Gate, Recorder};
+use crate::harness::gate::route;
+use crate::harness::{Gate, Recorder, port};
 
 const ADDRESSES: &[&str] = &["", "/", "/me", "/login", "/callback", "/signed-out", "/jwks.json"];
 
@@ -92,5 +93,28 @@ async fn every_page_of_the_gate_carries_its_headers() {
         let page = answer.text();
         assert!(!page.contains("<script") && !page.contains("style=\""), "{address}");
         assert!(!page.contains("eyJ"), "no token on a page: {address}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_page_names_the_host_that_it_is_of_and_none_that_is_not_the_gates() {
+    let nobody = format!("http://{}", port::free());
+    let upstream = Recorder::start().await;
+    let gate = Gate::with_upstream(&upstream).route(route("gone", "/gone", &nobody)).start().await;
+    let host = gate.url("").replace("https://", "");
+    let mut browser = gate.login("vera").await;
+    for (target, status) in [("/.wicketgate/nothing", 404), ("/gone", 502)] {
+        let page = browser.get(target).await.expect(status).text();
+        assert!(page.contains(&format!("<span class=\"host\">{host}</span>")), "{target}: {page}");
+        let program = browser.clone().as_program().get(target).await.expect(status);
+        assert!(!program.text().contains(&host), "{target}");
+    }
+    for named in ["evil.example", "evil.example:443", "<b>evil</b>"] {
+        let mut raw = gate.raw().await;
+        let fields = "accept: text/html\r\nconnection: close";
+        raw.send(format!("GET / HTTP/1.1\r\nhost: {named}\r\n{fields}\r\n\r\n").as_bytes()).await;
+        let answer = raw.rest().await;
+        assert!(answer.contains("<p class=\"brand\">Wicketgate</p>"), "{named}: {answer}");
+        assert!(!answer.contains("evil"), "{named}: {answer}");
     }
 }

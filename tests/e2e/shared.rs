@@ -1,9 +1,7 @@
 //! Two gates, one store at a real server: what one ends is over at the other, and what goes wrong
 //! with the store closes, never opens.
 
-use futures_util::StreamExt;
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::access_tokens;
 use crate::harness::gate::{mentions, route};
@@ -12,7 +10,7 @@ use crate::harness::port::Port;
 use crate::harness::redis::{Redis, Valve, Way};
 use crate::harness::servers::{Echo, Heard};
 use crate::harness::websocket::Socket;
-use crate::harness::{Browser, Gate, Recorder, Setup, eventually, websocket, within};
+use crate::harness::{Browser, Gate, Recorder, Setup, eventually, websocket};
 
 /// A gate whose sessions are at this address.
 fn setup(page: &Recorder, echo: &Echo, store: std::net::SocketAddr) -> Setup {
@@ -73,19 +71,6 @@ fn at(gate: &Gate, browser: &Browser) -> Browser {
     there
 }
 
-/// The close frame's words.
-async fn closed(socket: &mut Socket) -> String {
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if let Message::Close(Some(frame)) = message {
-                return frame.reason.to_string();
-            }
-        }
-        String::new()
-    })
-    .await
-}
-
 /// Asks until the answer has this status; all before it have the other.
 async fn turns(browser: &mut Browser, from: u16, to: u16) {
     eventually(&format!("{to} after {from}"), async || {
@@ -117,7 +102,7 @@ async fn a_login_at_one_gate_is_one_at_the_other_and_so_is_its_end() {
     let mut neighbour = world.other.login("otto").await;
 
     browser.sign_out().await;
-    assert_eq!(closed(&mut socket).await, "the session has ended");
+    assert_eq!(websocket::closed(&mut socket).await, "the session has ended");
     assert_eq!(world.echo.next().await, Heard::Ended);
     there.get("/").await.expect(401);
     let cut = |record: &_| mentions(record, &["connection-cut", "test/vera"]);
@@ -138,7 +123,10 @@ async fn a_store_that_was_killed_gives_503_and_closes_what_is_open_until_it_is_b
     let mut socket = world.open_socket(&there).await;
 
     world.store.process.kill();
-    assert_eq!(closed(&mut socket).await, "it can't be known whether the session has ended");
+    assert_eq!(
+        websocket::closed(&mut socket).await,
+        "it can't be known whether the session has ended"
+    );
     assert_eq!(world.echo.next().await, Heard::Ended);
     turns(&mut here, 200, 503).await;
     turns(&mut there, 200, 503).await;
@@ -175,7 +163,10 @@ async fn a_store_that_stands_still_gives_503_and_is_used_again_when_it_goes_on()
     there.get("/").await.expect(200);
     let mut socket = world.open_socket(&there).await;
     world.store.process.signal("STOP");
-    assert_eq!(closed(&mut socket).await, "it can't be known whether the session has ended");
+    assert_eq!(
+        websocket::closed(&mut socket).await,
+        "it can't be known whether the session has ended"
+    );
     turns(&mut there, 200, 503).await;
     refused(&world, &mut there).await;
     world.store.process.signal("CONT");
@@ -195,7 +186,10 @@ async fn a_gate_that_is_cut_off_serves_nobody_and_has_heard_everything_when_it_i
         let mut socket = world.open_socket(&there).await;
         world.valve.set(way);
         browser.sign_out().await;
-        assert_eq!(closed(&mut socket).await, "it can't be known whether the session has ended");
+        assert_eq!(
+            websocket::closed(&mut socket).await,
+            "it can't be known whether the session has ended"
+        );
         turns(&mut there, 200, 503).await;
         otto.get("/").await.expect(200);
         world.valve.set(Way::Open);
@@ -233,7 +227,7 @@ async fn a_store_that_was_emptied_ends_every_session_at_once() {
     there.get("/").await.expect(200);
     let mut socket = world.open_socket(&there).await;
     world.store.ask(&["FLUSHALL"]);
-    assert_eq!(closed(&mut socket).await, "the session has ended");
+    assert_eq!(websocket::closed(&mut socket).await, "the session has ended");
     there.get("/").await.expect(401);
     assert!(world.other.metric("wicketgate_revocation_gaps_total", "").await >= 1.0);
     world.other.login("vera").await.get("/").await.expect(200);
@@ -343,7 +337,10 @@ async fn tokens_and_certificates_count_no_longer_than_the_store_is_heard() {
     }
     valve.set(Way::Cut);
     for mut socket in open {
-        assert_eq!(closed(&mut socket).await, "it can't be known whether the session has ended");
+        assert_eq!(
+            websocket::closed(&mut socket).await,
+            "it can't be known whether the session has ended"
+        );
     }
     for (way, status) in [(None, 503), (Some(Way::Open), 200)] {
         way.into_iter().for_each(|way| valve.set(way));

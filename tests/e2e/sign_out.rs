@@ -1,14 +1,15 @@
 //! Signing out in the browser: where it leads, and what a provider's page may do in a frame.
 
 use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::Method;
 use serde_json::json;
 
 use crate::harness::gate::mentions;
-use crate::harness::rogue::parameter;
-use crate::harness::{Browser, Gate, Recorder, Rogue};
+use crate::harness::provider::SECRET;
+use crate::harness::rogue::{Bend, parameter};
+use crate::harness::{Browser, Gate, Recorder, Rogue, eventually};
 
 const LISTED: &str = "https://www.example.com/bye?from=gate";
 
@@ -175,4 +176,116 @@ async fn a_page_of_the_provider_ends_the_session_that_it_names_and_no_other() {
     assert!(!is_signed_in(&copy).await && is_signed_in(&phone).await);
     let ended = ["session-ended", "test/vera", "provider-logout"];
     gate.audited("the end of the session", |record| mentions(record, &ended)).await;
+}
+
+/// What the provider says to somebody who has the refresh token that it gave for this user last.
+async fn refresh_outside(gate: &Gate, token: &str) -> u16 {
+    let client = BASE64_STANDARD.encode(format!("wicketgate:{}", encoded(SECRET)));
+    let headers = [
+        ("authorization", &*format!("Basic {client}")),
+        ("content-type", "application/x-www-form-urlencoded"),
+    ];
+    let form = format!("grant_type=refresh_token&refresh_token={}", encoded(token));
+    let address = format!("{}/token", gate.provider.issuer);
+    gate.browser().send(Method::POST, &address, &headers, form.into()).await.status
+}
+
+async fn refresh_token(gate: &Gate, user: &str) -> String {
+    let address = format!("{}/test/refresh-token?user={user}", gate.provider.issuer);
+    gate.browser().post(&address, "").await.expect(200).text()
+}
+
+async fn revocations(gate: &Gate, result: &str) -> f64 {
+    gate.metric("wicketgate_token_revocations_total", result).await
+}
+
+#[tokio::test]
+async fn after_signing_out_the_refresh_token_is_worthless_at_the_provider() {
+    let page = Recorder::start().await;
+    let gate = Gate::with_upstream(&page).refresh("1h", "2h").start().await;
+    let mut vera = gate.login("vera").await;
+    let _otto = gate.login("otto").await;
+    let ada = gate.login("ada").await;
+    let mut tokens = Vec::new();
+    for user in ["vera", "otto", "ada"] {
+        tokens.push(refresh_token(&gate, user).await);
+    }
+    vera.sign_out().await.expect(303);
+    let revoked = gate.command(&["sessions", "revoke", "--user", "test/ada"]);
+    assert!(revoked.status.success(), "{revoked:?}");
+    assert!(!is_signed_in(&vera).await && !is_signed_in(&ada).await);
+    eventually("both revocations", async || {
+        (revocations(&gate, "revoked").await > 1.5).then_some(())
+    })
+    .await;
+    for (token, status) in tokens.iter().zip([400, 200, 400]) {
+        assert_eq!(refresh_outside(&gate, token).await, status);
+    }
+    assert!(revocations(&gate, "failed").await < 0.5);
+}
+
+const TOKEN: &str = "a-refresh-token-that-nobody-may-ever-see";
+
+fn revokes(bend: &mut Bend) {
+    bend.tokens.push(Box::new(|tokens| tokens["refresh_token"] = TOKEN.into()));
+    bend.metadata.push(Box::new(|metadata| {
+        let issuer = metadata["issuer"].as_str().unwrap().to_owned();
+        metadata["revocation_endpoint"] = format!("{issuer}/revoke").into();
+    }));
+}
+
+#[tokio::test]
+async fn a_provider_that_revokes_nothing_or_never_answers_keeps_nobody_from_signing_out() {
+    let (rogue, page) = (Rogue::start().await, Recorder::start().await);
+    let gate = rogue
+        .provides(Gate::with_upstream(&page).refresh("1h", "2h"))
+        // Longer than a test waits for an answer.
+        .configure(|config| config["identity_providers"][0]["timeout"] = "60s".into())
+        .start()
+        .await;
+    rogue.bend(revokes);
+    let failing: [fn(&mut Bend); 3] = [
+        |bend| bend.answer("/revoke", 500, "{}"),
+        |bend| bend.answer("/revoke", 400, r#"{"error":"unsupported_token_type"}"#),
+        |bend| bend.hangs = Some("/revoke"),
+    ];
+    for (asked, bend) in failing.into_iter().enumerate() {
+        let mut browser = rogue.signed_in(&gate, "vera", Some("s1")).await;
+        rogue.bend(bend);
+        let answer = browser.sign_out().await.expect(303);
+        assert!(answer.location().as_str().starts_with(&format!("{}/end?", rogue.issuer)));
+        assert!(!is_signed_in(&browser).await);
+        eventually("the question", async || (rogue.asked("/revoke") > asked).then_some(())).await;
+    }
+    eventually("two that failed", async || {
+        (revocations(&gate, "failed").await > 1.5).then_some(())
+    })
+    .await;
+    let (head, body) = rogue.last("/revoke");
+    assert!(head.to_lowercase().contains("authorization: basic "), "{head}");
+    assert_eq!(body, format!("token={TOKEN}&token_type_hint=refresh_token"));
+    let said = gate.process.output().join("\n");
+    assert!(said.contains("was not revoked") && said.contains("unsupported_token_type"), "{said}");
+    let log: String = gate.audit().iter().map(ToString::to_string).collect();
+    assert!(!said.contains(TOKEN) && !log.contains(TOKEN));
+}
+
+#[tokio::test]
+async fn where_the_provider_offers_no_revocation_nothing_is_asked() {
+    let (rogue, page) = (Rogue::start().await, Recorder::start().await);
+    let mut gate = rogue.provides(Gate::with_upstream(&page).refresh("1h", "2h")).start().await;
+    rogue.bend(|bend| {
+        bend.tokens.push(Box::new(|tokens| tokens["refresh_token"] = TOKEN.into()));
+    });
+    let mut browser = rogue.signed_in(&gate, "vera", None).await;
+    browser.sign_out().await.expect(303);
+    // The gate waits for what is under way.
+    gate.process.signal("TERM");
+    let exited = eventually("the gate to stop", async || gate.process.exited()).await;
+    assert!(exited.success(), "{exited:?}");
+    let known = ["/.well-known/openid-configuration", "/jwks", "/token", "/userinfo"];
+    let world = rogue.world();
+    for (head, _) in &world.seen {
+        assert!(known.iter().any(|path| head.contains(path)), "{head}");
+    }
 }

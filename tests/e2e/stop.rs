@@ -109,8 +109,7 @@ async fn a_websocket_is_closed_with_1001_and_a_reason_on_both_sides() {
         .start()
         .await;
     let browser = gate.login("vera").await;
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     gate.process.signal("TERM");
     let Some(Ok(Message::Close(Some(frame)))) = within("the close frame", socket.next()).await
     else {

@@ -4,13 +4,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 
 use crate::harness::gate::{mentions, route};
 use crate::harness::pki::Identity;
-use crate::harness::servers::{Echo, Heard};
-use crate::harness::{Gate, Recorder, not_checked, websocket, within};
+use crate::harness::servers::Echo;
+use crate::harness::{Gate, Recorder, not_checked, websocket};
 
 const PROMISE: Duration = Duration::from_secs(2);
 
@@ -43,20 +42,12 @@ async fn a_suspended_user_is_out_at_once_and_over_a_restart_until_restored() {
     let mut gate = setup.route(route("ws", "/ws", &echo.url)).start().await;
     let vera = gate.login("vera").await;
     let otto = gate.login("otto").await;
-    let (mut socket, _) = websocket::open(&vera, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&vera, &mut echo).await;
 
     let start = Instant::now();
     let answer = asks(&gate, &["users", "suspend", "test/vera", "--reason", "lost laptop"]);
     assert!(answer.contains("`test/vera` is suspended; 1 session ended"), "{answer}");
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
+    websocket::closed(&mut socket).await;
     assert!(start.elapsed() < PROMISE, "{:?}", start.elapsed());
     let cut = |record: &Value| mentions(record, &["connection-cut", "the user is suspended"]);
     gate.audited("the cut", cut).await;
@@ -139,18 +130,10 @@ async fn from_a_suspended_device_nothing_is_served_and_from_others_all_is() {
     let [mut laptop, mut tablet] = ["laptop", "tablet"].map(|name| gate.browser_on(&read(name)));
     laptop.set_session_cookie(&session);
     tablet.set_session_cookie(&session);
-    let (mut socket, _) = websocket::open(&laptop, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&laptop, &mut echo).await;
 
     asks(&gate, &["devices", "suspend", "laptop"]);
-    within("the end of the WebSocket", async {
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-    })
-    .await;
+    websocket::closed(&mut socket).await;
     let cut = |record: &Value| mentions(record, &["connection-cut", "the device is suspended"]);
     gate.audited("the cut", cut).await;
     assert_eq!((status(&laptop).await, status(&tablet).await), (403, 200));

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::harness::gate::{HOST, mentions, route};
-use crate::harness::servers::{Echo, Heard};
+use crate::harness::servers::Echo;
 use crate::harness::websocket::Socket;
 use crate::harness::{
     Browser, Gate, Held, Notifications, Raw, Recorder, Setup, eventually, websocket, within,
@@ -152,8 +152,7 @@ async fn under_load_no_request_fails_and_every_one_is_on_record() {
     let (page, mut echo) = (Recorder::start().await, Echo::start().await);
     let mut gate = world(&page, 3).route(route("ws", "/ws", &echo.url)).start().await;
     let vera = gate.login("vera").await;
-    let (mut socket, _) = websocket::open(&vera, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&vera, &mut echo).await;
     let load = Load::default();
     let mut clients = Vec::new();
     for (number, path) in ["/kept", "/soft/kept", "/kept", "/soft/kept"].into_iter().enumerate() {
@@ -224,8 +223,7 @@ async fn sessions_end_in_both_processes_wherever_they_are_ended() {
     let gate = world(&page, 600).route(route("ws", "/ws", &echo.url)).start().await;
     let mut vera = gate.login("vera").await;
     let mut otto = gate.login("otto").await;
-    let (mut socket, _) = websocket::open(&vera, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&vera, &mut echo).await;
     let form = otto.get("/.wicketgate/logout").await.expect(200).text();
     let action = form.split("action=\"").nth(1).unwrap().split('"').next().unwrap();
     let action = otto.url(&action.replace("&amp;", "&"));

@@ -8,7 +8,8 @@
 // was (else the one that was asked for), `ts` when it was, in seconds since 1970 (else now).
 //
 // `POST /test/rotate` has it sign with a new key, `/test/groups?user=vera&group=vendors` changes
-// whose groups, `/test/revoke?user=vera` takes back what it let the gate do for her. SIGUSR2 has it
+// whose groups, `/test/revoke?user=vera` takes back what it let the gate do for her, and
+// `/test/refresh-token?user=vera` tells the last refresh token that it gave for her. SIGUSR2 has it
 // go away, with what it knows, and come back.
 
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
@@ -64,6 +65,7 @@ policy.get('login').checks.add(acrNotMet);
 
 // The last one of each user.
 const grants = new Map();
+const refreshTokens = new Map();
 
 const configuration = {
   clients: [
@@ -101,6 +103,7 @@ const configuration = {
   features: {
     ...accessTokens.features,
     devInteractions: { enabled: false },
+    revocation: { enabled: true },
     backchannelLogout: { enabled: true },
     rpInitiatedLogout: {
       enabled: true,
@@ -150,6 +153,7 @@ const serve = (configured) => {
       console.log(JSON.stringify({ refresh: outcome, ...(why && { why }) }));
     });
   }
+  provider.on('refresh_token.saved', (token) => refreshTokens.set(token.accountId, token.jti));
   accessTokens.register(provider);
   return provider;
 };
@@ -172,6 +176,10 @@ server.on('request', (request, response) => {
   }
   if (request.method === 'POST' && pathname === '/test/revoke') {
     grants.get(searchParams.get('user')).destroy().then(() => response.end());
+    return undefined;
+  }
+  if (request.method === 'POST' && pathname === '/test/refresh-token') {
+    response.end(refreshTokens.get(searchParams.get('user')));
     return undefined;
   }
   if (!request.url.startsWith('/interaction/')) return handle(request, response);

@@ -22,7 +22,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
 use self::cache::Cache;
-use self::token::Unverified;
+use self::token::{Facts, Unverified};
 use super::certificate::is_thumbprint;
 use super::claims::ClaimError;
 use super::credential::{hashed, share_of};
@@ -152,6 +152,23 @@ struct Issuer {
     provider: Arc<Provider>,
 }
 
+impl AccessToken {
+    /// One that passed at `now`, with what it says.
+    fn of(token: &str, facts: Facts, issuer: &Arc<IdentityProvider>, now: Timestamp) -> Self {
+        Self {
+            id: token_id(token),
+            share: share_of(&facts.principal),
+            principal: Arc::new(facts.principal),
+            authentication: Arc::new(facts.authentication),
+            audiences: facts.audiences,
+            expires: facts.expires,
+            bound_to: facts.bound_to,
+            issuer: Arc::clone(issuer),
+            recheck: now.plus(RECHECK),
+        }
+    }
+}
+
 /// All issuers whose tokens are taken, and the tokens that passed.
 #[derive(Debug, Default)]
 pub struct Bearers {
@@ -201,17 +218,7 @@ impl Bearers {
             }
             other => other,
         }?;
-        let verified = Arc::new(AccessToken {
-            id: token_id(token),
-            share: share_of(&facts.principal),
-            principal: Arc::new(facts.principal),
-            authentication: Arc::new(facts.authentication),
-            audiences: facts.audiences,
-            expires: facts.expires,
-            bound_to: facts.bound_to,
-            issuer: Arc::clone(config),
-            recheck: now.plus(RECHECK),
-        });
+        let verified = Arc::new(AccessToken::of(token, facts, config, now));
         self.cache.insert(&verified, now);
         Ok(verified)
     }

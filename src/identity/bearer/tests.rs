@@ -8,7 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use openidconnect::core::CoreJsonWebKeySet;
 use serde_json::{Value, json};
 
-use super::token::{Facts, MAX_TOKEN};
+use super::token::MAX_TOKEN;
 use super::*;
 use crate::config::model::{AccessTokens, ClaimNames, ClientAuthentication, Issuer as IssuerUrl};
 
@@ -105,17 +105,7 @@ impl World {
 
     fn passed(&self, token: &str, at: Timestamp) -> Arc<AccessToken> {
         let facts = self.judge_with(token, &self.keys(), at).unwrap();
-        Arc::new(AccessToken {
-            id: token_id(token),
-            share: share_of(&facts.principal),
-            principal: Arc::new(facts.principal),
-            authentication: Arc::new(facts.authentication),
-            audiences: facts.audiences,
-            expires: facts.expires,
-            bound_to: facts.bound_to,
-            issuer: Arc::clone(&self.config),
-            recheck: at.plus(RECHECK),
-        })
+        Arc::new(AccessToken::of(token, facts, &self.config, at))
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 
 use super::follow::AT_ONCE;
 use super::signed_out::SignedOut;
-use super::{Ended, Session, SessionError, Sessions, by_login, by_user};
+use super::{Ended, Session, SessionError, Sessions, by_login, by_user, given_back};
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
 use crate::store::Space;
@@ -18,6 +18,16 @@ impl Sessions {
     /// Ends a session: at once in this process, then in the store. With an error it is over here,
     /// and the store is tried again; only a crash before that could bring it back.
     pub async fn end(&self, id: &SessionId, reason: EndReason) -> Result<bool, SessionError> {
+        self.end_with(id, reason, &HashSet::new()).await
+    }
+
+    /// Ends one of several sessions that all end.
+    async fn end_with(
+        &self,
+        id: &SessionId,
+        reason: EndReason,
+        others: &HashSet<SessionId>,
+    ) -> Result<bool, SessionError> {
         if let Some(session) = self.cache.get(id) {
             self.announce(&session, reason);
         }
@@ -35,7 +45,7 @@ impl Sessions {
             self.announce(session, reason);
             self.cache.insert(Arc::clone(session));
         }
-        self.remove(id, session.as_deref()).await?;
+        self.remove(id, session.as_deref(), others).await?;
         Ok(session.is_some())
     }
 
@@ -81,7 +91,9 @@ impl Sessions {
         reason: EndReason,
     ) -> Result<usize, SessionError> {
         // Together they wait for the disk, or the servers, no longer than one of them.
-        let ends = ids.into_iter().map(|id| async move { self.end(&id, reason).await });
+        let all = &ids;
+        let each: Vec<SessionId> = ids.iter().copied().collect();
+        let ends = each.into_iter().map(|id| async move { self.end_with(&id, reason, all).await });
         let mut ends = futures_util::stream::iter(ends).buffer_unordered(AT_ONCE);
         let mut ended = 0;
         while let Some(end) = ends.next().await {
@@ -123,6 +135,9 @@ impl Sessions {
 
     /// Marks the end and says so, once.
     pub(super) fn announce(&self, session: &Arc<Session>, reason: EndReason) {
+        if given_back::is_for(reason) {
+            session.mark_given_back();
+        }
         if session.mark_ended() {
             self.over.remember(session.id);
             self.former.remember(session);
@@ -137,17 +152,25 @@ impl Sessions {
 
     pub(super) async fn forget(&self, id: &SessionId) -> Result<(), SessionError> {
         let _turn = self.turn(id).await;
-        self.remove(id, self.cache.get(id).as_deref()).await
+        self.remove(id, self.cache.get(id).as_deref(), &HashSet::new()).await
     }
 
     /// From the store first: what is still in there must not be read again. In the session's turn.
     /// Other gates are told before that, because they may have it in memory.
-    async fn remove(&self, id: &SessionId, session: Option<&Session>) -> Result<(), SessionError> {
+    async fn remove(
+        &self,
+        id: &SessionId,
+        session: Option<&Session>,
+        others: &HashSet<SessionId>,
+    ) -> Result<(), SessionError> {
         if session.is_some() {
             self.tell_others(id).await?;
         }
         if self.store.remove(Space::Sessions, &id.0).await? {
             self.tell_others(id).await?;
+        }
+        if let Some(session) = session {
+            self.give_back(session, others).await;
         }
         if session.is_none_or(|session| session.renewal.is_some()) {
             self.store.remove(Space::Refreshes, &id.0).await?;

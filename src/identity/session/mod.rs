@@ -20,10 +20,11 @@ mod clock;
 mod ending;
 mod follow;
 mod former;
+mod given_back;
 mod known;
-mod lapse;
 mod listing;
 mod logout;
+mod past_limit;
 mod peer;
 mod refreshing;
 mod renewal;
@@ -34,6 +35,7 @@ mod stored;
 mod tests;
 mod upkeep;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,9 +45,10 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use tokio::sync::mpsc;
 
+pub use self::given_back::LeftToken;
 pub use self::known::Known;
-pub use self::lapse::Lapse;
 pub use self::logout::AtProvider;
+pub use self::past_limit::PastLimit;
 pub use self::refreshing::Flight;
 pub use self::renewal::Freshness;
 pub use self::state::Session;
@@ -168,6 +171,7 @@ pub struct Sessions {
     /// What other gates ended, where they share the store.
     follow: Follow,
     refreshing: refreshing::Refreshing,
+    given_back: given_back::GivenBack,
     work: mpsc::Sender<SessionId>,
     queued: tokio::sync::Mutex<mpsc::Receiver<SessionId>>,
 }
@@ -204,6 +208,7 @@ impl Sessions {
             over: peer::Over::default(),
             follow,
             refreshing: refreshing::Refreshing::default(),
+            given_back: given_back::GivenBack::default(),
             work,
             queued: tokio::sync::Mutex::new(queued),
         };
@@ -282,6 +287,8 @@ impl Sessions {
             && self.was_signed_out(session, begun).await?
         {
             self.store.remove(Space::Sessions, &session.id.0).await?;
+            session.mark_given_back();
+            self.give_back(session, &HashSet::new()).await;
             self.store.remove(Space::Refreshes, &session.id.0).await?;
             by_login::remove(self.store.as_ref(), &self.seals, session).await?;
             by_user::remove(self.store.as_ref(), &self.seals, session).await?;
@@ -400,7 +407,11 @@ impl Sessions {
     }
 
     /// The access token of a session, for an application; `None` when there is none that is good.
-    pub fn access_token(&self, session: &Session, now: Timestamp) -> Option<Arc<ProviderToken>> {
+    pub fn access_token<'a>(
+        &self,
+        session: &'a Session,
+        now: Timestamp,
+    ) -> Option<&'a Arc<ProviderToken>> {
         let now = self.clock.at(now);
         session.access_token().filter(|token| token.is_good(now))
     }

@@ -16,7 +16,7 @@
 //! INVARIANT: the new token is in the store before anybody is served on what came with it.
 //! INVARIANT: a session that ended meanwhile stays over, whatever the provider answers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
 use crate::identity::refresh::{Before, RefreshError, Renews};
+use crate::identity::revocation::TokenKind;
 use crate::store::Space;
 
 /// Refreshes that wait to be begun. One that finds no room is asked for by the next request.
@@ -326,6 +327,11 @@ impl Sessions {
                 return Err(error);
             }
             tokio::time::sleep(STORE_AGAIN).await;
+        }
+        // Whoever ended it meanwhile has given back the former token, or finds this one.
+        if session.is_given_back() {
+            let token = (TokenKind::Refresh, next.token());
+            self.give_back_token(session, token, &HashSet::new()).await;
         }
         let has_changed = next.principal != session.principal;
         let renewed = self.take_in(session, next).await;

@@ -50,6 +50,27 @@ pub struct Session {
     pub(super) shared: Arc<Shared>,
 }
 
+/// What the provider said last of a session's user: all of a session that changes while it goes on,
+/// but for what is [`Shared`].
+struct Said {
+    principal: Arc<Principal>,
+    id_token: Option<Secret>,
+    access_token: Option<Arc<ProviderToken>>,
+    renewal: Option<Renewal>,
+}
+
+impl Said {
+    /// What the record has. Where that has no access token, the one before stands.
+    fn of(record: &RenewalRecord, before: Option<Arc<ProviderToken>>) -> Self {
+        Self {
+            principal: Arc::clone(&record.principal),
+            id_token: record.id_token(),
+            access_token: record.access_token().or(before),
+            renewal: Some(record.renewal()),
+        }
+    }
+}
+
 /// What a session and those that take its place under the same id have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -59,6 +80,8 @@ pub(super) struct Shared {
     /// The `last_seen` that is in the store, or on its way there.
     written: AtomicI64,
     ended: AtomicBool,
+    /// What it left at the provider is to be given back there: see `given_back`.
+    is_given_back: AtomicBool,
     /// The generation of the newest of them, as far as is known here.
     newest: AtomicU64,
     /// No refresh is tried before, by the session clock.
@@ -74,6 +97,7 @@ impl Shared {
             longest_idle: AtomicI64::new(longest_idle),
             written: AtomicI64::new(last_seen.as_millis()),
             ended: AtomicBool::new(false),
+            is_given_back: AtomicBool::new(false),
             newest: AtomicU64::new(generation),
             retry_at: AtomicI64::new(i64::MIN),
             failures: AtomicU32::new(0),
@@ -115,8 +139,8 @@ impl Session {
 
     /// The access token that was last given for the session, good or not: see
     /// [`Sessions::access_token`](super::Sessions::access_token).
-    pub(super) fn access_token(&self) -> Option<Arc<ProviderToken>> {
-        self.access_token.clone()
+    pub(super) fn access_token(&self) -> Option<&Arc<ProviderToken>> {
+        self.access_token.as_ref()
     }
 
     pub fn has_ended(&self) -> bool {
@@ -152,40 +176,41 @@ impl Session {
         // Who has it in use elsewhere has written that down.
         let idle = self.shared.longest_idle.load(Ordering::Relaxed);
         cached.seen_elsewhere(self.last_seen(), idle);
-        Arc::new(Self {
-            id: self.id,
-            principal: Arc::clone(&self.principal),
-            authentication: Arc::clone(&cached.authentication),
-            provider: Arc::clone(&cached.provider),
-            vouched_by: cached.vouched_by,
-            sid: cached.sid.clone(),
-            subject: cached.subject.clone(),
-            id_token: self.id_token.clone(),
-            access_token: self.access_token.clone(),
-            host: cached.host.clone(),
-            created: cached.created,
-            expires: cached.expires,
-            renewal: self.renewal,
-            shared: Arc::clone(&cached.shared),
-        })
+        cached.with(self.said())
     }
 
     /// The same session, with what the store has of its user.
     pub(super) fn renewed(&self, record: &RenewalRecord) -> Arc<Self> {
+        self.with(Said::of(record, self.access_token.clone()))
+    }
+
+    fn said(&self) -> Said {
+        Said {
+            principal: Arc::clone(&self.principal),
+            id_token: self.id_token.clone(),
+            access_token: self.access_token.clone(),
+            renewal: self.renewal,
+        }
+    }
+
+    /// The same session with what the provider said of its user at another time. All else is the
+    /// sign-in's, and stays.
+    fn with(&self, said: Said) -> Arc<Self> {
+        let Said { principal, id_token, access_token, renewal } = said;
         Arc::new(Self {
             id: self.id,
-            principal: Arc::clone(&record.principal),
+            principal,
             authentication: Arc::clone(&self.authentication),
             provider: Arc::clone(&self.provider),
             vouched_by: self.vouched_by,
             sid: self.sid.clone(),
             subject: self.subject.clone(),
-            id_token: record.id_token(),
-            access_token: record.access_token().or_else(|| self.access_token()),
+            id_token,
+            access_token,
             host: self.host.clone(),
             created: self.created,
             expires: self.expires,
-            renewal: Some(record.renewal()),
+            renewal,
             shared: Arc::clone(&self.shared),
         })
     }
@@ -204,6 +229,15 @@ impl Session {
     /// Marks the end; true for the one caller who was first.
     pub(super) fn mark_ended(&self) -> bool {
         !self.shared.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// Before the end is marked: who sees that sees this.
+    pub(super) fn mark_given_back(&self) {
+        self.shared.is_given_back.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_given_back(&self) -> bool {
+        self.shared.is_given_back.load(Ordering::Acquire)
     }
 
     /// Notes a request. True when the store's `last_seen` lags by more than `lag` and this caller
@@ -330,7 +364,7 @@ impl Record {
             sid: session.sid.clone(),
             subject: session.subject.clone(),
             id_token: session.id_token.as_ref().map(Token::of),
-            access_token: session.access_token(),
+            access_token: session.access_token().cloned(),
             host: session.host.clone(),
             created: session.created,
             expires: session.expires,
@@ -346,18 +380,17 @@ impl Record {
         id: SessionId,
         record: Option<&RenewalRecord>,
     ) -> Arc<Session> {
-        let renewal = match record {
-            Some(record) => Some(record.renewal()),
-            // Without its record it is as old as can be: it will be missed at the next refresh.
-            None => self.refreshed.then(|| Renewal::lost(self.created)),
+        let Said { principal, id_token, access_token, renewal } = match record {
+            Some(record) => Said::of(record, self.access_token),
+            None => Said {
+                principal: self.principal,
+                id_token: self.id_token.map(|token| Secret::new(token.0)),
+                access_token: self.access_token,
+                // Without its record it is as old as can be: it will be missed at the next refresh.
+                renewal: self.refreshed.then(|| Renewal::lost(self.created)),
+            },
         };
         let generation = renewal.as_ref().map_or(0, |renewal| renewal.generation);
-        let (principal, id_token) = match record {
-            Some(record) => (Arc::clone(&record.principal), record.id_token()),
-            None => (self.principal, self.id_token.map(|token| Secret::new(token.0))),
-        };
-        // The sign-in's own stands with the session.
-        let access_token = record.and_then(RenewalRecord::access_token).or(self.access_token);
         Arc::new(Session {
             id,
             principal,

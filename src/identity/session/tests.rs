@@ -1,6 +1,7 @@
 mod access;
-mod lapse;
+mod given_back;
 mod logout;
+mod past_limit;
 mod refresh;
 mod users;
 

@@ -13,6 +13,7 @@ pub mod provider;
 pub mod raw;
 pub mod recorder;
 pub mod redis;
+pub mod revocable;
 pub mod rogue;
 pub mod servers;
 pub mod unchecked;

@@ -1,12 +1,16 @@
 //! A WebSocket through the gate.
 
+use std::borrow::BorrowMut;
+
+use futures_util::StreamExt;
 use http::Response;
 use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderName, ORIGIN};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::client::{Browser, Wire, authority};
+use super::servers::{Echo, Heard};
 use super::within;
 
 pub type Socket = WebSocketStream<Box<dyn Wire>>;
@@ -38,4 +42,24 @@ pub async fn open(
         Err(Error::Http(response)) => Err(response.status().as_u16()),
         Err(error) => panic!("neither a WebSocket nor an answer: {error}"),
     }
+}
+
+/// One that the echo at `/ws` has heard of.
+pub async fn opened(browser: &Browser, echo: &mut Echo) -> Socket {
+    let (socket, _) = open(browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    socket
+}
+
+/// Waits until the gate has closed it: the words of its close frame, if it has any.
+pub async fn closed(mut socket: impl BorrowMut<Socket>) -> String {
+    within("the end of the WebSocket", async {
+        while let Some(Ok(message)) = socket.borrow_mut().next().await {
+            if let Message::Close(frame) = message {
+                return frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
+            }
+        }
+        String::new()
+    })
+    .await
 }

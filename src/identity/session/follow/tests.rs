@@ -375,7 +375,7 @@ async fn for_an_application_too_a_session_is_idle_where_it_is_idle_everywhere() 
     let (value, session) = one.login().await;
     let limits = SessionLimits { idle_timeout: Some(APPLICATION), absolute_lifetime: None };
     let is_idle = |gate: &Gate, session: &Session| {
-        gate.sessions.lapse(session, &limits, gate.clock.now()).is_some()
+        gate.sessions.past_limit(session, &limits, gate.clock.now()).is_some()
     };
     for _ in 0..2 {
         other.clock.advance(APPLICATION - Duration::from_secs(1));

@@ -23,19 +23,19 @@ enum Says {
 }
 
 #[derive(Debug)]
-struct Idp {
+pub(super) struct Idp {
     says: parking_lot::Mutex<Says>,
     /// The number of the token that works.
     good: AtomicUsize,
     used: parking_lot::Mutex<Vec<String>>,
     /// Closed, nobody is answered.
-    door: tokio::sync::RwLock<()>,
+    pub(super) door: tokio::sync::RwLock<()>,
     /// Answers, once the token was used, when this is closed.
     store: Option<Arc<Flaky>>,
 }
 
 impl Idp {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         Arc::new(Self::at(None))
     }
 
@@ -53,7 +53,7 @@ impl Idp {
         *self.says.lock() = says;
     }
 
-    fn used(&self) -> Vec<String> {
+    pub(super) fn used(&self) -> Vec<String> {
         self.used.lock().clone()
     }
 }
@@ -103,7 +103,7 @@ impl Renews for Idp {
 
 impl World {
     /// With somebody who does the refreshes.
-    async fn refreshing() -> Self {
+    pub(super) async fn refreshing() -> Self {
         let world = Self::new().await;
         tokio::spawn(Arc::clone(&world.sessions).refresh());
         world
@@ -115,7 +115,7 @@ impl World {
         other
     }
 
-    async fn sign_in(&self, user: &str) -> (String, Arc<Session>) {
+    pub(super) async fn sign_in(&self, user: &str) -> (String, Arc<Session>) {
         let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None });
         let login = NewSession { refresh, ..new_session(user) };
         let (value, session) = self.sessions.create(login, None).await.unwrap();
@@ -420,8 +420,9 @@ async fn the_access_token_for_applications_is_the_newest_and_kept_only_where_the
         world.refresh(&session, &Idp::new()).await;
         for world in [&world, &world.restarted().await] {
             let found = world.sessions.find(value.expose(), world.clock.now()).await.unwrap();
-            let token = world.sessions.access_token(&found.unwrap(), world.clock.now());
-            assert_eq!(token.as_ref().map(|token| token.text()), then);
+            let found = found.unwrap();
+            let token = world.sessions.access_token(&found, world.clock.now());
+            assert_eq!(token.map(|token| token.text()), then);
         }
     }
 }

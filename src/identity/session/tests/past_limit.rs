@@ -13,8 +13,8 @@ fn absolute(minutes: u32) -> SessionLimits {
     SessionLimits { idle_timeout: None, absolute_lifetime: Some(MINUTE * minutes) }
 }
 
-fn lapse(world: &World, session: &Session, limits: &SessionLimits) -> Option<Lapse> {
-    world.sessions.lapse(session, limits, world.clock.now())
+fn lapse(world: &World, session: &Session, limits: &SessionLimits) -> Option<PastLimit> {
+    world.sessions.past_limit(session, limits, world.clock.now())
 }
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn once_idle_for_an_application_a_session_stays_so_however_it_is_used() {
     assert!(world.found(&value).await);
     world.clock.advance(MINUTE * 5);
     // Before the next request, as live connections see it, and after.
-    let idled = Some(Lapse::TooIdle(MINUTE * 5));
+    let idled = Some(PastLimit::TooIdle(MINUTE * 5));
     assert_eq!(lapse(&world, &session, &idle(5)), idled);
     for _ in 0..2 {
         assert!(world.found(&value).await, "the session itself goes on");
@@ -46,7 +46,7 @@ async fn what_was_idle_is_so_after_a_restart() {
     world.sessions.write_back().await.unwrap();
     let world = world.restarted().await;
     let session = world.sessions.find(&value, world.clock.now()).await.unwrap().unwrap();
-    assert_eq!(lapse(&world, &session, &idle(5)), Some(Lapse::TooIdle(MINUTE * 5)));
+    assert_eq!(lapse(&world, &session, &idle(5)), Some(PastLimit::TooIdle(MINUTE * 5)));
     assert_eq!(lapse(&world, &session, &idle(6)), None);
 }
 
@@ -57,7 +57,7 @@ async fn a_session_is_as_old_as_its_sign_in_wherever_that_was() {
     world.clock.advance(MINUTE * 10 - Duration::from_millis(1));
     assert_eq!(lapse(&world, &session, &absolute(10)), None);
     world.clock.advance(Duration::from_millis(1));
-    let old = Some(Lapse::TooOld(MINUTE * 10));
+    let old = Some(PastLimit::TooOld(MINUTE * 10));
     assert_eq!(lapse(&world, &session, &absolute(10)), old);
 
     // The provider knew her already, and says since when.

@@ -15,21 +15,23 @@ use super::{Session, Sessions};
 use crate::config::model::SessionLimits;
 use crate::domain::clock::Timestamp;
 
-/// Why a session doesn't count for an application. With the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lapse {
+/// The limit of an application that a good session is past.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PastLimit {
+    #[error("the sign-in is older than the application takes")]
     TooOld(Duration),
+    #[error("the session was idle for longer than the application takes")]
     TooIdle(Duration),
 }
 
 impl Sessions {
     /// Whether a session that is good is past an application's limits.
-    pub fn lapse(
+    pub fn past_limit(
         &self,
         session: &Session,
         limits: &SessionLimits,
         wall: Timestamp,
-    ) -> Option<Lapse> {
+    ) -> Option<PastLimit> {
         let now = self.clock.at(wall);
         let is_old = |most: &Duration| {
             // The provider's time is compared with the system's: the sessions' may be ahead of both.
@@ -38,8 +40,8 @@ impl Sessions {
                 || signed_in.is_some_and(|at| wall.since(at) >= *most)
         };
         let is_idle = |most: &Duration| session.longest_idle(now) >= *most;
-        let old = limits.absolute_lifetime.filter(is_old).map(Lapse::TooOld);
-        old.or_else(|| limits.idle_timeout.filter(is_idle).map(Lapse::TooIdle))
+        let old = limits.absolute_lifetime.filter(is_old).map(PastLimit::TooOld);
+        old.or_else(|| limits.idle_timeout.filter(is_idle).map(PastLimit::TooIdle))
     }
 
     /// Whether a session has been without use here for long enough to matter to some application.

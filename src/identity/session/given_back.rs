@@ -1,0 +1,166 @@
+//! What sessions leave at their provider: tokens that the gate forgets and that would go on to be
+//! good there. They are handed to whoever asks the provider to revoke them (RFC 7009), where somebody
+//! meant the session to end: its user, or an administrator.
+//!
+//! | how it ended | its token |
+//! |---|---|
+//! | signed out here, ended on `/.wicketgate/me`, revoked, suspended | is given back |
+//! | by the provider (logout token, refused refresh) | is the provider's own business |
+//! | another sign-in took its place, or there were too many | stays: many providers take back with one token all that the user's other sessions have |
+//! | idle or too old | stays, and ends by the provider's own limits |
+//!
+//! Of a sign-in that other sessions go on with (another host's, under the same `sid`) nothing is given
+//! back either: what is taken back is often the whole sign-in.
+//!
+//! INVARIANT: nothing here makes the end of a session wait for a provider, or fail.
+//! INVARIANT: what waits is bounded; what finds no room is counted and forgotten.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::by_login::{self, Name};
+use super::{Session, SessionError, Sessions};
+use crate::config::secret::Secret;
+use crate::domain::event::EndReason;
+use crate::domain::id::SessionId;
+use crate::identity::revocation::TokenKind;
+use crate::identity::vouched::VouchedBy;
+use crate::store::Space;
+
+/// Tokens that wait, or that a provider is being asked about.
+const MOST: usize = 1024;
+
+/// A token that nobody needs any more.
+#[derive(Debug)]
+pub struct LeftToken {
+    pub session: SessionId,
+    /// Name of the identity provider.
+    pub provider: Arc<str>,
+    pub vouched_by: VouchedBy,
+    pub kind: TokenKind,
+    pub token: Secret,
+    /// Held until it is done with.
+    #[expect(dead_code, reason = "it is held")]
+    place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+pub(super) struct GivenBack {
+    places: Arc<Semaphore>,
+    /// Without a bound of its own: who has a place may send.
+    left: mpsc::UnboundedSender<LeftToken>,
+    taken: Mutex<Option<mpsc::UnboundedReceiver<LeftToken>>>,
+}
+
+impl Default for GivenBack {
+    fn default() -> Self {
+        let (left, taken) = mpsc::unbounded_channel();
+        let places = Arc::new(Semaphore::new(MOST));
+        Self { places, left, taken: Mutex::new(Some(taken)) }
+    }
+}
+
+/// Whether somebody meant the session to end.
+pub(super) fn is_for(reason: EndReason) -> bool {
+    match reason {
+        EndReason::Logout | EndReason::Revoked | EndReason::Suspended => true,
+        EndReason::ProviderLogout
+        | EndReason::RefreshRefused
+        | EndReason::Replaced
+        | EndReason::Limit
+        | EndReason::IdleTimeout
+        | EndReason::AbsoluteLifetime => false,
+    }
+}
+
+impl Sessions {
+    /// What there is to be given back to providers. For the one task that asks them; `None` when it
+    /// was taken already.
+    pub fn left_tokens(&self) -> Option<mpsc::UnboundedReceiver<LeftToken>> {
+        self.given_back.taken.lock().take()
+    }
+
+    /// Resolves when nothing waits to be given back.
+    pub async fn all_given_back(&self) {
+        let all = u32::try_from(MOST).unwrap_or(u32::MAX);
+        // An error is impossible: nobody closes it.
+        drop(self.given_back.places.acquire_many(all).await);
+    }
+
+    /// Hands over what is left of a session that ends together with others. Before its refresh token
+    /// leaves the store.
+    pub(super) async fn give_back(&self, session: &Session, with: &HashSet<SessionId>) {
+        if !session.is_given_back() {
+            return;
+        }
+        let left = match self.left_of(session).await {
+            Ok(Some(left)) => left,
+            Ok(None) => return,
+            Err(error) => return self.not_given_back(session, &error),
+        };
+        self.give_back_token(session, left, with).await;
+    }
+
+    /// Hands over one token of a session that is over, unless others go on with its sign-in.
+    pub(super) async fn give_back_token(
+        &self,
+        session: &Session,
+        (kind, token): (TokenKind, Secret),
+        with: &HashSet<SessionId>,
+    ) {
+        match self.goes_on_elsewhere(session, with).await {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(error) => return self.not_given_back(session, &error),
+        }
+        let Ok(place) = Arc::clone(&self.given_back.places).try_acquire_owned() else {
+            self.metrics.token_revocations("dropped");
+            return;
+        };
+        let (provider, vouched_by) = (Arc::clone(&session.provider), session.vouched_by);
+        let left = LeftToken { session: session.id, provider, vouched_by, kind, token, place };
+        // An error says that nobody listens any more: the gate stops.
+        let _ = self.given_back.left.send(left);
+    }
+
+    fn not_given_back(&self, session: &Session, error: &SessionError) {
+        self.metrics.token_revocations("failed");
+        let session = session.id.short();
+        tracing::warn!(%session, %error, "the token of a session that is over can't be revoked");
+    }
+
+    /// The refresh token, which takes access tokens with it; else the access token.
+    async fn left_of(
+        &self,
+        session: &Session,
+    ) -> Result<Option<(TokenKind, Secret)>, SessionError> {
+        if session.renewal.is_some() {
+            let record = self.stored_renewal(&session.id).await?;
+            return Ok(record.map(|record| (TokenKind::Refresh, record.token())));
+        }
+        let token = self.access_token(session, self.clock.wall());
+        Ok(token.map(|token| (TokenKind::Access, Secret::new(token.text()))))
+    }
+
+    /// Whether a session that doesn't end with this one came from the same sign-in.
+    async fn goes_on_elsewhere(
+        &self,
+        session: &Session,
+        with: &HashSet<SessionId>,
+    ) -> Result<bool, SessionError> {
+        let Some(sid) = session.sid.as_deref() else { return Ok(false) };
+        let (store, seals) = (self.store.as_ref(), &*self.seals);
+        let of_login = by_login::find(store, seals, &session.provider, Name::Sid(sid)).await?;
+        for (id, _) in of_login.iter().filter(|(id, _)| *id != session.id && !with.contains(id)) {
+            let is_over = self.cache.get(id).is_some_and(|other| other.has_ended());
+            // An entry may outlive its session.
+            if !is_over && store.get(Space::Sessions, &id.0).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -90,7 +90,7 @@ impl PemError {
             Self::SeveralKeys { .. } => {
                 "keep only the key that belongs to the certificate".to_owned()
             }
-            Self::WorldReadable { path, .. } => format!("run `chmod 600 {}`", path.display()),
+            Self::WorldReadable { path, .. } => format!("run `chmod o= {}`", path.display()),
             Self::NotX509 { .. } => {
                 "export the certificate again from where it was issued".to_owned()
             }

@@ -121,7 +121,7 @@ fn listeners(config: &Config, findings: &mut Vec<Finding>) -> Vec<(Arc<str>, Ser
         let ListenerRole::Tls(tls) = &listener.role else {
             continue;
         };
-        match ServerTls::load(tls) {
+        match ServerTls::load(tls, &Clock::System) {
             Ok(tls) => {
                 findings.extend_from_slice(tls.warnings());
                 uncovered(config, &listener.name, &tls, findings);

@@ -29,6 +29,7 @@ use crate::store::{Space, Store};
 use crate::tls::{Acceptor, OwnSecret};
 
 use super::assemble::Assembly;
+use super::dates::Dates;
 use super::following;
 use super::handover::{Message, Predecessor, Successor};
 use super::manager;
@@ -69,6 +70,7 @@ pub struct Control {
     pub(super) generation: u64,
     /// A reload under way.
     pub(super) building: Option<Building>,
+    pub(super) dates: Dates,
     pub(super) upkeep: JoinSet<()>,
     memory: Budget,
     tended: HashMap<usize, AbortHandle>,
@@ -151,6 +153,7 @@ impl Control {
             seen: Fingerprint::default(),
             generation: 1,
             building: None,
+            dates: Dates::default(),
             upkeep: JoinSet::new(),
             memory: Budget::default(),
             tended: HashMap::new(),
@@ -182,6 +185,7 @@ impl Control {
         let mut watcher = self.watcher();
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
+            let dates = self.until_dates();
             tokio::select! {
                 () = stop.cancelled() => return Ok(Until::Stopped),
                 () = answer(self.heart.as_mut()) => {}
@@ -209,6 +213,7 @@ impl Control {
                     self.begin_reload(&mut watcher);
                 }
                 built = built(self.building.as_mut()) => self.finish_reload(built, &mut watcher),
+                () = tokio::time::sleep(dates) => self.heed_dates(&mut watcher),
                 _ = housekeeping.tick() => self.look_after().await,
             }
         }
@@ -290,8 +295,8 @@ impl Control {
         metrics.policy_set_info(hash);
         metrics.forget_certificates();
         for (_, acceptor) in &self.acceptors {
-            for (name, expires) in acceptor.expiries() {
-                metrics.certificate_expiry(&name, expires);
+            for term in acceptor.terms() {
+                metrics.certificate_expiry(&term.file, term.ends);
             }
         }
         self.state.lock().readiness.configuration_generation = snapshot.generation;
@@ -322,6 +327,7 @@ impl Control {
             let endpoints = shown.get(route);
             endpoints.is_some_and(|of| endpoint.is_none_or(|endpoint| of.contains(endpoint)))
         });
+        self.tell_dates();
     }
 
     async fn look_after(&mut self) {

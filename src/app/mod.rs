@@ -2,6 +2,7 @@
 
 mod assemble;
 mod control;
+mod dates;
 mod descriptors;
 pub mod explain;
 mod following;

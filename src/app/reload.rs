@@ -165,6 +165,7 @@ impl Control {
         if let Some(config) = &self.config {
             same_process(config, &assembly.config)?;
         }
+        self.refuse_out_of_date(&assembly.tls)?;
         let (logins, clock) = (&self.logins, &self.gate.clock);
         let providers = assembly.providers(logins, clock, Some(&former.providers))?;
         // One that has not changed was archived when it came.

@@ -74,7 +74,7 @@ pub enum ListenerRole {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerTls {
-    /// PEM files. The first certificate that covers a name serves it.
+    /// PEM files. Of the certificates that cover a name the first that is in date serves it.
     pub certificates: Vec<CertificateFiles>,
     /// PEM bundle of the device CA. When set, client certificates are asked for (never required
     /// at this level: policies decide) and, when sent, must verify.

@@ -31,7 +31,7 @@ pub const KEYS: &[Key] = &[
     key("listeners[].name", "name", "", "For logs and metrics. Unique."),
     key("listeners[].address", "address", "", "IP address and port, as `0.0.0.0:443` or `[::]:443`."),
     key("listeners[].tls", "map", NONE, "Serves the routes over TLS. Exactly one of `tls` and `redirect_to_https` is set."),
-    key("listeners[].tls.certificates", "list", "", "Certificates, chosen by the name that the client asks for; the first that covers it serves it."),
+    key("listeners[].tls.certificates", "list", "", "Certificates, chosen by the name that the client asks for: of those that cover it the first that is in date serves it."),
     key("listeners[].tls.certificates[].certificate", "file", "", "PEM: the certificate, then its intermediates."),
     key("listeners[].tls.certificates[].key", "file", "", "PEM: the private key. Must not be open to every user of the machine."),
     key("listeners[].tls.client_ca", "file", NONE, "PEM bundle of the device CA. When set, client certificates are asked for and verified; policies decide whether one is needed."),

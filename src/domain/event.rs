@@ -127,6 +127,13 @@ pub enum Event {
     ConfigurationRefused {
         reason: String,
     },
+    /// A certificate that clients are served has expired, and no other one that is in date covers
+    /// what it covers.
+    CertificateExpired {
+        listener: Arc<str>,
+        file: Arc<str>,
+        expired_at: Timestamp,
+    },
     Started {
         version: String,
     },

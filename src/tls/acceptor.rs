@@ -19,8 +19,9 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::ahead::Ahead;
 use super::certificates::Certificates;
-use super::server::ServerTls;
+use super::server::{ServerTls, Worse};
 use super::suites;
+use super::term::Term;
 use super::tickets::{OwnSecret, Tickets};
 use crate::domain::canonical::Host;
 use crate::domain::clock::Timestamp;
@@ -155,9 +156,15 @@ impl Acceptor {
         self.active.load().tickets.refresh();
     }
 
-    /// When the certificates in use expire, by file.
-    pub fn expiries(&self) -> Vec<(String, Timestamp)> {
-        self.active.load().tls.expiries()
+    /// How long what is in force is good for.
+    pub fn terms(&self) -> Vec<Term> {
+        self.active.load().tls.terms().to_vec()
+    }
+
+    /// What of `tls` is out of date while what is in force in its place is not. Who replaces the
+    /// one by the other has all clients refuse the gate.
+    pub fn worse(&self, tls: &ServerTls, now: Timestamp) -> Vec<Worse> {
+        tls.worse_than(&self.active.load().tls, now)
     }
 
     /// Performs the handshake.
@@ -196,7 +203,7 @@ async fn handshake(
     let asked = start.client_hello().server_name().map(Host::parse);
     let server_name = match asked {
         None => None,
-        Some(Ok(name)) if active.certificates().for_name(name.as_str()).is_some() => Some(name),
+        Some(Ok(name)) if active.certificates().has(name.as_str()) => Some(name),
         Some(_) => {
             // The handshake has failed already; that the alert arrives is a courtesy.
             let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;

@@ -9,6 +9,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
 
 use super::server::out_of_date;
+use super::term::{Term, What};
 use crate::config::finding::Finding;
 use crate::domain::clock::Timestamp;
 use crate::pem::{self, CertificateFacts, RevocationList};
@@ -20,7 +21,7 @@ pub(super) struct Clients {
     pub(super) ca: Vec<CertificateDer<'static>>,
     pub(super) verifier: ClientVerifier,
     pub(super) revoked: Vec<RevocationList>,
-    pub(super) expiries: Vec<(String, Timestamp)>,
+    pub(super) terms: Vec<Term>,
     pub(super) warnings: Vec<Finding>,
 }
 
@@ -35,13 +36,17 @@ pub(super) fn load(
     now: Timestamp,
 ) -> Result<Clients, Finding> {
     let bundle = pem::certificates(ca).map_err(|error| error.finding())?;
-    let mut expiries = Vec::new();
+    let mut terms = Vec::new();
+    let term = |what, path: &Path, begins, ends| {
+        let file = path.display().to_string().into();
+        Term { what, file, begins, ends, is_succeeded: false }
+    };
     let mut warnings = Vec::new();
     let mut roots = RootCertStore::empty();
     for certificate in &bundle {
         if let Some(facts) = CertificateFacts::of(certificate) {
             warnings.extend(out_of_date(ca, &facts, now));
-            expiries.push((ca.display().to_string(), facts.not_after));
+            terms.push(term(What::ClientCa, ca, facts.not_before, facts.not_after));
         }
         roots.add(certificate.clone()).map_err(|error| {
             Finding::error(ca, format!("a certificate can't be used as a CA: {error}"))
@@ -55,7 +60,8 @@ pub(super) fn load(
         let read = pem::revocation_lists(path).map_err(|error| error.finding())?;
         let (lists, said): (Vec<_>, Vec<_>) = read.into_iter().unzip();
         for list in &said {
-            expiries.extend(list.next_update.map(|due| (path.display().to_string(), due)));
+            let due = list.next_update;
+            terms.extend(due.map(|due| term(What::RevocationList, path, due, due)));
         }
         warnings.extend(out_of_touch(path, &bundle, &said, now));
         builder = builder.with_crls(lists).enforce_revocation_expiration();
@@ -67,7 +73,7 @@ pub(super) fn load(
             format!("client certificates can't be verified: {error}"),
         )
     })?;
-    Ok(Clients { ca: bundle, verifier, revoked, expiries, warnings })
+    Ok(Clients { ca: bundle, verifier, revoked, terms, warnings })
 }
 
 /// CAs whose clients are all refused, for want of a list that is in time.

@@ -2,8 +2,9 @@
 //! handshake has taken too long.
 //!
 //! [`ServerTls::load`] reads everything that a listener's TLS needs and reports all findings at
-//! once; [`Acceptor::replace`] swaps it in. INVARIANT: loading can fail, swapping can't, so that a
-//! failed renewal leaves the old, good pair in place.
+//! once; [`Acceptor::worse`] tells what of it is out of date where what is in force is not, and
+//! [`Acceptor::replace`] swaps it in. INVARIANT: loading can fail, swapping can't, so that a failed
+//! renewal leaves the old, good pair in place.
 //!
 //! A client that names a host which no certificate covers gets the fatal alert
 //! `unrecognized_name` (RFC 6066, section 3) and never another host's certificate: a wrong
@@ -16,10 +17,12 @@ mod certificates;
 mod clients;
 mod server;
 mod suites;
+mod term;
 mod tickets;
 
 pub use acceptor::{Acceptor, Alpn, TlsError, TlsFacts, Turns};
-pub use server::ServerTls;
+pub use server::{ServerTls, Worse};
+pub use term::{Stage, Term, What};
 pub use tickets::{OwnSecret, TicketState};
 
 /// A client's connection after its handshake.

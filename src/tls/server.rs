@@ -8,9 +8,10 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use rustls_pki_types::CertificateDer;
 
-use super::certificates::Certificates;
+use super::certificates::{Certificates, Pair};
 use super::clients::{self, ClientVerifier};
 use super::suites;
+use super::term::{Term, What};
 use super::tickets::Secrets;
 use crate::config::finding::Finding;
 use crate::config::model::{CertificateFiles, ListenerTls, TlsVersion};
@@ -29,25 +30,34 @@ pub struct ServerTls {
     pub(super) verifier: Option<ClientVerifier>,
     revoked: Vec<RevocationList>,
     pub(super) ticket_secrets: Option<Secrets>,
-    expiries: Vec<(String, Timestamp)>,
+    terms: Vec<Term>,
     warnings: Vec<Finding>,
 }
 
+/// A certificate out of date in the place of one that is in date.
+#[derive(Debug)]
+pub struct Worse {
+    pub finding: Finding,
+    /// When it will be in date, if that is still to come.
+    pub begins: Option<Timestamp>,
+}
+
 impl ServerTls {
-    /// Reads certificates, keys and the device CA.
+    /// Reads certificates, keys and the device CA. `clock` says at each handshake which of several
+    /// certificates for a name is in date.
     ///
     /// A certificate that has expired or is not yet valid is a warning, not an error: a gate that
-    /// doesn't start because of it helps nobody, and the alarm is in [`Self::expiries`].
+    /// doesn't start because of it helps nobody, and the alarm is in [`Self::terms`]. That it takes
+    /// the place of a good one is for [`Acceptor::worse`](super::Acceptor::worse) to say.
     ///
     /// # Errors
     /// All findings at once, when any of them is an error.
-    pub fn load(tls: &ListenerTls) -> Result<Self, Vec<Finding>> {
+    pub fn load(tls: &ListenerTls, clock: &Clock) -> Result<Self, Vec<Finding>> {
         let provider = Arc::new(suites::provider());
-        let now = Clock::System.now();
+        let now = clock.now();
         let mut errors = Vec::new();
         let mut warnings = Vec::new();
-        let mut certificates = Certificates::default();
-        let mut expiries = Vec::new();
+        let mut certificates = Certificates::new(clock.clone());
         for files in &tls.certificates {
             match load_pair(files, &provider) {
                 Ok((facts, key)) => {
@@ -61,18 +71,20 @@ impl ServerTls {
                             .hint("clients ignore the common name; issue it with the host names as SANs"),
                         );
                     }
-                    expiries.push((files.certificate.display().to_string(), facts.not_after));
-                    certificates.add(facts, key);
+                    let (file, key) = (files.certificate.clone(), Arc::new(key));
+                    certificates.add(Pair { file, facts, key });
                 }
                 Err(findings) => errors.extend(findings),
             }
         }
+        let mut terms: Vec<Term> =
+            certificates.pairs().map(|pair| term(pair, &certificates)).collect();
         let mut found = None;
         if let Some(ca) = &tls.client_ca {
             match clients::load(ca, tls.client_crl.as_deref(), &provider, now) {
                 Ok(mut clients) => {
                     warnings.append(&mut clients.warnings);
-                    expiries.append(&mut clients.expiries);
+                    terms.append(&mut clients.terms);
                     found = Some(clients);
                 }
                 Err(finding) => errors.push(finding),
@@ -126,7 +138,7 @@ impl ServerTls {
                 verifier,
                 revoked,
                 ticket_secrets,
-                expiries,
+                terms,
                 warnings,
             }),
             Err(error) => {
@@ -140,9 +152,16 @@ impl ServerTls {
         self.certificates.covers(host)
     }
 
-    /// When each certificate ends, with the file that it is in: the servers' and the device CA's.
-    pub fn expiries(&self) -> Vec<(String, Timestamp)> {
-        self.expiries.clone()
+    /// How long each certificate is good for, the servers' and the device CA's, and each list of
+    /// what that CA took back.
+    pub fn terms(&self) -> &[Term] {
+        &self.terms
+    }
+
+    /// Certificates out of date that would take the place of one of `former` that is in date.
+    pub(super) fn worse_than(&self, former: &Self, now: Timestamp) -> Vec<Worse> {
+        let worse = self.certificates.worse_than(&former.certificates, now);
+        worse.into_iter().filter_map(|(new, old)| worse_finding(new, old, now)).collect()
     }
 
     /// What the device CA took back.
@@ -150,14 +169,14 @@ impl ServerTls {
         &self.revoked
     }
 
-    /// What is not right but no reason to refuse: certificates out of date.
+    /// What is not right but no reason not to start: certificates out of date.
     pub fn warnings(&self) -> &[Finding] {
         &self.warnings
     }
 
     /// Every name that some certificate covers, for messages.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.certificates.facts().iter().flat_map(|facts| facts.names.iter().map(String::as_str))
+        self.certificates.pairs().flat_map(|pair| pair.facts.names.iter().map(String::as_str))
     }
 }
 
@@ -204,18 +223,49 @@ fn load_pair(
     }
 }
 
+fn term(pair: &Pair, all: &Certificates) -> Term {
+    Term {
+        what: What::Certificate,
+        file: pair.file.display().to_string().into(),
+        begins: pair.facts.not_before,
+        ends: pair.facts.not_after,
+        is_succeeded: all.is_succeeded(pair),
+    }
+}
+
 pub(super) fn out_of_date(
     path: &Path,
     facts: &CertificateFacts,
     now: Timestamp,
 ) -> Option<Finding> {
-    let subject = &facts.subject;
-    let cause = if facts.not_after < now {
-        format!("the certificate of `{subject}` expired at {}", facts.not_after)
-    } else if facts.not_before > now {
-        format!("the certificate of `{subject}` is not valid before {}", facts.not_before)
-    } else {
-        return None;
-    };
+    let cause = why_out_of_date(facts, now)?;
     Some(Finding::warning(path, cause).hint("renew it, or check the machine's clock"))
+}
+
+fn why_out_of_date(facts: &CertificateFacts, now: Timestamp) -> Option<String> {
+    let subject = &facts.subject;
+    if facts.not_after < now {
+        Some(format!("the certificate of `{subject}` expired at {}", facts.not_after))
+    } else if facts.not_before > now {
+        Some(format!("the certificate of `{subject}` is not valid before {}", facts.not_before))
+    } else {
+        None
+    }
+}
+
+fn worse_finding(new: &Pair, old: &Pair, now: Timestamp) -> Option<Worse> {
+    let cause = why_out_of_date(&new.facts, now)?;
+    let cause = format!("{cause}; the one in force is valid until {}", old.facts.not_after);
+    let begins = Some(new.facts.not_before).filter(|begins| *begins > now);
+    let hint = match begins {
+        Some(_) => {
+            "check the machine's clock; the gate reads it again when it becomes valid, and goes on \
+             with the one in force until then"
+        }
+        None => {
+            "put a certificate that is in date and its key there, or check the machine's clock; \
+             the gate goes on with the one in force"
+        }
+    };
+    Some(Worse { finding: Finding::error(&new.file, cause).hint(hint), begins })
 }

@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use super::*;
 
+mod dates;
 mod resumption;
 mod suites;
 
@@ -37,11 +38,11 @@ fn own(clock: &Clock) -> Arc<OwnSecret> {
 }
 
 fn load(certificates: Vec<CertificateFiles>, client_ca: Option<&TestCa>) -> ServerTls {
-    ServerTls::load(&listener(certificates, client_ca)).unwrap()
+    ServerTls::load(&listener(certificates, client_ca), &Clock::System).unwrap()
 }
 
 fn findings(tls: &ListenerTls) -> Vec<Finding> {
-    ServerTls::load(tls).unwrap_err()
+    ServerTls::load(tls, &Clock::System).unwrap_err()
 }
 
 fn client(ca: &TestCa, device: Option<&CertificateFiles>) -> Arc<ClientConfig> {
@@ -328,14 +329,14 @@ async fn tls_1_2_is_spoken_unless_the_listener_wants_more() {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let config = Arc::new(config);
 
-    let acceptor = acceptor(ServerTls::load(&settings).unwrap());
+    let acceptor = acceptor(ServerTls::load(&settings, &Clock::System).unwrap());
     let facts = shake(&acceptor, &config, "a.example").await.server.unwrap();
     assert_eq!((facts.version, facts.alpn), ("1.2", Alpn::Http1));
     let facts = shake(&acceptor, &config, "a.example").await.server.unwrap();
     assert!(facts.resumed);
 
     settings.minimum_version = TlsVersion::Tls13;
-    acceptor.replace(ServerTls::load(&settings).unwrap());
+    acceptor.replace(ServerTls::load(&settings, &Clock::System).unwrap());
     assert_eq!(shake(&acceptor, &config, "a.example").await.server.unwrap_err().kind(), "protocol");
 }
 
@@ -371,23 +372,6 @@ fn every_problem_of_a_listener_is_reported_at_once() {
     assert!(!findings(&listener(vec![], None)).is_empty());
 }
 
-#[test]
-fn a_certificate_out_of_date_is_served_with_a_warning() {
-    let ca = TestCa::new();
-    let expired = ca.issue_valid("expired", &["a.example"], -2, -1);
-    let future = ca.issue_valid("future", &["b.example"], 1, 2);
-    let good = ca.issue("good", &["c.example"]);
-    let tls = load(vec![expired, future, good], None);
-    let warnings = tls.warnings();
-    assert_eq!(warnings.len(), 2);
-    assert!(warnings.iter().all(|finding| finding.severity == Severity::Warning));
-    assert!(warnings[0].cause.contains("expired at"));
-    assert!(warnings[1].cause.contains("not valid before"));
-    assert_eq!(tls.expiries().len(), 3);
-    assert!(tls.covers(&Host::parse("b.example").unwrap()));
-    assert!(!tls.covers(&Host::parse("d.example").unwrap()));
-}
-
 /// The script that the documentation tells people to run.
 #[tokio::test]
 async fn what_certs_generate_makes_serves_and_verifies() {
@@ -420,7 +404,7 @@ async fn what_certs_generate_makes_serves_and_verifies() {
         minimum_version: TlsVersion::Tls13,
         ticket_keys: None,
     };
-    let tls = ServerTls::load(&settings).unwrap();
+    let tls = ServerTls::load(&settings, &Clock::System).unwrap();
     assert_eq!(tls.warnings(), []);
     assert!(tls.covers(&Host::parse("x.apps.example").unwrap()));
     let acceptor = acceptor(tls);

@@ -4,12 +4,16 @@ use std::fs;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::StreamExt;
 use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::harness::gate::{mentions, route};
 use crate::harness::revocable::LIST;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::{Browser, Gate, Raw, Recorder, Setup, eventually, websocket};
+use crate::harness::websocket::Socket;
+use crate::harness::{Browser, Gate, Raw, Recorder, Setup, eventually, websocket, within};
 
 const URI: &str = "spiffe://plant.example/historian";
 
@@ -118,6 +122,97 @@ async fn a_certificate_that_is_taken_back_ends_what_is_open_and_opens_nothing() 
     eventually("new connections to be refused", async || (!connects(&browser).await).then_some(()))
         .await;
     assert!(connects(&gate.browser_on(&old)).await, "others are not touched");
+}
+
+/// How long a certificate lasts under which something is opened and then waited for: several times
+/// what the opening takes.
+const SECONDS: i64 = 8;
+
+/// The code that the gate closes a WebSocket with.
+async fn close_code(socket: &mut Socket) -> Option<CloseCode> {
+    within("the end of the WebSocket", async {
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Close(frame) = message {
+                return frame.map(|frame| frame.code);
+            }
+        }
+        None
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_services_certificate_that_runs_out_ends_what_is_open_and_opens_nothing() {
+    let (upstream, mut echo) = (Recorder::start().await, Echo::start().await);
+    let mut ws = route("ws", "/ws", &echo.url);
+    ws["authentication"] = json!(["certificate"]);
+    let gate = world(&upstream, 2099).route(ws).start().await;
+    let browser = gate.browser_on(&gate.device_authority.client_with_uri_for(SECONDS, "x", URI));
+    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    let mut kept = Raw::connect(&browser).await;
+    let host = gate.url("").replace("https://", "");
+    let ask = format!("GET /api HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    kept.send(ask.as_bytes()).await;
+    assert_eq!(kept.answer().await.unwrap().status, 200);
+    let before = upstream.requests().len();
+
+    assert_eq!(close_code(&mut socket).await, Some(CloseCode::Policy));
+    assert_eq!(echo.next().await, Heard::Ended);
+    let words = ["connection-cut", "certificate/historian", "has expired"];
+    gate.audited("the cut", |record| mentions(record, &words)).await;
+    kept.send(ask.as_bytes()).await;
+    let answer = kept.answer().await.unwrap();
+    assert_eq!(answer.status, 403, "a connection that was kept");
+    assert!(!connects(&browser).await, "a new one");
+    assert_eq!(upstream.requests().len(), before);
+}
+
+#[tokio::test]
+async fn a_devices_certificate_that_runs_out_takes_its_posture_from_what_is_open() {
+    const DEVICE: &str = "spiffe://plant.example/laptop";
+    let (upstream, mut echo) = (Recorder::start().await, Echo::start().await);
+    let gate = Gate::with_upstream(&upstream)
+        .route(route("ws", "/ws", &echo.url))
+        .policy(
+            "@id(\"encrypted\") permit (principal is Wicketgate::User, action, resource)\n\
+             when { context has posture && context.posture has disk_encrypted\n\
+             && context.posture.disk_encrypted };",
+        )
+        .devices(|_, _| {
+            format!(
+                "devices:\n  - id: laptop\n    owner: test/vera\n    \
+                 certificate: {{uri: '{DEVICE}'}}\n    \
+                 posture: {{observed_at: 2026-01-01T00:00:00Z, disk_encrypted: true}}\n"
+            )
+        })
+        .start()
+        .await;
+    let session = gate.login_at("vera", "/.wicketgate/me").await.session_cookie().unwrap();
+    let device = gate.device_authority.client_with_uri_for(SECONDS, "laptop", DEVICE);
+    let mut browser = gate.browser_on(&device).as_program();
+    browser.set_session_cookie(&session);
+    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
+    assert_eq!(echo.next().await, Heard::Opened);
+    let mut kept = Raw::connect(&browser).await;
+    let host = gate.url("").replace("https://", "");
+    let cookies = browser.cookies_for(&browser.url("/"));
+    let ask = format!("GET / HTTP/1.1\r\nhost: {host}\r\ncookie: {cookies}\r\n\r\n");
+    kept.send(ask.as_bytes()).await;
+    assert_eq!(kept.answer().await.unwrap().status, 200);
+    let before = upstream.requests().len();
+
+    assert_eq!(close_code(&mut socket).await, Some(CloseCode::Policy));
+    assert_eq!(echo.next().await, Heard::Ended);
+    let words = ["connection-cut", "test/vera", "the policies no longer allow it"];
+    gate.audited("the cut", |record| mentions(record, &words)).await;
+    kept.send(ask.as_bytes()).await;
+    assert_eq!(kept.answer().await.unwrap().status, 403, "a connection that was kept");
+    assert_eq!(upstream.requests().len(), before);
+    // The session itself goes on.
+    let mut elsewhere = gate.browser().as_program();
+    elsewhere.set_session_cookie(&session);
+    elsewhere.get("/.wicketgate/me").await.expect(200);
 }
 
 #[tokio::test]

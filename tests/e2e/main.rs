@@ -21,6 +21,7 @@ mod bounds;
 mod browser;
 mod bypass;
 mod callers;
+mod certificates;
 mod circles;
 mod client_certificates;
 mod commands;

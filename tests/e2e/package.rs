@@ -53,11 +53,16 @@ fn the_packaged_configuration_is_good_once_its_secrets_are_there() {
     let authority = Authority::new("Test CA");
     let (certificate, key) = authority.server(&["portal.example.com"]).write(etc, "portal");
     write_secret(&etc.join("secrets_oidc-client-secret"), "secret");
-    fs::rename(certificate, etc.join("tls_portal.crt")).unwrap();
-    fs::rename(key, etc.join("tls_portal.key")).unwrap();
-    // As systemd gives them: readable, and for nobody else.
-    for name in ["secrets_oidc-client-secret", "tls_portal.crt", "tls_portal.key"] {
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o440);
+    fs::create_dir(etc.join("tls")).unwrap();
+    fs::rename(certificate, etc.join("tls/portal.crt")).unwrap();
+    fs::rename(key, etc.join("tls/portal.key")).unwrap();
+    // As systemd gives it, and as the configuration says: readable, and for nobody else.
+    for (name, mode) in [
+        ("secrets_oidc-client-secret", 0o440),
+        ("tls/portal.crt", 0o640),
+        ("tls/portal.key", 0o640),
+    ] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         fs::set_permissions(etc.join(name), mode).unwrap();
     }
     fs::create_dir(etc.join("policies")).unwrap();
@@ -97,7 +102,23 @@ fn the_service_loads_what_the_packaged_configuration_refers_to() {
         );
         found += 1;
     }
-    assert_eq!(found, 3);
+    assert_eq!(found, 1);
+}
+
+/// As a credential it would be a copy of what it was when the service started.
+#[test]
+fn a_certificate_of_the_package_is_read_where_it_is_renewed() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let text = read("packaging/wicketgate.yaml");
+    for key in ["certificate: tls/portal.crt\n", "key: tls/portal.key\n"] {
+        assert!(text.contains(key), "{key}");
+    }
+    let unit = read("systemd/wicketgate.service");
+    let group = unit.lines().find_map(|line| line.strip_prefix("Group=")).unwrap();
+    let folder = format!("install -d -m 2750 -g {group} /etc/wicketgate/tls\n");
+    let script = read("packaging/debian/postinst");
+    assert!(script.contains(&format!("groupadd --system {group}\n")) && script.contains(&folder));
+    assert!(text.contains(&format!("install -m 640 -g {group} ")), "people are told so");
 }
 
 #[test]

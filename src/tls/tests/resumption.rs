@@ -43,14 +43,14 @@ async fn two_gates_with_one_secret_resume_each_others_sessions_in_both_versions(
             assert_eq!(again.client_certificate, first.client_certificate);
         }
         // The same secret and name, another listener.
-        let other = ServerTls::load(&settings).unwrap();
+        let other = ServerTls::load(&settings, &Clock::System).unwrap();
         let other = Acceptor::new("other".into(), other, own(&Clock::System));
         assert!(!shake(&other, &config, "a.example").await.server.unwrap().resumed);
     }
 }
 
 fn load_gate(settings: &ListenerTls) -> Acceptor {
-    acceptor(ServerTls::load(settings).unwrap())
+    acceptor(ServerTls::load(settings, &Clock::System).unwrap())
 }
 
 #[tokio::test]

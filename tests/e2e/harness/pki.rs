@@ -43,6 +43,16 @@ impl Authority {
         self.sign(params)
     }
 
+    /// The same, valid from and to so many seconds from now.
+    pub fn server_between(&self, names: &[&str], from: i64, to: i64) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = seconds_from_now(from);
+        params.not_after = seconds_from_now(to);
+        self.sign(params)
+    }
+
     pub fn expired_server(&self, names: &[&str]) -> Identity {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -70,7 +80,17 @@ impl Authority {
 
     /// A client's certificate with a URI among its subject alternative names.
     pub fn client_with_uri(&self, name: &str, uri: &str) -> Identity {
+        self.client_by_uri(CertificateParams::default(), name, uri)
+    }
+
+    /// The same, good for so many seconds from now.
+    pub fn client_with_uri_for(&self, seconds: i64, name: &str, uri: &str) -> Identity {
         let mut params = CertificateParams::default();
+        params.not_after = seconds_from_now(seconds);
+        self.client_by_uri(params, name, uri)
+    }
+
+    fn client_by_uri(&self, mut params: CertificateParams, name: &str, uri: &str) -> Identity {
         params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -148,6 +168,10 @@ impl Identity {
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
+}
+
+fn seconds_from_now(seconds: i64) -> time::OffsetDateTime {
+    time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds)
 }
 
 /// What a client trusts, shows and speaks.

@@ -51,6 +51,10 @@ struct Script {
     keys: Option<Value>,
     /// What the token endpoint was asked last.
     asked: String,
+    /// Codes are never answered.
+    silent: bool,
+    /// Those that were not.
+    codes: usize,
 }
 
 struct World {
@@ -74,6 +78,12 @@ fn new_key(kid: &str) -> (EncodingKey, Value) {
 }
 
 impl Script {
+    fn is_silent(&mut self, asked: &str) -> bool {
+        let silent = self.silent && asked.contains("grant_type=authorization_code");
+        self.codes += usize::from(silent);
+        silent
+    }
+
     fn answer(&self, path: &str) -> (u16, Value) {
         let issuer = &self.issuer;
         match path {
@@ -146,6 +156,9 @@ async fn serve(
             if path == "/token" {
                 script.lock().asked.clone_from(&text);
             }
+            if script.lock().is_silent(&text) {
+                std::future::pending::<()>().await;
+            }
             if path == "/jwks" {
                 keys.fetch_add(1, Ordering::SeqCst);
             }
@@ -185,6 +198,8 @@ impl World {
             down: false,
             keys: None,
             asked: String::new(),
+            silent: false,
+            codes: 0,
         }));
         let key_fetches = Arc::new(AtomicUsize::new(0));
         tokio::spawn(serve(listener, Arc::clone(&script), Arc::clone(&key_fetches)));

@@ -72,6 +72,7 @@ pub struct Metrics {
     logins: IntCounterVec,
     access_tokens: IntCounterVec,
     refreshes: IntCounterVec,
+    refreshes_queued: IntCounterVec,
     reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     policy_set_info: IntGaugeVec,
@@ -257,6 +258,11 @@ impl Metrics {
                 "Times that an identity provider was asked about a session's user again, by result.",
                 &["result"],
             ),
+            refreshes_queued: add.counters(
+                "wicketgate_refreshes_queued_total",
+                "Times that a refresh found no room at its identity provider, by what became of it.",
+                &["provider", "result"],
+            ),
             decision_errors: add.counter(
                 "wicketgate_decision_errors_total",
                 "Decisions denied because a policy could not be evaluated.",
@@ -400,6 +406,11 @@ impl Metrics {
     /// Counts a refresh: `refreshed`, `refused` (the session ended) or `unavailable`.
     pub fn refreshes(&self, result: &'static str) {
         self.refreshes.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a refresh that found too many under way at its provider: `waited` or `put-off`.
+    pub fn refreshes_queued(&self, provider: &str, result: &'static str) {
+        self.refreshes_queued.with_label_values(&[provider, result]).inc();
     }
 
     /// Counts a login: `success`, `failure` (the user's or browser's part) or `unavailable` (the

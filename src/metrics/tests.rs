@@ -17,6 +17,7 @@ fn touched() -> Arc<Metrics> {
     metrics.logins("success");
     metrics.access_tokens("verified");
     metrics.refreshes("refreshed");
+    metrics.refreshes_queued("idp", "waited");
     metrics.rate_limited("portal", "address");
     metrics.shed("portal", "route");
     metrics.reloads("applied");

@@ -411,6 +411,19 @@ mod tests {
         assert!(world.store.scan(Space::Logins, b"").await.unwrap().is_empty());
     }
 
+    /// What an older version has written says nothing of it.
+    #[tokio::test]
+    async fn who_was_handed_over_without_the_time_of_the_answer_is_signed_in_all_the_same() {
+        let world = World::new().await;
+        let half = world.ask("a.example");
+        let refresh = login().refresh.map(|refresh| RefreshToken { asked: None, ..refresh });
+        let older = Login { refresh, ..login() };
+        let address = give(&world.logins, &older, "a.example", &half.request.state).await.unwrap();
+        let query = address.split_once('?').unwrap().1;
+        let taken = world.take("a.example", query, &half.cookies).await.unwrap();
+        assert_eq!(taken.refresh.unwrap().asked, None);
+    }
+
     #[tokio::test]
     async fn a_code_is_refused_again_elsewhere_in_another_browser_and_late() {
         let world = World::new().await;

@@ -78,6 +78,9 @@ struct Record {
     access_token: Option<ProviderToken>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refresh: Option<(String, Option<Duration>)>,
+    /// When the provider was asked for that; not in what an older version has written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asked: Option<Timestamp>,
     expires: Timestamp,
 }
 
@@ -162,6 +165,7 @@ pub async fn give(
         id_token: login.id_token.as_ref().map(|token| token.expose().to_owned()),
         access_token: login.access_token.clone(),
         refresh: login.refresh.as_ref().map(|of| (of.token.expose().to_owned(), of.lifetime)),
+        asked: login.refresh.as_ref().and_then(|of| of.asked),
         expires: logins.clock.now().plus(LIFETIME),
     };
     let key = key(&code);
@@ -230,9 +234,11 @@ pub async fn take(
         subject: record.subject,
         id_token: record.id_token.map(Secret::new),
         access_token: record.access_token,
-        refresh: record
-            .refresh
-            .map(|(token, lifetime)| RefreshToken { token: Secret::new(token), lifetime }),
+        refresh: record.refresh.map(|(token, lifetime)| RefreshToken {
+            token: Secret::new(token),
+            lifetime,
+            asked: record.asked,
+        }),
         return_to: half.return_to.clone(),
         begun: half.expires.minus(login::LIFETIME),
         set_cookie: login::forget(&half),
@@ -319,7 +325,11 @@ mod tests {
             subject: Some("ada".into()),
             id_token: Some(Secret::new("a.b.c")),
             access_token: ProviderToken::new("x.y.z", None),
-            refresh: Some(RefreshToken { token: Secret::new("r-1"), lifetime: None }),
+            refresh: Some(RefreshToken {
+                token: Secret::new("r-1"),
+                lifetime: None,
+                asked: Some(Timestamp::from_seconds(7)),
+            }),
             return_to: "/elsewhere".into(),
             begun: Timestamp::from_seconds(0),
             set_cookie: Vec::new(),
@@ -394,9 +404,24 @@ mod tests {
         assert_eq!(taken.authentication.acr.as_deref(), Some("mfa"));
         assert_eq!(taken.id_token.unwrap().expose(), "a.b.c");
         assert_eq!(taken.access_token.unwrap().text(), "x.y.z");
-        assert_eq!(taken.refresh.unwrap().token.expose(), "r-1");
+        let refresh = taken.refresh.unwrap();
+        assert_eq!(refresh.token.expose(), "r-1");
+        assert_eq!(refresh.asked, Some(Timestamp::from_seconds(7)), "not when it was handed over");
         assert_eq!(taken.set_cookie.len(), 1, "the cookie is removed");
         assert!(world.store.scan(Space::Logins, b"").await.unwrap().is_empty());
+    }
+
+    /// What an older version has written says nothing of it.
+    #[tokio::test]
+    async fn who_was_handed_over_without_the_time_of_the_answer_is_signed_in_all_the_same() {
+        let world = World::new().await;
+        let half = world.ask("a.example");
+        let refresh = login().refresh.map(|refresh| RefreshToken { asked: None, ..refresh });
+        let older = Login { refresh, ..login() };
+        let address = give(&world.logins, &older, "a.example", &half.request.state).await.unwrap();
+        let query = address.split_once('?').unwrap().1;
+        let taken = world.take("a.example", query, &half.cookies).await.unwrap();
+        assert_eq!(taken.refresh.unwrap().asked, None);
     }
 
     #[tokio::test]

@@ -290,6 +290,8 @@ impl Provider {
             return Err(LoginError::Rejected(printable(&error)));
         }
         let code = answer.code.ok_or_else(|| LoginError::invalid("the callback has no code"))?;
+        // For all calls that it takes. Whoever finds none has used nothing up.
+        let _place = self.http.sign_in().await?;
         // Last before the code is redeemed: what redeems nothing writes nothing.
         self.logins.consume(&login).await?;
         let asked = self.clock.now();
@@ -313,7 +315,7 @@ impl Provider {
             subject: claims::text(&[&verified.claims], "sub")?,
             id_token: Some(Secret::new(verified.raw)),
             access_token: ProviderToken::of(&tokens, asked),
-            refresh: self.config.refresh.and_then(|_| refresh::of(&tokens)),
+            refresh: self.config.refresh.and_then(|_| refresh::of(&tokens, asked)),
             return_to: login::return_to(&login.return_to),
             begun: login.expires.minus(login::LIFETIME),
             set_cookie: login::forget(&login),

@@ -54,6 +54,10 @@ struct Script {
     asked: String,
     /// Status and body of the endpoint for revocation.
     revoked: (u16, Value),
+    /// Codes are never answered.
+    silent: bool,
+    /// Those that were not.
+    codes: usize,
 }
 
 struct World {
@@ -77,6 +81,12 @@ fn new_key(kid: &str) -> (EncodingKey, Value) {
 }
 
 impl Script {
+    fn is_silent(&mut self, asked: &str) -> bool {
+        let silent = self.silent && asked.contains("grant_type=authorization_code");
+        self.codes += usize::from(silent);
+        silent
+    }
+
     fn answer(&self, path: &str) -> (u16, Value) {
         let issuer = &self.issuer;
         match path {
@@ -150,6 +160,9 @@ async fn serve(
             if path == "/token" || path == "/revoke" {
                 script.lock().asked.clone_from(&text);
             }
+            if script.lock().is_silent(&text) {
+                std::future::pending::<()>().await;
+            }
             if path == "/jwks" {
                 keys.fetch_add(1, Ordering::SeqCst);
             }
@@ -190,6 +203,8 @@ impl World {
             keys: None,
             asked: String::new(),
             revoked: (200, json!({})),
+            silent: false,
+            codes: 0,
         }));
         let key_fetches = Arc::new(AtomicUsize::new(0));
         tokio::spawn(serve(listener, Arc::clone(&script), Arc::clone(&key_fetches)));

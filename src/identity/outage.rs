@@ -14,7 +14,7 @@ use super::refresh::RefreshError;
 
 /// Refreshes at one provider at once: a quarter of the calls that may be under way, so that those
 /// who sign in have room.
-const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 16;
 
 const LONGEST: Duration = Duration::from_secs(30);
 
@@ -43,10 +43,24 @@ impl Default for Refreshes {
     }
 }
 
+/// Room for one who asks, for as long as it is held.
+#[derive(Debug)]
+pub struct Place<'a> {
+    _place: SemaphorePermit<'a>,
+    waited: bool,
+}
+
+impl Place<'_> {
+    /// Whether all were taken.
+    pub fn has_waited(&self) -> bool {
+        self.waited
+    }
+}
+
 /// The right to ask, for as long as it is held.
 #[derive(Debug)]
 pub struct Turn<'a> {
-    _place: SemaphorePermit<'a>,
+    _place: Place<'a>,
     is_probe: bool,
 }
 
@@ -61,11 +75,22 @@ impl Refreshes {
     /// Waits for a place, for as long as a call may take.
     ///
     /// # Errors
+    /// `NoPlace`.
+    pub async fn place(&self, patience: Duration) -> Result<Place<'_>, RefreshError> {
+        if let Ok(place) = self.places.try_acquire() {
+            return Ok(Place { _place: place, waited: false });
+        }
+        match tokio::time::timeout(patience, self.places.acquire()).await {
+            Ok(Ok(place)) => Ok(Place { _place: place, waited: true }),
+            _ => Err(RefreshError::NoPlace),
+        }
+    }
+
+    /// The turn of somebody who has a place. Last before asking: it may have failed meanwhile.
+    ///
+    /// # Errors
     /// `BackingOff`.
-    pub async fn turn(&self, patience: Duration) -> Result<Turn<'_>, RefreshError> {
-        let place = tokio::time::timeout(patience, self.places.acquire()).await;
-        let Ok(Ok(place)) = place else { return Err(RefreshError::BackingOff) };
-        // After the wait: it may have failed meanwhile.
+    pub fn turn<'a>(&self, place: Place<'a>) -> Result<Turn<'a>, RefreshError> {
         let mut pace = self.pace.lock();
         let now = Instant::now();
         if pace.next.is_some_and(|next| now < next) {
@@ -106,6 +131,13 @@ impl Refreshes {
         pace.next = Instant::now().checked_add(pace.wait);
     }
 
+    /// Nobody was asked: the next may ask in the place of a probe.
+    pub fn not_asked(&self, turn: &Turn<'_>) {
+        if turn.is_probe {
+            self.pace.lock().next = Instant::now().checked_add(Duration::from_secs(1));
+        }
+    }
+
     pub fn answered(&self, provider: &str) {
         if self.is_out() {
             self.pace.lock().next = None;
@@ -122,24 +154,34 @@ mod tests {
 
     use super::*;
 
+    impl Refreshes {
+        async fn both(&self) -> Result<Turn<'_>, RefreshError> {
+            self.turn(self.place(LONGEST).await?)
+        }
+    }
+
     #[tokio::test]
     async fn a_provider_that_failed_is_left_alone_then_asked_by_one_then_by_all() {
         let refreshes = Refreshes::default();
-        let all = [refreshes.turn(LONGEST).await.unwrap(), refreshes.turn(LONGEST).await.unwrap()];
+        let all = [refreshes.both().await.unwrap(), refreshes.both().await.unwrap()];
         all.iter().for_each(|turn| refreshes.failed(turn, "idp", "down"));
         assert!(refreshes.is_out());
-        assert!(refreshes.turn(LONGEST).await.is_err(), "left alone");
+        assert!(refreshes.both().await.is_err(), "left alone");
         assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(1), "two that failed together");
         refreshes.pace.lock().next = Some(Instant::now());
-        let probe = refreshes.turn(LONGEST).await.unwrap();
-        assert!(refreshes.turn(LONGEST).await.is_err(), "one is enough");
+        let probe = refreshes.both().await.unwrap();
+        assert!(refreshes.both().await.is_err(), "one is enough");
+        refreshes.not_asked(&probe);
+        let next = refreshes.pace.lock().next.unwrap();
+        assert!(refreshes.is_out(), "it told nothing");
+        assert!(next <= Instant::now() + Duration::from_secs(1), "another may ask before long");
         refreshes.failed(&probe, "idp", "down");
         assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(2));
         refreshes.pace.lock().next = Some(Instant::now());
-        refreshes.turn(LONGEST).await.unwrap();
+        refreshes.both().await.unwrap();
         refreshes.answered("idp");
         assert!(!refreshes.is_out());
-        let all = [refreshes.turn(LONGEST).await.unwrap(), refreshes.turn(LONGEST).await.unwrap()];
+        let all = [refreshes.both().await.unwrap(), refreshes.both().await.unwrap()];
         all.iter().for_each(|turn| refreshes.failed(turn, "idp", "down"));
         assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(1), "it begins anew");
     }
@@ -149,10 +191,16 @@ mod tests {
         let refreshes = Refreshes::default();
         let mut asking = Vec::new();
         for _ in 0..AT_ONCE {
-            asking.push(refreshes.turn(LONGEST).await.unwrap());
+            let place = refreshes.place(LONGEST).await.unwrap();
+            assert!(!place.has_waited());
+            asking.push(refreshes.turn(place).unwrap());
         }
-        assert!(refreshes.turn(LONGEST).now_or_never().is_none());
+        let mut next = Box::pin(refreshes.place(LONGEST));
+        assert!((&mut next).now_or_never().is_none());
+        let none = refreshes.place(Duration::ZERO).await;
+        assert!(matches!(none, Err(RefreshError::NoPlace)), "{none:?}");
+        assert!(!refreshes.is_out(), "it says nothing about the provider");
         asking.pop();
-        refreshes.turn(LONGEST).await.unwrap();
+        assert!(next.await.unwrap().has_waited());
     }
 }

@@ -17,6 +17,7 @@ use super::discovery::DiscoveryError;
 use super::http::HttpError;
 use super::id_token::{self, IdTokenError, SaidNonce};
 use super::oidc::{LoginError, Provider, UserInfoError, VerifyError, printable};
+use super::outage::Place;
 use super::provider_token::ProviderToken;
 use crate::config::model::Refresh;
 use crate::config::secret::Secret;
@@ -52,6 +53,8 @@ pub struct RefreshToken {
     pub token: Secret,
     /// Of the access token beside it, where the provider said.
     pub lifetime: Option<Duration>,
+    /// When the provider was asked for it, by the system's clock, where that is known.
+    pub asked: Option<Timestamp>,
 }
 
 /// What is known of a session's user, and has to be so still.
@@ -101,17 +104,37 @@ pub enum RefreshError {
     /// Nothing is known, and nobody was asked.
     #[error("the identity provider failed a moment ago; the next try is due shortly")]
     BackingOff,
+    /// Nothing is known, and nobody was asked.
+    #[error("too many calls to the identity provider are under way; the next try is due shortly")]
+    NoPlace,
 }
 
 impl RefreshError {
     pub(super) fn unavailable(cause: impl ToString, for_all: bool) -> Self {
         Self::Unavailable { cause: cause.to_string(), for_all, rotated: None }
     }
+
+    /// The same once the token was used: `token` is the one to use from now on.
+    fn with(self, token: Option<Secret>) -> Self {
+        match self {
+            Self::Unavailable { cause, for_all, .. } => {
+                Self::Unavailable { cause, for_all, rotated: token }
+            }
+            // It was asked, and for this session there is no answer.
+            Self::BackingOff | Self::NoPlace => {
+                Self::Unavailable { cause: self.to_string(), for_all: false, rotated: token }
+            }
+            over => over,
+        }
+    }
 }
 
 impl From<DiscoveryError> for RefreshError {
     fn from(error: DiscoveryError) -> Self {
-        Self::unavailable(error, true)
+        match error {
+            DiscoveryError::Http(HttpError::Busy) => Self::NoPlace,
+            error => Self::unavailable(error, true),
+        }
     }
 }
 
@@ -119,7 +142,7 @@ impl From<HttpError> for RefreshError {
     fn from(error: HttpError) -> Self {
         if matches!(error, HttpError::Busy) {
             // Others call it: that says nothing about the provider.
-            return Self::BackingOff;
+            return Self::NoPlace;
         }
         let for_all = !matches!(error, HttpError::TooLarge | HttpError::TooDeep);
         Self::unavailable(error, for_all)
@@ -157,11 +180,18 @@ pub trait Renews: std::fmt::Debug + Send + Sync {
         true
     }
 
-    /// The bound on a whole refresh: the calls that it takes, one after the other.
+    /// The bound on [`renew`](Self::renew): the calls that it takes, one after the other.
     fn patience(&self) -> Duration;
 
+    /// Waits for room to ask in. Before a session is anybody's to refresh: who waits here holds
+    /// nobody else off.
+    ///
+    /// # Errors
+    /// `NoPlace`.
+    async fn place(&self) -> Result<Place<'_>, RefreshError>;
+
     /// Uses the refresh token. Once this was called, only what comes of it may be good.
-    async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError>;
+    async fn renew(&self, before: &Before<'_>, place: Place<'_>) -> Result<Renewed, RefreshError>;
 }
 
 #[async_trait]
@@ -171,13 +201,17 @@ impl Renews for Provider {
     }
 
     fn patience(&self) -> Duration {
-        // A place, then tokens and userinfo: for each a line and the call. The rest is at hand, or
-        // was asked for without anything being used up.
+        // A probe, tokens and userinfo: for each a line and the call. The rest is at hand, or was
+        // asked for without anything being used up.
         self.config.timeout * 6
     }
 
-    async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
-        let turn = self.refreshes.turn(self.config.timeout).await?;
+    async fn place(&self) -> Result<Place<'_>, RefreshError> {
+        self.refreshes.place(self.config.timeout).await
+    }
+
+    async fn renew(&self, before: &Before<'_>, place: Place<'_>) -> Result<Renewed, RefreshError> {
+        let turn = self.refreshes.turn(place)?;
         let renewed = match turn.is_probe() {
             // With something that can be asked twice. A provider that hangs may use up a token later,
             // when nobody waits for the answer any more.
@@ -190,6 +224,9 @@ impl Renews for Provider {
         match &renewed {
             Err(RefreshError::Unavailable { cause, for_all: true, .. }) => {
                 self.refreshes.failed(&turn, &self.config.name, cause);
+            }
+            Err(RefreshError::BackingOff | RefreshError::NoPlace) => {
+                self.refreshes.not_asked(&turn);
             }
             // Whatever it said: it was there.
             _ => self.refreshes.answered(&self.config.name),
@@ -218,7 +255,7 @@ impl Provider {
         let metadata = self.discovery.metadata().await?;
         let asked = self.clock.now();
         let tokens = self.redeem_again(&metadata, before.token).await?;
-        let given = of(&tokens);
+        let given = of(&tokens, asked);
         let lifetime = tokens.expires_in();
         match self.renewed(&metadata, &tokens, before).await {
             Ok((principal, id_token)) => {
@@ -227,11 +264,7 @@ impl Provider {
                 let principal = Arc::new(principal);
                 Ok(Renewed { principal, id_token, token, access_token, lifetime })
             }
-            Err(RefreshError::Unavailable { cause, for_all, .. }) => {
-                let rotated = given.map(|given| given.token);
-                Err(RefreshError::Unavailable { cause, for_all, rotated })
-            }
-            Err(other) => Err(other),
+            Err(error) => Err(error.with(given.map(|given| given.token))),
         }
     }
 
@@ -297,11 +330,15 @@ fn same_sign_in(claims: &Claims, before: &Before<'_>) -> Result<(), RefreshError
     Ok(())
 }
 
-/// What a token response brings to be refreshed with.
-pub(super) fn of(tokens: &CoreTokenResponse) -> Option<RefreshToken> {
+/// What the token response to a request of `asked` brings to be refreshed with.
+pub(super) fn of(tokens: &CoreTokenResponse, asked: Timestamp) -> Option<RefreshToken> {
     let token = tokens.refresh_token()?.secret();
     let good = !token.is_empty() && token.len() <= MAX_TOKEN;
-    good.then(|| RefreshToken { token: Secret::new(token.as_str()), lifetime: tokens.expires_in() })
+    good.then(|| RefreshToken {
+        token: Secret::new(token.as_str()),
+        lifetime: tokens.expires_in(),
+        asked: Some(asked),
+    })
 }
 
 pub(super) fn refused(
@@ -328,5 +365,32 @@ impl From<LoginError> for RefreshError {
     /// What can't even be asked, for nobody.
     fn from(error: LoginError) -> Self {
         Self::unavailable(error, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_the_token_was_used_the_one_that_came_for_it_is_kept_whatever_came_after() {
+        let discovery = |error| RefreshError::from(DiscoveryError::Http(error));
+        for (error, about_all) in [
+            (HttpError::Busy.into(), false),
+            (discovery(HttpError::Busy), false),
+            (discovery(HttpError::Timeout), true),
+            (UserInfoError::Status(500).into(), false),
+        ] {
+            let error: RefreshError = error;
+            let said = error.to_string();
+            match error.with(Some(Secret::new("r-1"))) {
+                RefreshError::Unavailable { cause, for_all, rotated: Some(token) } => {
+                    assert_eq!((cause, for_all, token.expose()), (said, about_all, "r-1"));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let over = RefreshError::Changed("another".to_owned()).with(Some(Secret::new("r-1")));
+        assert!(matches!(over, RefreshError::Changed(_)), "that stays a no");
     }
 }

@@ -73,6 +73,7 @@ pub struct Metrics {
     access_tokens: IntCounterVec,
     refreshes: IntCounterVec,
     token_revocations: IntCounterVec,
+    refreshes_queued: IntCounterVec,
     reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
     policy_set_info: IntGaugeVec,
@@ -263,6 +264,11 @@ impl Metrics {
                 "Tokens of ended sessions that were to be revoked at their provider, by result.",
                 &["result"],
             ),
+            refreshes_queued: add.counters(
+                "wicketgate_refreshes_queued_total",
+                "Times that a refresh found no room at its identity provider, by what became of it.",
+                &["provider", "result"],
+            ),
             decision_errors: add.counter(
                 "wicketgate_decision_errors_total",
                 "Decisions denied because a policy could not be evaluated.",
@@ -412,6 +418,11 @@ impl Metrics {
     /// too many waited.
     pub fn token_revocations(&self, result: &'static str) {
         self.token_revocations.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a refresh that found too many under way at its provider: `waited` or `put-off`.
+    pub fn refreshes_queued(&self, provider: &str, result: &'static str) {
+        self.refreshes_queued.with_label_values(&[provider, result]).inc();
     }
 
     /// Counts a login: `success`, `failure` (the user's or browser's part) or `unavailable` (the

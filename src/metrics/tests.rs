@@ -18,6 +18,7 @@ fn touched() -> Arc<Metrics> {
     metrics.access_tokens("verified");
     metrics.refreshes("refreshed");
     metrics.token_revocations("revoked");
+    metrics.refreshes_queued("idp", "waited");
     metrics.rate_limited("portal", "address");
     metrics.shed("portal", "route");
     metrics.reloads("applied");

@@ -1,8 +1,8 @@
 //! Connections that outlive their request: WebSockets, event streams, long downloads.
 //!
 //! INVARIANT: what was allowed when it was opened is asked about again for as long as it is open:
-//! at once when its session ends, else every second with the snapshot of that second. Elsewhere,
-//! streams outlive logout.
+//! at once when its session ends, else every second with the snapshot of that second. No wait for
+//! the store holds that up. Elsewhere, streams outlive logout.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -201,17 +201,10 @@ impl Watch {
     /// closes both sides. Safe to drop and call again.
     pub async fn cut(&self) -> CutReason {
         loop {
-            if self.heard.swap(false, Ordering::AcqRel) {
-                self.client_active();
-            }
-            if let Some(reason) = self.reread().await.or_else(|| self.check()) {
+            if let Some(reason) = self.reread().await.or_else(|| self.look()) {
                 return reason;
             }
-            tokio::select! {
-                () = self.signal.wake.notified() => {}
-                // And when what is known of sessions would no longer be enough.
-                () = tokio::time::sleep(INTERVAL.min(self.gate().sessions.confirmed_for())) => {}
-            }
+            self.due().await;
         }
     }
 
@@ -264,11 +257,10 @@ impl Watch {
         let reason = match self.decide(self.opening_action()) {
             Ok(()) => {
                 if self.opening_action() == Action::WebSocketReceive {
-                    let allowed = self.send_allowed();
-                    if allowed && !self.may_send.swap(true, Ordering::AcqRel) {
-                        self.drop_noted.store(false, Ordering::Release);
-                    } else if !allowed {
+                    if !self.send_allowed() {
                         self.may_send.store(false, Ordering::Release);
+                    } else if self.knows_newest() && !self.may_send.swap(true, Ordering::AcqRel) {
+                        self.drop_noted.store(false, Ordering::Release);
                     }
                 }
                 return None;
@@ -331,15 +323,54 @@ impl Watch {
         caller.clone()
     }
 
+    /// Whether nothing newer is known of a session's user than what is at hand.
+    fn knows_newest(&self) -> bool {
+        match self.caller() {
+            Credential::Session(session) => session.is_current(),
+            Credential::Token(_) | Credential::Certificate(_) => true,
+        }
+    }
+
+    /// Resolves when it is to be asked about again.
+    async fn due(&self) {
+        tokio::select! {
+            () = self.signal.wake.notified() => {}
+            // And when what is known of sessions would no longer be enough.
+            () = tokio::time::sleep(INTERVAL.min(self.gate().sessions.confirmed_for())) => {}
+        }
+    }
+
+    /// What is asked each time.
+    fn look(&self) -> Option<CutReason> {
+        if self.heard.swap(false, Ordering::AcqRel) {
+            self.client_active();
+        }
+        self.check()
+    }
+
     /// Reads what another gate has learnt of the session's user. Why it can't stay open without.
+    /// A store that hangs holds nothing else up: for as long as it takes, it is asked about with
+    /// what was known before.
     async fn reread(&self) -> Option<CutReason> {
         let Credential::Session(session) = self.caller() else { return None };
         if session.is_current() {
             return None;
         }
         let gate = self.gate();
+        let mut read = Box::pin(gate.sessions.reread(&session, gate.clock.now()));
+        let read = loop {
+            tokio::select! {
+                biased;
+                read = &mut read => break read,
+                () = self.due() => {
+                    if let Some(reason) = self.look() {
+                        return Some(reason);
+                    }
+                }
+            }
+        };
         // That it is over is noticed with all the others.
-        if let Err(error) = Box::pin(gate.sessions.reread(&session, gate.clock.now())).await {
+        if let Err(error) = read {
             tracing::warn!(%error, "what is known of a session's user can't be read");
             self.record_cut(CutReason::Unconfirmed);
             return Some(CutReason::Unconfirmed);

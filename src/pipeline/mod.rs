@@ -42,4 +42,6 @@ pub mod source;
 pub mod step_up;
 pub mod suspended;
 pub mod tabs;
+#[cfg(test)]
+mod tests;
 mod upstream_token;

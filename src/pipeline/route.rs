@@ -225,7 +225,7 @@ impl RouteTable {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
@@ -237,7 +237,21 @@ mod tests {
     use crate::metrics::Metrics;
 
     fn entry(name: &str, host: &str, path: &str, path_parameters: bool) -> Arc<RouteEntry> {
-        let metrics = Metrics::new();
+        let route = Route { path_parameters, ..config(name, host, path) };
+        entry_of(route, &Metrics::new())
+    }
+
+    pub fn entry_of(route: Route, metrics: &Metrics) -> Arc<RouteEntry> {
+        let name = Arc::clone(&route.name);
+        let application = Arc::clone(&route.application.name);
+        let resource = Resource { route: Arc::clone(&name), application, zone: None, tenant: None };
+        let route = Arc::new(route);
+        let pool = Pool::new(&route, 1, metrics).unwrap();
+        Arc::new(RouteEntry::new(route, resource, metrics.route(&name), pool))
+    }
+
+    /// Of an upstream that nobody asks.
+    pub fn config(name: &str, host: &str, path: &str) -> Route {
         let application = Arc::new(Application {
             name: "app".into(),
             display_name: "App".into(),
@@ -247,7 +261,7 @@ mod tests {
             session: None,
         });
         let endpoint = Endpoint { host: Host::parse("127.0.0.1").unwrap(), port: 8080, weight: 1 };
-        let route = Arc::new(Route {
+        Route {
             name: name.into(),
             host: Host::parse(host).unwrap(),
             path: path.into(),
@@ -274,17 +288,13 @@ mod tests {
             },
             max_body_bytes: 1,
             websocket: true,
-            path_parameters,
+            path_parameters: false,
             audit: AuditDurability::Buffered,
             refuse_cross_site: true,
             cross_site_origins: Vec::new(),
             response: ResponseRewrite { location: true, cookie_domain: true },
             bounds: RouteBounds::default(),
-        });
-        let resource =
-            Resource { route: name.into(), application: "app".into(), zone: None, tenant: None };
-        let pool = Pool::new(&route, 1, &metrics).unwrap();
-        Arc::new(RouteEntry::new(route, resource, metrics.route(name), pool))
+        }
     }
 
     fn found(table: &RouteTable, host: &str, target: &str) -> String {

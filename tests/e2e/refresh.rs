@@ -53,7 +53,7 @@ async fn refreshed(gate: &Gate, result: &str) -> f64 {
 #[tokio::test]
 async fn a_group_that_was_taken_away_is_gone_from_the_session_and_closes_what_is_open() {
     let (page, mut echo) = (Recorder::start().await, Echo::start().await);
-    let gate = world(&page, &echo).policy(VENDORS).refresh("1s", "1m").start().await;
+    let gate = world(&page, &echo).policy(VENDORS).refresh("1s", "1h").start().await;
     let browser = gate.login("vera").await;
     let mut program = browser.clone().as_program();
     program.get("/").await.expect(200);
@@ -77,7 +77,7 @@ async fn a_group_that_was_taken_away_is_gone_from_the_session_and_closes_what_is
 #[tokio::test]
 async fn a_grant_that_the_provider_takes_back_ends_the_session_and_what_is_open_under_it() {
     let (page, mut echo) = (Recorder::start().await, Echo::start().await);
-    let gate = world(&page, &echo).refresh("1s", "1m").start().await;
+    let gate = world(&page, &echo).refresh("1s", "1h").start().await;
     let browser = gate.login("vera").await;
     let mut other = gate.login("otto").await.as_program();
     let mut socket = websocket::opened(&browser, &mut echo).await;
@@ -98,19 +98,26 @@ async fn a_grant_that_the_provider_takes_back_ends_the_session_and_what_is_open_
 async fn while_the_provider_is_away_sessions_go_on_for_as_long_as_is_configured_and_then_wait_for_it()
  {
     let (page, mut echo) = (Recorder::start().await, Echo::start().await);
-    let gate = world(&page, &echo).refresh("1s", "5s").start().await;
+    // So long that no test waits for it.
+    let mut gate = world(&page, &echo).refresh("1s", "1h").start().await;
     let browser = gate.login("vera").await;
     let mut program = browser.clone().as_program();
     program.get("/").await.expect(200);
     let mut socket = websocket::opened(&browser, &mut echo).await;
 
     gate.provider.process.signal("USR2");
-    let failing = async || (refreshed(&gate, "unavailable").await > 0.5).then_some(());
-    eventually("a refresh that fails", async || {
+    let count = |gate: &Gate, words: &str| {
+        gate.process.output().iter().filter(|line| line.contains(words)).count()
+    };
+    // With the second the first is more than the interval ago.
+    eventually("two refreshes that fail", async || {
         program.get("/").await.expect(200);
-        failing().await
+        let told = count(&gate, "sessions can't be refreshed");
+        (told > 0 && refreshed(&gate, "unavailable").await > 1.5).then_some(())
     })
     .await;
+    assert_eq!(count(&gate, "sessions can't be refreshed"), 1, "one outage, one warning");
+    gate.rewrite(|config| config["identity_providers"][0]["refresh"]["max_age"] = "2s".into());
     let refused = turns(&mut program, 200, 503).await;
     assert_eq!(refused.json()["type"], "urn:wicketgate:identity-unconfirmed");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
@@ -125,20 +132,27 @@ async fn while_the_provider_is_away_sessions_go_on_for_as_long_as_is_configured_
     program.get("/.wicketgate/me").await.expect(200);
     browser.clone().get("/.wicketgate/logout").await.expect(200);
 
+    // Once more for the provider as it was read again.
+    eventually("the next try", async || {
+        program.get("/").await.expect(503);
+        (count(&gate, "sessions can't be refreshed") == 2).then_some(())
+    })
+    .await;
     gate.provider.process.signal("USR2");
     turns(&mut program, 503, 200).await;
     websocket::opened(&browser, &mut echo).await;
-    let output = gate.process.output();
-    let count = |words: &str| output.iter().filter(|line| line.contains(words)).count();
-    assert_eq!(count("sessions can't be refreshed"), 1, "one outage, one warning: {output:?}");
-    assert_eq!(count("sessions are refreshed again"), 1, "{output:?}");
+    eventually("word of it", async || {
+        (count(&gate, "sessions are refreshed again") == 1).then_some(())
+    })
+    .await;
+    assert_eq!(count(&gate, "sessions can't be refreshed"), 2, "{:?}", gate.process.output());
     assert!(!gate.audit().iter().any(|record| mentions(record, &["session-ended"])));
 }
 
 #[tokio::test]
 async fn fifty_requests_at_once_use_each_refresh_token_once() {
     let page = Recorder::start().await;
-    let gate = Gate::with_upstream(&page).refresh("1s", "1m").start().await;
+    let gate = Gate::with_upstream(&page).refresh("1s", "1h").start().await;
     let program = gate.login("vera").await.as_program();
     eventually("four refreshes", async || {
         let mut all: Vec<Browser> = (0..50).map(|_| program.clone()).collect();
@@ -157,7 +171,7 @@ async fn two_gates_on_one_store_use_each_refresh_token_once_and_know_the_same() 
     let (page, echo, store) = (Recorder::start().await, Echo::start().await, Redis::start().await);
     let setup = || {
         let url = format!("redis://{}", store.address());
-        world(&page, &echo).policy(VENDORS).refresh("1s", "1m").configure(move |config| {
+        world(&page, &echo).policy(VENDORS).refresh("1s", "1h").configure(move |config| {
             config["store"] = json!({ "redis": { "url": url } });
         })
     };
@@ -216,7 +230,7 @@ async fn a_provider_that_answers_a_refresh_wrongly_changes_nobody() {
     };
     for (name, bend, over) in ANSWERS {
         let (rogue, page) = (Rogue::start().await, Recorder::start().await);
-        let gate = Gate::with_upstream(&page).refresh("1s", "1m");
+        let gate = Gate::with_upstream(&page).refresh("1s", "1h");
         let gate = rogue.provides(gate).start().await;
         rogue.bend(good);
         let browser = rogue.signed_in(&gate, "vera", Some("s1")).await;
@@ -261,7 +275,7 @@ async fn a_provider_that_answers_a_refresh_wrongly_changes_nobody() {
 async fn a_session_that_was_handed_over_is_refreshed_too() {
     let page = Recorder::start().await;
     let gate = Gate::with_upstream(&page)
-        .refresh("1s", "1m")
+        .refresh("1s", "1h")
         .configure(|config| config["session"] = json!({ "sign_in_host": "second.localhost" }))
         .start()
         .await;
@@ -288,7 +302,7 @@ async fn during_an_upgrade_two_processes_use_each_refresh_token_once() {
     let (page, mut echo) = (Recorder::start().await, Echo::start().await);
     let gate = world(&page, &echo)
         .policy(VENDORS)
-        .refresh("1s", "1m")
+        .refresh("1s", "1h")
         .launch(|launch| {
             launch.arguments = vec!["--replaced-timeout".to_owned(), "60".to_owned()];
         })

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::principal::Principal;
+use crate::identity::http::MAX_SIGN_INS;
 use crate::identity::id_token;
 use crate::identity::refresh::{Before, RefreshError, Renewed, Renews};
 
@@ -42,7 +43,7 @@ impl World {
             nonce: nonce.as_deref(),
             id_token: login.id_token.as_ref(),
         };
-        self.provider.renew(&before).await
+        self.provider.renew(&before, self.provider.place().await?).await
     }
 }
 
@@ -208,4 +209,65 @@ async fn where_it_is_off_no_token_is_kept() {
     let world = World::with(|config| config.refresh = None).await;
     world.tokens(200, |tokens| tokens["refresh_token"] = "r-0".into());
     assert!(world.login().await.unwrap().refresh.is_none());
+}
+
+/// Anybody can begin a sign-in, and come back with a code that he made up.
+#[tokio::test]
+async fn strangers_whose_codes_nobody_answers_leave_room_for_those_who_are_signed_in() {
+    let world = World::new().await;
+    let signed = signed_in(&world).await;
+    world.tokens(200, |tokens| drop(tokens.as_object_mut().unwrap().remove("id_token")));
+    world.script.lock().userinfo = Some(json!({"sub": "ada", "groups": ["staff"]}));
+    world.script.lock().silent = true;
+    let mut begun = Vec::new();
+    for _ in 0..MAX_SIGN_INS * 3 {
+        begun.push(world.begin().await.unwrap());
+    }
+    let strangers = futures_util::future::join_all(begun.iter().map(async |(state, cookies)| {
+        world.finish(&format!("code=made-up&state={state}"), cookies).await
+    }));
+    let refreshed = async {
+        while world.script.lock().codes < MAX_SIGN_INS {
+            tokio::task::yield_now().await;
+        }
+        world.refresh(&signed).await.unwrap()
+    };
+    tokio::select! {
+        ended = strangers => panic!("{ended:?}"),
+        renewed = refreshed => assert_eq!(groups(&renewed.principal), ["staff"]),
+    }
+    assert_eq!(world.script.lock().codes, MAX_SIGN_INS, "the others wait");
+    // Who found no room has used nothing up.
+    let used = world.store.scan(Space::Logins, b"").await.unwrap();
+    assert_eq!(used.len(), MAX_SIGN_INS + 1);
+}
+
+#[tokio::test]
+async fn that_there_is_no_room_for_a_call_says_nothing_about_the_provider() {
+    let world = World::new().await;
+    let signed = signed_in(&world).await;
+    world.script.lock().asked.clear();
+    {
+        let _crowd = world.provider.http.crowd().await;
+        // From here on waiting takes no time.
+        tokio::time::pause();
+        let none = world.refresh(&signed).await;
+        assert!(matches!(none, Err(RefreshError::NoPlace)), "{none:?}");
+        tokio::time::resume();
+        assert!(!world.provider.is_out() && world.provider.may_ask());
+        assert_eq!(world.script.lock().asked, "", "the token is as good as before");
+    }
+    world.refresh(&signed).await.unwrap();
+    // Nor does it when it is asked whether it is back.
+    let (refreshes, patience) = (&world.provider.refreshes, Duration::from_secs(9));
+    let turn = refreshes.turn(refreshes.place(patience).await.unwrap()).unwrap();
+    refreshes.failed(&turn, "idp", "down");
+    while !world.provider.may_ask() {
+        tokio::task::yield_now().await;
+    }
+    let _crowd = world.provider.http.crowd().await;
+    tokio::time::pause();
+    let none = world.refresh(&signed).await;
+    assert!(matches!(none, Err(RefreshError::NoPlace)), "{none:?}");
+    assert!(world.provider.is_out(), "nobody was asked");
 }

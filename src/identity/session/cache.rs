@@ -91,12 +91,12 @@ impl Cache {
         }
     }
 
-    /// Puts a session in the place of the one with the same id, unless that one is newer.
+    /// Puts a session in the place of the one with the same id, unless that one is of later.
     pub(super) fn replace(&self, session: &Arc<Session>) {
         let Some(stripe) = self.of(&session.id) else { return };
         match stripe.write().entry(session.id) {
             Entry::Occupied(mut there) => {
-                if there.get().generation() <= session.generation() {
+                if !session.is_before(there.get()) {
                     there.insert(Arc::clone(session));
                 }
             }

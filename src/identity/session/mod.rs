@@ -250,7 +250,7 @@ impl Sessions {
         let begun = login.begun;
         let lifetime = Duration::from_millis(self.absolute_ms.load(Ordering::Relaxed));
         let refresh = login.refresh.as_ref();
-        let renewal = refresh.map(|refresh| RenewalRecord::begun(&login, refresh, now));
+        let renewal = refresh.map(|refresh| RenewalRecord::begun(&login, refresh, (wall, now)));
         let session = Record::new(login, wall, now, now.plus(lifetime));
         let session = session.into_session(id, renewal.as_ref());
         by_login::put(self.store.as_ref(), &self.seals, &session).await?;

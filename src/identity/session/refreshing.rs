@@ -2,7 +2,8 @@
 //!
 //! A refresh token often works once: a provider that sees one twice takes it for stolen and ends the
 //! sign-in. So of all who want a session refreshed one does it, and the others wait: in this process
-//! by a flight that they share, among gates by a lease in the store, one for each token.
+//! by a flight that they share, among gates by a lease in the store, one for each token. Whoever takes
+//! the lease has room at the provider: one that waits for it would hold all others off.
 //!
 //! | what comes of it | then |
 //! |---|---|
@@ -29,6 +30,7 @@ use super::{Session, SessionError, Sessions};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
 use crate::domain::id::SessionId;
+use crate::identity::outage::Place;
 use crate::identity::refresh::{Before, RefreshError, Renews};
 use crate::identity::revocation::TokenKind;
 use crate::store::Space;
@@ -98,6 +100,14 @@ enum Outcome {
     /// Another gate has done it.
     Heard,
     Over,
+}
+
+/// Whose turn it is.
+enum Lease<'a> {
+    /// This process's, which has room at the provider.
+    Ours(Place<'a>),
+    /// Nobody's any more.
+    Settled(Outcome),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +214,10 @@ impl Sessions {
             Err(Failure::Provider(RefreshError::BackingOff)) => {
                 session.shared.put_off(self.now());
             }
+            Err(Failure::Provider(RefreshError::NoPlace)) => {
+                self.metrics.refreshes_queued(&session.provider, "put-off");
+                session.shared.put_off(self.now());
+            }
             Err(failure) => {
                 self.metrics.refreshes("unavailable");
                 let failed_before = session.shared.failed(self.now());
@@ -228,9 +242,10 @@ impl Sessions {
             self.take_in(session, &record).await;
             return Ok(Outcome::Heard);
         }
-        if let Some(outcome) = self.lease(session, &record, provider.as_ref()).await? {
-            return Ok(outcome);
-        }
+        let place = match self.lease(session, &record, provider.as_ref()).await? {
+            Lease::Ours(place) => place,
+            Lease::Settled(outcome) => return Ok(outcome),
+        };
         let asked = self.now();
         let (token, id_token) = (record.token(), record.id_token());
         let before = Before {
@@ -242,7 +257,8 @@ impl Sessions {
             nonce: record.nonce(),
             id_token: id_token.as_ref(),
         };
-        let renewed = tokio::time::timeout(provider.patience(), provider.renew(&before)).await;
+        let renewed = provider.renew(&before, place);
+        let renewed = tokio::time::timeout(provider.patience(), renewed).await;
         let renewed = renewed.unwrap_or_else(|_| {
             Err(RefreshError::unavailable("the identity provider took too long", false))
         });
@@ -252,7 +268,7 @@ impl Sessions {
                 let (wall, now) = (self.clock.wall(), self.now());
                 let token = renewed.access_token.filter(|_| session.access_token().is_some());
                 renewed.access_token = token.map(|token| token.by_clock(wall, now));
-                let next = record.after(renewed, asked);
+                let next = record.after(renewed, asked).above(session);
                 self.put(session, &next).await?;
                 Ok(Outcome::Refreshed)
             }
@@ -263,7 +279,7 @@ impl Sessions {
                 Ok(Outcome::Over)
             }
             Err(RefreshError::Unavailable { cause, for_all, rotated: Some(token) }) => {
-                self.put(session, &record.rotated(&token)).await?;
+                self.put(session, &record.rotated(&token).above(session)).await?;
                 Err(RefreshError::unavailable(cause, for_all).into())
             }
             Err(error) => {
@@ -276,34 +292,49 @@ impl Sessions {
     }
 
     /// Returns when it is this process's turn to use the token, or when another has used it.
-    async fn lease(
+    async fn lease<'a>(
         &self,
         session: &Arc<Session>,
         record: &RenewalRecord,
-        provider: &dyn Renews,
-    ) -> Result<Option<Outcome>, Failure> {
+        provider: &'a dyn Renews,
+    ) -> Result<Lease<'a>, Failure> {
         let key = lease_of(&session.id, record.generation);
         let lasts = provider.patience() + MARGIN;
         let (begun, mut look) = (Instant::now(), LOOK);
         loop {
+            let place = self.place(session, provider).await?;
             let now = self.now();
             let store = self.store.as_ref();
             if store.put_if_absent(Space::Refreshes, &key, b"", now.plus(lasts), now).await? {
-                return Ok(None);
+                return Ok(Lease::Ours(place));
             }
+            // Another session has a use for it meanwhile.
+            drop(place);
             if begun.elapsed() >= lasts {
                 return Err(Failure::Leased);
             }
             tokio::time::sleep(look).await;
             look = (look * 3 / 2).min(LONGEST_LOOK);
             let Some(stored) = self.stored_renewal(&session.id).await? else {
-                return self.missing(session).await.map(Some);
+                return self.missing(session).await.map(Lease::Settled);
             };
             if stored.generation > record.generation {
                 self.take_in(session, &stored).await;
-                return Ok(Some(Outcome::Heard));
+                return Ok(Lease::Settled(Outcome::Heard));
             }
         }
+    }
+
+    async fn place<'a>(
+        &self,
+        session: &Session,
+        provider: &'a dyn Renews,
+    ) -> Result<Place<'a>, RefreshError> {
+        let place = provider.place().await?;
+        if place.has_waited() {
+            self.metrics.refreshes_queued(&session.provider, "waited");
+        }
+        Ok(place)
     }
 
     /// There is nothing to ask with: the session is over, or will never be confirmed again.
@@ -357,7 +388,8 @@ impl Sessions {
 }
 
 /// Who may use the token of this generation. Longer than a session's key, and left to expire: a
-/// token that was used is nobody's any more.
+/// token that was used is nobody's any more. It lasts for longer than anybody waits for a place who
+/// read of the token before.
 fn lease_of(id: &SessionId, generation: u64) -> Vec<u8> {
     [id.0.as_slice(), &generation.to_be_bytes()].concat()
 }

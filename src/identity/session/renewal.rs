@@ -7,6 +7,8 @@
 //! INVARIANT: what this record says of the user counts, not what the session's does.
 //! INVARIANT: it is written before its session, and after that only in its own place: what is gone
 //! with its session does not come back.
+//! INVARIANT: in memory nothing takes the place of what was asked for later, whatever the store has, and
+//! whoever says that there is news.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,25 @@ impl Renewal {
     /// Of a session whose record was not found.
     pub(super) fn lost(created: Timestamp) -> Self {
         Self { generation: 0, confirmed: created, lifetime: Some(Duration::ZERO) }
+    }
+
+    /// Whether the other one is of later, in every respect. One whose number is lower and whose
+    /// moment is later comes from a store that lost writes and went on from there; one whose number is
+    /// higher and whose moment is earlier, from a gate with another clock. Both tell news.
+    fn is_before(&self, other: &Self) -> bool {
+        let (here, there) =
+            ((self.generation, self.confirmed), (other.generation, other.confirmed));
+        here != there && here.0 <= there.0 && here.1 <= there.1
+    }
+}
+
+impl Session {
+    /// Whether the other one's claims were asked for later.
+    pub(super) fn is_before(&self, other: &Self) -> bool {
+        match (&self.renewal, &other.renewal) {
+            (Some(here), Some(there)) => here.is_before(there),
+            _ => false,
+        }
     }
 }
 
@@ -90,8 +111,13 @@ impl std::fmt::Debug for RenewalRecord {
 }
 
 impl RenewalRecord {
-    /// Of a session that begins, with this sign-in.
-    pub(super) fn begun(login: &NewSession, refresh: &RefreshToken, now: Timestamp) -> Self {
+    /// Of a session that begins, with this sign-in. `wall` and `now` are the moment by the two clocks:
+    /// the provider was asked before that, a minute maybe where the sign-in was handed over.
+    pub(super) fn begun(
+        login: &NewSession,
+        refresh: &RefreshToken,
+        (wall, now): (Timestamp, Timestamp),
+    ) -> Self {
         let nonce = login.id_token.as_ref().and_then(|token| id_token::nonce(token.expose()));
         Self {
             generation: 0,
@@ -101,7 +127,7 @@ impl RenewalRecord {
             nonce: nonce.map(|nonce| Token(nonce.into())),
             // It stands with the session.
             access_token: None,
-            confirmed: now,
+            confirmed: refresh.asked.map_or(now, |asked| now.minus(wall.since(asked))),
             lifetime: refresh.lifetime,
         }
     }
@@ -127,6 +153,13 @@ impl RenewalRecord {
     /// The provider gave another token, and no answer about the user.
     pub(super) fn rotated(&self, token: &Secret) -> Self {
         Self { generation: self.generation + 1, token: Token::of(token), ..self.clone() }
+    }
+
+    /// With a number that no session has had here, also where the store lost writes: what takes the
+    /// place of one is told from it by that.
+    pub(super) fn above(self, session: &Session) -> Self {
+        let generation = self.generation.max(session.generation().saturating_add(1));
+        Self { generation, ..self }
     }
 
     pub(super) fn renewal(&self) -> Renewal {

@@ -167,15 +167,20 @@ impl Session {
     }
 
     /// What was read from the store, in the place of what was in memory until one of generation
-    /// `announced` was heard of. A store that lost writes has an older one: that one counts, unless
-    /// another was announced meanwhile.
-    pub(super) fn in_place_of(&self, cached: &Self, announced: u64) -> Arc<Self> {
+    /// `announced` was heard of. Where the store has less than that, nothing announced counts: what
+    /// was read, or what was in memory if that is of later, is the newest, unless another was
+    /// announced meanwhile.
+    pub(super) fn in_place_of(&self, cached: &Arc<Self>, announced: u64) -> Arc<Self> {
+        let is_before = self.is_before(cached);
+        let newest = if is_before { cached.generation() } else { self.generation() };
         let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
-        let to = self.generation();
-        let _ = cached.shared.newest.compare_exchange(announced, to, success, failure);
+        let _ = cached.shared.newest.compare_exchange(announced, newest, success, failure);
         // Who has it in use elsewhere has written that down.
         let idle = self.shared.longest_idle.load(Ordering::Relaxed);
         cached.seen_elsewhere(self.last_seen(), idle);
+        if is_before {
+            return Arc::clone(cached);
+        }
         cached.with(self.said())
     }
 

@@ -20,6 +20,13 @@ use crate::store::Space;
 const IDLE: Duration = Duration::from_secs(1800);
 const LIFETIME: Duration = Duration::from_secs(36_000);
 
+impl Session {
+    /// Another gate knows something newer.
+    pub(crate) fn outdate(&self) {
+        self.supersede(self.generation() + 1);
+    }
+}
+
 /// A store that fails when told to.
 #[derive(Debug, Default)]
 struct Flaky {
@@ -27,6 +34,10 @@ struct Flaky {
     down: AtomicBool,
     /// Entries that scans have read.
     scanned: AtomicUsize,
+    /// Looks at what sessions are refreshed with.
+    read: AtomicUsize,
+    /// Times that somebody else was first.
+    refused: AtomicUsize,
     /// The next session that is put says so, and then waits.
     hold: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
 }
@@ -44,7 +55,9 @@ impl Flaky {
 #[async_trait]
 impl Store for Flaky {
     async fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.up()?.get(space, key).await
+        let found = self.up()?.get(space, key).await;
+        self.read.fetch_add(usize::from(space == Space::Refreshes), Ordering::SeqCst);
+        found
     }
     async fn put(
         &self,
@@ -69,7 +82,9 @@ impl Store for Flaky {
         expires: Timestamp,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.up()?.put_if_absent(space, key, value, expires, now).await
+        let put = self.up()?.put_if_absent(space, key, value, expires, now).await?;
+        self.refused.fetch_add(usize::from(!put), Ordering::SeqCst);
+        Ok(put)
     }
     async fn remove(&self, space: Space, key: &[u8]) -> Result<bool, StoreError> {
         self.up()?.remove(space, key).await

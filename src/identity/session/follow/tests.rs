@@ -8,6 +8,7 @@ use crate::config::model::SessionLimits;
 use crate::config::secret::Secret;
 use crate::domain::clock::{Clock, Timestamp};
 use crate::domain::principal::{Authentication, Principal, PrincipalKind};
+use crate::identity::outage::{Place, Refreshes};
 use crate::identity::refresh::{Before, RefreshError, RefreshToken, Renewed, Renews};
 use crate::identity::session::{Cached, NewSession};
 use crate::metrics::Metrics;
@@ -164,7 +165,7 @@ impl Gate {
             subject: None,
             id_token: None::<Secret>,
             access_token: None,
-            refresh: Some(RefreshToken { token: Secret::new("r"), lifetime: None }),
+            refresh: Some(RefreshToken { token: Secret::new("r"), lifetime: None, asked: None }),
             host: None,
             begun: None,
         };
@@ -420,7 +421,7 @@ fn what_ended_is_remembered_for_a_while_and_not_for_ever() {
 
 /// The provider says this of everybody.
 #[derive(Debug)]
-struct Says(&'static str);
+struct Says(&'static str, Refreshes);
 
 #[async_trait]
 impl Renews for Says {
@@ -428,7 +429,11 @@ impl Renews for Says {
         LONG
     }
 
-    async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
+    async fn place(&self) -> Result<Place<'_>, RefreshError> {
+        self.1.place(LONG).await
+    }
+
+    async fn renew(&self, before: &Before<'_>, _: Place<'_>) -> Result<Renewed, RefreshError> {
         let groups = [Arc::from(self.0)].into();
         let principal = Arc::new(Principal { groups, ..before.principal.clone() });
         Ok(Renewed { principal, id_token: None, token: None, access_token: None, lifetime: None })
@@ -443,7 +448,8 @@ async fn what_one_gate_learns_of_a_user_the_other_goes_by_at_once() {
     let now = one.clock.now();
     let there = other.sessions.find(&value, now).await.unwrap().unwrap();
     let refresh = async |session: &Arc<Session>, says| {
-        let flight = one.sessions.begin_refresh(session, &Arc::new(Says(says)), now);
+        let flight =
+            one.sessions.begin_refresh(session, &Arc::new(Says(says, Refreshes::default())), now);
         flight.unwrap().landed().await;
         one.sessions.current(session).unwrap()
     };

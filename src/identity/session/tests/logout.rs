@@ -167,7 +167,7 @@ async fn a_sign_in_that_began_before_its_user_was_signed_out_makes_no_session() 
         let login = |begun| NewSession {
             sid: sid.map(Into::into),
             begun: Some(begun),
-            refresh: Some(RefreshToken { token: Secret::new("r"), lifetime: None }),
+            refresh: Some(RefreshToken { token: Secret::new("r"), lifetime: None, asked: None }),
             ..new_session("ada")
         };
         let created = world.sessions.create(login(begun), None).await;

@@ -6,11 +6,14 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::config::model::Refresh;
+use crate::identity::outage::{AT_ONCE, Place, Refreshes};
 use crate::identity::provider_token::ProviderToken;
 use crate::identity::refresh::{Before, RefreshError, RefreshToken, Renewed, Renews};
 
 const PACE: Refresh =
     Refresh { interval: Duration::from_secs(300), max_age: Duration::from_secs(3600) };
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug)]
 enum Says {
@@ -32,6 +35,7 @@ pub(super) struct Idp {
     pub(super) door: tokio::sync::RwLock<()>,
     /// Answers, once the token was used, when this is closed.
     store: Option<Arc<Flaky>>,
+    places: Refreshes,
 }
 
 impl Idp {
@@ -46,7 +50,13 @@ impl Idp {
             used: parking_lot::Mutex::default(),
             door: tokio::sync::RwLock::default(),
             store,
+            places: Refreshes::default(),
         }
+    }
+
+    /// As if as many others were at it as may be.
+    async fn crowd(&self) -> Vec<Place<'_>> {
+        join_all((0..AT_ONCE).map(|_| self.place())).await.into_iter().map(Result::unwrap).collect()
     }
 
     fn will(&self, says: Says) {
@@ -61,10 +71,14 @@ impl Idp {
 #[async_trait]
 impl Renews for Idp {
     fn patience(&self) -> Duration {
-        Duration::from_secs(10)
+        PATIENCE
     }
 
-    async fn renew(&self, before: &Before<'_>) -> Result<Renewed, RefreshError> {
+    async fn place(&self) -> Result<Place<'_>, RefreshError> {
+        self.places.place(PATIENCE).await
+    }
+
+    async fn renew(&self, before: &Before<'_>, _: Place<'_>) -> Result<Renewed, RefreshError> {
         let says = *self.says.lock();
         if let Says::Nothing = says {
             return Err(RefreshError::unavailable("down", true));
@@ -116,7 +130,7 @@ impl World {
     }
 
     pub(super) async fn sign_in(&self, user: &str) -> (String, Arc<Session>) {
-        let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None });
+        let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None, asked: None });
         let login = NewSession { refresh, ..new_session(user) };
         let (value, session) = self.sessions.create(login, None).await.unwrap();
         (value.expose().to_owned(), session)
@@ -172,7 +186,7 @@ async fn claims_are_asked_about_before_the_interval_ends_and_not_used_past_their
     world.clock.advance(at(9_000));
     assert_eq!(world.freshness(&without), Freshness::Fresh, "there is no token");
 
-    let refresh = RefreshToken { token: Secret::new("r-0"), lifetime: Some(at(60)) };
+    let refresh = RefreshToken { token: Secret::new("r-0"), lifetime: Some(at(60)), asked: None };
     let login = NewSession { refresh: Some(refresh), ..new_session("eve") };
     let (_, session) = world.sessions.create(login, None).await.unwrap();
     world.clock.advance(at(59));
@@ -284,7 +298,7 @@ async fn a_sign_in_that_was_overtaken_by_a_sign_out_leaves_no_token() {
     let begun = Some(world.clock.now());
     world.clock.advance(Duration::from_secs(1));
     world.sessions.end_user("idp/ada", EndReason::Revoked).await.unwrap();
-    let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None });
+    let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None, asked: None });
     let login = NewSession { refresh, begun, ..new_session("ada") };
     assert!(matches!(world.sessions.create(login, None).await, Err(SessionError::SignedOut)));
     assert_eq!(world.store.scan(Space::Refreshes, b"").await.unwrap(), []);
@@ -413,7 +427,7 @@ async fn a_refresh_token_is_sealed_and_printed_nowhere() {
 async fn the_access_token_for_applications_is_the_newest_and_kept_only_where_there_was_one() {
     let world = World::refreshing().await;
     for (given, then) in [(Some("a-0"), Some("a-1")), (None, None)] {
-        let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None });
+        let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None, asked: None });
         let access_token = given.and_then(|token| ProviderToken::new(token, None));
         let login = NewSession { refresh, access_token, ..new_session("ada") };
         let (value, session) = world.sessions.create(login, None).await.unwrap();
@@ -439,4 +453,168 @@ async fn a_session_stays_in_memory_while_somebody_holds_it_as_it_was() {
     drop(session);
     world.sessions.cache.drop_unheld();
     assert!(!world.sessions.is_alive(&id, world.clock.now()));
+}
+
+/// The gate that waits for room at the provider could hold off one that has it.
+#[tokio::test]
+async fn who_waits_for_room_at_the_provider_keeps_no_other_gate_from_asking() {
+    let one = World::refreshing().await;
+    let other = one.another().await;
+    let (crowded, idle) = (Idp::new(), Idp::new());
+    let (value, here) = one.sign_in("ada").await;
+    let there = other.sessions.find(&value, one.clock.now()).await.unwrap().unwrap();
+    let crowd = crowded.crowd().await;
+    let flight = one.sessions.begin_refresh(&here, &crowded, one.clock.now()).unwrap();
+    // So long that it has read what it would ask with.
+    while one.store.read.load(Ordering::SeqCst) < 2 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..9 {
+        tokio::task::yield_now().await;
+    }
+    other.refresh(&there, &idle).await;
+    assert_eq!((idle.used(), crowded.used()), (vec!["r-0".to_owned()], vec![]));
+    drop(crowd);
+    flight.landed().await;
+    assert!(crowded.used().is_empty(), "it hears of the other's");
+    assert_eq!(one.groups(&value).await, "new");
+}
+
+#[tokio::test]
+async fn who_waits_for_another_gate_takes_no_room_at_the_provider() {
+    let one = World::refreshing().await;
+    let other = one.another().await;
+    let (slow, idp) = (Idp::new(), Idp::new());
+    let (value, here) = one.sign_in("ada").await;
+    let there = other.sessions.find(&value, one.clock.now()).await.unwrap().unwrap();
+    let closed = slow.door.write().await;
+    let now = one.clock.now();
+    let first = one.sessions.begin_refresh(&here, &slow, now).unwrap();
+    while slow.used().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let second = other.sessions.begin_refresh(&there, &idp, now).unwrap();
+    let refused = one.store.refused.load(Ordering::SeqCst);
+    while one.store.refused.load(Ordering::SeqCst) == refused {
+        tokio::task::yield_now().await;
+    }
+    let crowd = idp.crowd().now_or_never();
+    assert!(crowd.is_some(), "others have all places while it waits");
+    drop(crowd);
+    drop(closed);
+    tokio::join!(first.landed(), second.landed());
+    assert_eq!(other.groups(&value).await, "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_that_find_no_room_are_counted_and_put_off() {
+    let world = World::refreshing().await;
+    let idp = Idp::new();
+    let (value, session) = world.sign_in("ada").await;
+    let counted = |result: &str| {
+        let line =
+            format!("wicketgate_refreshes_queued_total{{provider=\"idp\",result=\"{result}\"}} 1");
+        world.sessions.metrics.render().contains(&line)
+    };
+    let crowd = idp.crowd().await;
+    world.refresh(&session, &idp).await;
+    assert!(counted("put-off") && !counted("waited") && idp.used().is_empty());
+    let now = world.clock.now();
+    assert!(world.sessions.begin_refresh(&session, &idp, now).is_none(), "not at once");
+    world.clock.advance(Duration::from_secs(1));
+    let flight = world.sessions.begin_refresh(&session, &idp, world.clock.now()).unwrap();
+    let mut landed = Box::pin(flight.landed());
+    let early = tokio::time::timeout(PATIENCE / 2, &mut landed).await;
+    assert!(early.is_err(), "there is no room");
+    drop(crowd);
+    landed.await;
+    assert!(counted("waited"));
+    assert_eq!(world.groups(&value).await, "new");
+}
+
+/// The sign-in may have been handed over from another host.
+#[tokio::test]
+async fn claims_are_as_old_as_the_providers_answer_and_not_as_the_session() {
+    let minute = Duration::from_secs(60);
+    for (is_told, freshness) in [(true, Freshness::Due), (false, Freshness::Soon)] {
+        let world = World::refreshing().await;
+        let asked = is_told.then(|| world.clock.now());
+        world.clock.advance(minute);
+        let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None, asked });
+        let login = NewSession { refresh, ..new_session("ada") };
+        let (_, session) = world.sessions.create(login, None).await.unwrap();
+        world.clock.advance(PACE.interval - minute);
+        assert_eq!(world.freshness(&session), freshness, "{asked:?}");
+    }
+}
+
+/// Another gate's clock, that is.
+#[tokio::test]
+async fn claims_of_a_moment_to_come_are_fresh_within_a_minute_and_then_asked_about_or_not_used() {
+    let ahead = World::refreshing().await;
+    let clock = Clock::manual(ahead.clock.now());
+    let sessions = opened(&ahead.store, &clock).await;
+    for (by, freshness) in [
+        (Duration::from_secs(60), Freshness::Fresh),
+        (Duration::from_secs(61), Freshness::Due),
+        (PACE.max_age - Duration::from_secs(1), Freshness::Due),
+        (PACE.max_age, Freshness::Stale),
+    ] {
+        let so_far = ahead.clock.now().since(clock.now());
+        ahead.clock.advance(by - so_far);
+        let (value, _) = ahead.sign_in("ada").await;
+        let found = sessions.find(&value, clock.now()).await.unwrap().unwrap();
+        assert_eq!(sessions.freshness(&found, Some(PACE), clock.now()), freshness, "{by:?}");
+    }
+}
+
+#[tokio::test]
+async fn neither_a_forged_event_nor_an_older_record_takes_claims_back() {
+    let world = World::refreshing().await;
+    let idp = Idp::new();
+    let (value, first) = world.sign_in("ada").await;
+    let older = world.kept(&first.id).await.unwrap();
+    world.clock.advance(PACE.interval);
+    world.refresh(&first, &idp).await;
+    world.store.inner.put(Space::Refreshes, &first.id.0, &older, first.expires).await.unwrap();
+    for announced in [2, 7, u64::MAX] {
+        first.supersede(announced);
+        assert_eq!(world.groups(&value).await, "new", "{announced}");
+        let newest = world.sessions.current(&first).expect("nothing counts as the newest");
+        assert_eq!(groups(&newest), "new");
+        assert_eq!(world.freshness(&newest), Freshness::Fresh, "{announced}");
+    }
+    // What the provider says next has a number of its own, though the record counts from before.
+    let second = world.sessions.current(&first).unwrap();
+    idp.good.store(0, Ordering::SeqCst);
+    idp.will(Says::Groups("newer"));
+    world.clock.advance(PACE.interval);
+    world.refresh(&second, &idp).await;
+    assert!(!second.is_current(), "who holds it takes the newer one");
+    assert_eq!(world.groups(&value).await, "newer");
+}
+
+#[tokio::test]
+async fn a_store_that_went_on_from_a_former_state_has_the_newest_claims_all_the_same() {
+    let one = World::refreshing().await;
+    let idp = Idp::new();
+    let (value, first) = one.sign_in("ada").await;
+    let older = one.kept(&first.id).await.unwrap();
+    for groups in ["b", "c"] {
+        idp.will(Says::Groups(groups));
+        one.clock.advance(PACE.interval);
+        one.refresh(&one.sessions.current(&first).unwrap(), &idp).await;
+    }
+    one.store.inner.put(Space::Refreshes, &first.id.0, &older, first.expires).await.unwrap();
+    // Another gate, that knows nothing of what was lost.
+    let other = one.another().await;
+    let there = other.sessions.find(&value, one.clock.now()).await.unwrap().unwrap();
+    idp.good.store(0, Ordering::SeqCst);
+    idp.will(Says::Groups("d"));
+    one.clock.advance(PACE.interval);
+    other.refresh(&there, &idp).await;
+    first.supersede(7);
+    assert_eq!(one.groups(&value).await, "d", "asked for later, whatever its number");
+    let at_hand = one.sessions.current(&first).expect("every request reads the store");
+    assert_eq!(groups(&at_hand), "d");
 }

@@ -18,7 +18,7 @@ fn refresh_tokens(texts: &[&str]) -> Vec<(TokenKind, String)> {
 }
 
 fn with_token(user: &str) -> NewSession {
-    let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None });
+    let refresh = Some(RefreshToken { token: Secret::new("r-0"), lifetime: None, asked: None });
     NewSession { refresh, ..new_session(user) }
 }
 

@@ -317,6 +317,22 @@ pub struct Upstream {
     pub max_idle: usize,
 }
 
+impl Upstream {
+    /// Whether what is open to `former` may stay open: all of its servers are still among these,
+    /// and are spoken to in the same way. How they are chosen and watched and how long they may
+    /// take is for what comes next.
+    pub fn continues(&self, former: &Self) -> bool {
+        let is_here = |gone: &Endpoint| {
+            self.endpoints.iter().any(|here| (&here.host, here.port) == (&gone.host, gone.port))
+        };
+        self.protocol == former.protocol
+            && self.tls == former.tls
+            && self.credential == former.credential
+            && self.host == former.host
+            && former.endpoints.iter().all(is_here)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     pub host: Host,

@@ -418,12 +418,13 @@ impl Watch {
             .map_err(|denial| NotPermitted::Denied(Box::new(denial)))
     }
 
-    /// The same route, and nothing about it has changed that was settled at the opening.
+    /// The same route, to the same servers, and nothing else has changed that was settled at the
+    /// opening.
     fn still_leads_to(&self, route: &RouteEntry) -> bool {
         let (now, then) = (&route.config, &self.route.config);
         Arc::ptr_eq(now, then)
             || (now.name == then.name
-                && now.upstream == then.upstream
+                && now.upstream.continues(&then.upstream)
                 && (now.websocket || self.opening_action() != Action::WebSocketReceive))
     }
 

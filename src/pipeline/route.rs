@@ -231,8 +231,10 @@ pub(super) mod tests {
     use super::*;
     use crate::config::model::{
         Application, AuditDurability, Endpoint, OutlierDetection, ResponseRewrite, RetryBudget,
-        Route, RouteBounds, Selection, Upstream, UpstreamHost, UpstreamProtocol,
+        Route, RouteBounds, Selection, Upstream, UpstreamCredential, UpstreamHost,
+        UpstreamProtocol,
     };
+    use crate::config::secret::Secret;
     use crate::domain::canonical::Authority;
     use crate::metrics::Metrics;
 
@@ -305,6 +307,33 @@ pub(super) mod tests {
             Ok(Destination::Reserved(rest)) => format!("reserved {rest}"),
             Err(refusal) => refusal.reason().to_owned(),
         }
+    }
+
+    #[test]
+    fn what_is_open_stays_where_its_server_is_still_there_and_spoken_to_in_the_same_way() {
+        let former = config("a", "a.example", "/").upstream;
+        let with = |change: fn(&mut Upstream)| {
+            let mut upstream = former.clone();
+            change(&mut upstream);
+            upstream.continues(&former)
+        };
+        assert!(with(|_| ()));
+        assert!(with(|upstream| upstream.connect_timeout *= 2));
+        assert!(with(|upstream| upstream.selection = Selection::Sticky));
+        assert!(with(|upstream| {
+            let more = Endpoint { host: Host::parse("127.0.0.2").unwrap(), port: 80, weight: 3 };
+            upstream.endpoints.insert(0, more);
+        }));
+        assert!(!with(|upstream| upstream.endpoints[0].port = 8081));
+        assert!(!with(|upstream| upstream.endpoints[0].host = Host::parse("127.0.0.2").unwrap()));
+        assert!(!with(|upstream| upstream.protocol = UpstreamProtocol::Http2));
+        assert!(!with(|upstream| {
+            upstream.host = UpstreamHost::Fixed(Authority::parse("b.example").unwrap());
+        }));
+        assert!(!with(|upstream| {
+            let (name, value) = ("x-key".to_owned(), Secret::new("other"));
+            upstream.credential = Some(UpstreamCredential::Header { name, value });
+        }));
     }
 
     #[test]

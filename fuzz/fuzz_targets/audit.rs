@@ -1,6 +1,3 @@
 #![no_main]
-#[path = "../targets/mod.rs"]
-#[allow(dead_code, reason = "each entry has all the targets and runs one")]
-mod targets;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::audit::run(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| wicketgate_fuzz::targets::audit::run(data));

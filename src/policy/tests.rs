@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use super::archive::{Archive, MAX_FILE, SourceText};
+use super::archive::{Archive, MAX_FILE, MAX_FILES, MAX_TOTAL, SourceText};
 use super::samples::{SCHEMA, archive, load, query, route, user};
 use crate::config::finding::{Finding, Severity};
 use crate::config::model::Policies;
@@ -253,6 +253,43 @@ fn the_files_of_a_directory_are_read_in_the_order_of_their_names() {
     {
         assert!(cause.contains(said), "{cause}");
     }
+}
+
+#[test]
+fn a_set_of_too_many_or_too_large_files_is_refused_and_one_at_the_limits_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |number: usize, bytes: &[u8]| {
+        std::fs::write(directory.path().join(format!("{number:04}.cedar")), bytes).unwrap();
+    };
+    let policies = Policies {
+        directory: directory.path().to_owned(),
+        schema: directory.path().join("wicketgate.cedarschema"),
+    };
+    std::fs::write(&policies.schema, SCHEMA).unwrap();
+    let refused = || {
+        let findings = Archive::read(&policies).unwrap_err();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        (findings[0].file.clone(), findings[0].cause.clone())
+    };
+    for number in 0..MAX_FILES {
+        write(number, b"");
+    }
+    assert_eq!(Archive::read(&policies).unwrap().policies.len(), MAX_FILES);
+    write(MAX_FILES, b"");
+    let (file, cause) = refused();
+    assert_eq!(file, policies.directory);
+    assert_eq!(cause, "there are 1001 policy files, more than 1000");
+
+    std::fs::remove_file(directory.path().join("1000.cedar")).unwrap();
+    let largest = vec![b' '; usize::try_from(MAX_FILE).unwrap()];
+    for number in 0..MAX_TOTAL / largest.len() {
+        write(number, &largest);
+    }
+    assert_eq!(Archive::read(&policies).unwrap().policies.len(), MAX_FILES);
+    write(999, b" ");
+    let (file, cause) = refused();
+    assert_eq!(file, policies.directory);
+    assert_eq!(cause, "the policy files are larger than 8388608 bytes together");
 }
 
 #[test]

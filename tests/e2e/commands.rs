@@ -131,11 +131,13 @@ fn what_is_wrong_in_the_files_that_it_names_is_told_at_once() {
         "schema": shipped("policies/wicketgate.cedarschema"),
     });
     site.config["devices"] = json!({ "registry": site.path("devices.yaml") });
-    let output = site.run("check");
-    let told = said(&output);
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    for finding in ["first.pem", "a.cedar:1", "devices.yaml:3", "did you mean `certificate`"] {
-        assert!(told.contains(finding), "`{finding}` is missing: {told}");
+    for command in ["check", "run"] {
+        let output = site.run(command);
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {told}");
+        for finding in ["first.pem", "a.cedar:1", "devices.yaml:3", "did you mean `certificate`"] {
+            assert!(told.contains(finding), "`{finding}` is missing: {told}");
+        }
     }
 }
 
@@ -172,13 +174,17 @@ fn a_file_that_is_no_configuration_is_a_finding_and_no_panic() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("bad.yaml");
         fs::write(&file, text).unwrap();
-        let output = wicketgate(&["check", "--config", file.to_str().unwrap()]);
-        assert_eq!(output.status.code(), Some(1), "{text:?}: {}", said(&output));
-        assert!(said(&output).contains("bad.yaml"), "{text:?}: {}", said(&output));
+        for command in ["check", "run"] {
+            let output = wicketgate(&[command, "--config", file.to_str().unwrap()]);
+            assert_eq!(output.status.code(), Some(1), "{command} {text:?}: {}", said(&output));
+            assert!(said(&output).contains("bad.yaml"), "{command} {text:?}: {}", said(&output));
+        }
     }
-    let missing = wicketgate(&["check", "--config", "/nowhere/wicketgate.yaml"]);
-    assert_eq!(missing.status.code(), Some(1));
-    assert!(said(&missing).contains("/nowhere/wicketgate.yaml"), "{}", said(&missing));
+    for command in ["check", "run"] {
+        let missing = wicketgate(&[command, "--config", "/nowhere/wicketgate.yaml"]);
+        assert_eq!(missing.status.code(), Some(1));
+        assert!(said(&missing).contains("/nowhere/wicketgate.yaml"), "{}", said(&missing));
+    }
 }
 
 #[test]

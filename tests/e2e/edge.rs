@@ -1,5 +1,7 @@
 //! Who is let in at the edge, whose address counts, and how much one client may take up.
 
+use std::time::{Duration, Instant};
+
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
@@ -323,6 +325,36 @@ async fn without_file_descriptors_those_who_are_connected_go_on_and_others_wait(
     refused(&gate, "descriptors").await;
     assert!(gate.metric("wicketgate_audit_write_errors_total", "").await < 0.5);
     gate.assert_audit_verifies();
+}
+
+/// Without any that could be given up either: what waits can't be closed, and stays to be accepted.
+#[tokio::test]
+async fn a_gate_without_file_descriptors_rests_between_its_attempts_to_accept() {
+    let gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    let browser = gate.login("vera").await;
+    gate.process.limit_descriptors(4);
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        waiting.push(call(&gate, 9).await);
+    }
+    eventually("the gate to say so", async || {
+        let said = gate.process.output();
+        said.iter().any(|line| line.contains("no connection can be accepted")).then_some(())
+    })
+    .await;
+    // Nothing is waited for here: this is the time over which is measured. Whoever asks again at
+    // once takes all of a processor, and a good part of one that it shares.
+    let (begun, before) = (Instant::now(), gate.process.processor_time());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (used, took) = (gate.process.processor_time() - before, begun.elapsed());
+    assert!(used < took / 6, "{used:?} of processor time in {took:?}");
+    gate.process.limit_descriptors(1024);
+    eventually("a new connection to be served", async || {
+        let mut raw = Raw::try_connect(&browser).await?;
+        raw.send(&get(&gate, &browser, "/", "")).await;
+        raw.answer().await.filter(|answer| answer.status == 200)
+    })
+    .await;
 }
 
 #[tokio::test]

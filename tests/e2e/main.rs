@@ -47,6 +47,7 @@ mod session_tokens;
 mod sessions;
 mod shared;
 mod sign_out;
+mod spoiled;
 mod step_up;
 mod stop;
 mod suspension;

@@ -101,7 +101,7 @@ async fn http_2_gets_goaway_and_its_running_streams_end() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_closed_with_1001_and_a_reason_on_both_sides() {
+async fn a_websocket_is_closed_with_1001_on_both_sides_and_its_client_is_told_why() {
     let mut echo = Echo::start().await;
     let mut gate = Gate::setup()
         .route(route("app", "/", &Recorder::start().await.url()))
@@ -117,6 +117,8 @@ async fn a_websocket_is_closed_with_1001_and_a_reason_on_both_sides() {
     };
     assert_eq!((frame.code, frame.reason.as_str()), (CloseCode::Away, "the gate is stopping"));
     assert_eq!(echo.next().await, Heard::Ended);
+    // An upstream is told that its client is gone, and never why.
+    assert_eq!(echo.told(), Some((1001, String::new())));
     ended(&mut gate).await;
 }
 

@@ -150,17 +150,37 @@ async fn an_upgrade_that_was_asked_for_hands_over_the_stream() {
     assert_eq!(&first, b"hello");
 }
 
+/// Answers one request with these bytes and no more; ends once its connection has been closed.
+async fn halting(answer: &'static str) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let (listener, address) = listen().await;
+    let closed = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        // Not one byte more of what was asked for, in particular not asked for again.
+        assert!(matches!(stream.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    });
+    (address, closed)
+}
+
 #[tokio::test]
-async fn silence_ends_at_the_response_and_idle_timeouts() {
-    let (address, _seen) = scripted("", 1_000).await;
+async fn silence_ends_at_the_response_and_idle_timeouts_and_the_connection_is_dropped() {
+    let patience = Duration::from_secs(30);
+    let (address, closed) = halting("").await;
     let mut settings = upstream(&[address]);
     settings.response_timeout = Duration::from_millis(50);
-    let error = pool(settings).send(by(0), request("GET")).await.map(drop).unwrap_err();
+    let waiting = pool(settings);
+    let error = waiting.send(by(0), request("GET")).await.map(drop).unwrap_err();
     assert_eq!((error.kind(), error.status().as_u16()), ("timeout", 504));
+    assert_eq!(waiting.waiting(), 0);
+    tokio::time::timeout(patience, closed).await.expect("an end of the connection").unwrap();
 
-    let (address, _seen) = scripted("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", 1_000).await;
+    let (address, closed) = halting("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok").await;
     let mut settings = upstream(&[address]);
     settings.idle_timeout = Duration::from_millis(50);
-    let response = pool(settings).send(by(0), request("GET")).await.unwrap();
+    let waiting = pool(settings);
+    let response = waiting.send(by(0), request("GET")).await.unwrap();
     assert_eq!(text(response).await.unwrap_err().kind(), "timeout");
+    assert_eq!(waiting.waiting(), 0);
+    tokio::time::timeout(patience, closed).await.expect("an end of the connection").unwrap();
 }

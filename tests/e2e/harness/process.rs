@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::wait::eventually;
 
@@ -80,6 +81,15 @@ impl Process {
             .status()
             .unwrap();
         assert!(status.success(), "no limit for {}", self.name);
+    }
+
+    /// What its threads have used of the processors so far (proc_pid_stat(5)).
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        // In the user's code and in the kernel, in hundredths of a second on Linux.
+        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+        Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
     /// How many files it has open.

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, mpsc};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::port::Port;
 use super::process::Process;
@@ -91,6 +92,7 @@ impl Legacy {
 pub struct Echo {
     pub url: String,
     pub heard: mpsc::UnboundedReceiver<Heard>,
+    told: Arc<Mutex<Option<(u16, String)>>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -105,15 +107,22 @@ impl Echo {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (tell, heard) = mpsc::unbounded_channel();
+        let told: Arc<Mutex<Option<(u16, String)>>> = Arc::default();
+        let closes = Arc::clone(&told);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let tell = tell.clone();
+                let (tell, closes) = (tell.clone(), Arc::clone(&closes));
                 tokio::spawn(async move {
                     let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
                         return;
                     };
                     let _ = tell.send(Heard::Opened);
                     while let Some(Ok(message)) = socket.next().await {
+                        if let Message::Close(frame) = &message {
+                            let frame = frame.as_ref();
+                            *closes.lock().unwrap() =
+                                frame.map(|frame| (frame.code.into(), frame.reason.to_string()));
+                        }
                         if let Ok(text) = message.to_text()
                             && message.is_text()
                         {
@@ -129,7 +138,12 @@ impl Echo {
                 });
             }
         });
-        Self { url, heard }
+        Self { url, heard, told }
+    }
+
+    /// Code and reason of the last close frame that came. One is here before [`Heard::Ended`].
+    pub fn told(&self) -> Option<(u16, String)> {
+        self.told.lock().unwrap().clone()
     }
 
     /// The next thing that happened.

@@ -1,0 +1,3 @@
+//! What the entries in `fuzz_targets/` share. `stable/` has the same module.
+
+pub mod targets;

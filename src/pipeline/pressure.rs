@@ -1,5 +1,6 @@
 //! Whether the process is short of memory, as the control loop last found it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::refusal::Refusal;
@@ -11,13 +12,14 @@ pub enum Level {
     Normal,
     /// Over the budget: requests are turned away.
     High,
-    /// So far over it that connections are closed before their handshake, too.
+    /// So far over it that connections are closed before their handshake, too, and nothing more is
+    /// read for what is under way.
     Critical,
 }
 
-/// Read on each request, written a few times a second at most.
-#[derive(Debug, Default)]
-pub struct Pressure(AtomicU8);
+/// Read on each request, written a few times a second at most. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Pressure(Arc<AtomicU8>);
 
 impl Pressure {
     pub fn set(&self, level: Level) {

@@ -90,6 +90,16 @@ impl Activity {
         InFlight(Arc::clone(self))
     }
 
+    /// Whether a request is under way.
+    pub fn in_flight(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether part of a request's header has arrived.
+    pub fn in_header(&self) -> bool {
+        self.in_header.load(Ordering::Relaxed)
+    }
+
     /// Whether the client has closed its side.
     pub fn ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)

@@ -34,6 +34,7 @@ pub mod pace;
 pub mod proxy_protocol;
 pub mod pulse;
 pub mod redirect;
+mod restraint;
 pub mod seats;
 pub mod serve;
 pub mod sockets;

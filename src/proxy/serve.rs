@@ -28,6 +28,7 @@ use super::http::{self, Context};
 use super::leave::Leave;
 use super::pulse::{Heart, Pulse, pulse};
 use super::redirect;
+use super::restraint::Restrained;
 use super::seats::Seats;
 use super::sockets::Open;
 use crate::config::model;
@@ -335,6 +336,7 @@ impl Worker {
             // GOAWAY loses no request (RFC 9113, section 6.8).
             Protocol::Http2 => self.leave.farewell(),
         };
+        let stream = Restrained::new(stream, &activity, &self.gate.pressure);
         let end = connection::serve(stream, protocol, limits, &activity, stop, service).await;
         if activity.flooded() {
             self.gate.metrics.http2_floods.inc();
@@ -365,6 +367,7 @@ impl Worker {
                 Ok::<_, std::convert::Infallible>(response)
             }
         });
+        let stream = Restrained::new(stream, &activity, &self.gate.pressure);
         connection::serve(stream, Protocol::Http1, limits, &activity, &self.stop, service).await
     }
 }

@@ -36,6 +36,7 @@ mod identity_headers;
 mod live;
 mod login;
 mod manager;
+mod memory;
 mod package;
 mod providers;
 mod refresh;

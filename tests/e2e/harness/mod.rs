@@ -1,6 +1,7 @@
 //! Builds a test's world in a line: `Gate::with_upstream(&recorder).start().await`.
 
 pub mod caller;
+pub mod cgroup;
 pub mod client;
 pub mod gate;
 pub mod held;
@@ -20,6 +21,7 @@ pub mod unchecked;
 pub mod wait;
 pub mod websocket;
 
+pub use cgroup::MemoryGroup;
 pub use client::Browser;
 pub use gate::{Gate, Setup};
 pub use held::Held;

@@ -1,0 +1,159 @@
+//! Stops taking in what clients send while memory is critically short.
+//!
+//! Turning requests and connections away doesn't stop those that were let in before: a few hundred
+//! connections whose clients fill their HTTP/2 windows, or send the rest of their headers, all at
+//! once, take more than any limit leaves. So from a connection that has a request under way
+//! nothing is read until there is room again, nor more than [`HEADER`] of a header; its client
+//! waits, as for any receiver that is full. What is under way goes on to its end, or runs into its
+//! own deadline.
+//!
+//! INVARIANT: a request with a header of an ordinary size is read, so that whoever asks is told no.
+
+use std::io::{IoSlice, Result};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::activity::Activity;
+use crate::pipeline::pressure::{Level, Pressure};
+
+/// How soon it is looked again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Of a header, in bytes.
+const HEADER: usize = 8 * 1024;
+
+/// A client's socket that is not always read.
+#[derive(Debug)]
+pub struct Restrained<T> {
+    inner: T,
+    activity: Arc<Activity>,
+    pressure: Pressure,
+    again: Option<Pin<Box<Sleep>>>,
+    /// Bytes of a header that were read while memory was critically short.
+    header: usize,
+}
+
+impl<T> Restrained<T> {
+    /// `activity` is that of the connection's requests.
+    pub fn new(inner: T, activity: &Arc<Activity>, pressure: &Pressure) -> Self {
+        let (activity, pressure) = (Arc::clone(activity), pressure.clone());
+        Self { inner, activity, pressure, again: None, header: 0 }
+    }
+}
+
+impl<T> Restrained<T> {
+    /// Whether what would be read now belongs to something that is to wait.
+    fn waits(&mut self) -> bool {
+        if !self.activity.in_header() {
+            self.header = 0;
+        }
+        self.activity.in_flight() || self.header >= HEADER
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Restrained<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        if self.pressure.level() != Level::Critical {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        }
+        while self.pressure.level() == Level::Critical && self.waits() {
+            let again = || Box::pin(tokio::time::sleep(AGAIN));
+            ready!(self.again.get_or_insert_with(again).as_mut().poll(cx));
+            self.again = None;
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.inner).poll_read(cx, buf);
+        self.header = self.header.saturating_add(buf.filled().len().saturating_sub(before));
+        result
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Restrained<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::activity::Observed;
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_for_what_is_under_way_until_there_is_room_again() {
+        let (activity, pressure) = (Activity::new(false), Pressure::default());
+        let (mut client, server) = tokio::io::duplex(64);
+        let mut server = Restrained::new(server, &activity, &pressure);
+        client.write_all(b"abc").await.unwrap();
+        for level in [Level::Normal, Level::High] {
+            pressure.set(level);
+            let _under_way = activity.begin();
+            assert!(server.read_u8().await.is_ok(), "{level:?}");
+        }
+        pressure.set(Level::Critical);
+        let under_way = activity.begin();
+        let mut waiting = Box::pin(server.read_u8());
+        assert!(tokio::time::timeout(AGAIN * 10, &mut waiting).await.is_err());
+        pressure.set(Level::High);
+        assert_eq!(waiting.await.unwrap(), b'c');
+
+        pressure.set(Level::Critical);
+        drop(under_way);
+        client.write_all(b"d").await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'd', "whoever asks is told no");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_is_read_as_far_as_ordinary_ones_go() {
+        let (activity, pressure) = (Activity::new(true), Pressure::default());
+        pressure.set(Level::Critical);
+        let (mut client, server) = tokio::io::duplex(2 * HEADER);
+        let restrained = Restrained::new(server, &activity, &pressure);
+        let mut server = Observed::new(restrained, Arc::clone(&activity));
+        client.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
+        // As a connection at rest does.
+        assert!(std::future::poll_fn(|cx| server.poll_first(cx)).await.unwrap());
+        let mut head = vec![0; 2 * HEADER];
+        assert!(server.read(&mut head).await.unwrap() > 0);
+        client.write_all(&vec![b'x'; HEADER]).await.unwrap();
+        assert!(server.read(&mut head).await.unwrap() > 0);
+        client.write_all(b"x").await.unwrap();
+        assert!(tokio::time::timeout(AGAIN * 10, server.read(&mut head)).await.is_err());
+        pressure.set(Level::Normal);
+        assert_eq!(server.read(&mut head).await.unwrap(), 1);
+    }
+}

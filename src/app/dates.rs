@@ -166,15 +166,13 @@ mod tests {
         assert_eq!(news(&mut dates, &both, 76), [("one".to_owned(), Stage::Soon)]);
         assert_eq!(dates.next, Some(BEGIN.plus(DAY * 89)));
         // One of them is gone after a reload.
-        assert_eq!(news(&mut dates, std::slice::from_ref(&one), 77), []);
-        assert_eq!(news(&mut dates, std::slice::from_ref(&one), 50), []);
-        assert_eq!(news(&mut dates, std::slice::from_ref(&one), 77), []);
+        let alone = [one];
+        for day in [77, 50, 77] {
+            assert_eq!(news(&mut dates, &alone, day), [], "{day}");
+        }
         // Nobody looked in between.
-        assert_eq!(
-            news(&mut dates, std::slice::from_ref(&one), 91),
-            [("one".to_owned(), Stage::Over)]
-        );
-        assert_eq!(news(&mut dates, &[one], 92), []);
+        assert_eq!(news(&mut dates, &alone, 91), [("one".to_owned(), Stage::Over)]);
+        assert_eq!(news(&mut dates, &alone, 92), []);
         assert_eq!(dates.next, None);
     }
 

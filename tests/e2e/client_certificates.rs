@@ -148,8 +148,7 @@ async fn a_services_certificate_that_runs_out_ends_what_is_open_and_opens_nothin
     ws["authentication"] = json!(["certificate"]);
     let gate = world(&upstream, 2099).route(ws).start().await;
     let browser = gate.browser_on(&gate.device_authority.client_with_uri_for(SECONDS, "x", URI));
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     let mut kept = Raw::connect(&browser).await;
     let host = gate.url("").replace("https://", "");
     let ask = format!("GET /api HTTP/1.1\r\nhost: {host}\r\n\r\n");
@@ -192,8 +191,7 @@ async fn a_devices_certificate_that_runs_out_takes_its_posture_from_what_is_open
     let device = gate.device_authority.client_with_uri_for(SECONDS, "laptop", DEVICE);
     let mut browser = gate.browser_on(&device).as_program();
     browser.set_session_cookie(&session);
-    let (mut socket, _) = websocket::open(&browser, "/ws").await.unwrap();
-    assert_eq!(echo.next().await, Heard::Opened);
+    let mut socket = websocket::opened(&browser, &mut echo).await;
     let mut kept = Raw::connect(&browser).await;
     let host = gate.url("").replace("https://", "");
     let cookies = browser.cookies_for(&browser.url("/"));

@@ -257,9 +257,11 @@ impl Watch {
         let reason = match self.decide(self.opening_action()) {
             Ok(()) => {
                 if self.opening_action() == Action::WebSocketReceive {
+                    // Asked first: what is heard of after this was not decided on.
+                    let known = self.knows_newest();
                     if !self.send_allowed() {
                         self.may_send.store(false, Ordering::Release);
-                    } else if self.knows_newest() && !self.may_send.swap(true, Ordering::AcqRel) {
+                    } else if known && !self.may_send.swap(true, Ordering::AcqRel) {
                         self.drop_noted.store(false, Ordering::Release);
                     }
                 }

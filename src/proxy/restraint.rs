@@ -4,28 +4,52 @@
 //! connections whose clients fill their HTTP/2 windows, or send the rest of their headers, all at
 //! once, take more than any limit leaves. So from a connection that has a request under way
 //! nothing is read until there is room again, nor more than [`HEADER`] of a header; its client
-//! waits, as for any receiver that is full. What is under way goes on to its end, or runs into its
-//! own deadline.
+//! waits, as for any receiver that is full. What is under way goes on to its end, runs into its own
+//! deadline, or ends with its client: that one has gone is noticed without reading what it sent.
 //!
 //! INVARIANT: a request with a header of an ordinary size is read, so that whoever asks is told no.
 
-use std::io::{IoSlice, Result};
-use std::pin::Pin;
+use std::io::{ErrorKind, IoSlice, Result};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::activity::Activity;
 use crate::pipeline::pressure::{Level, Pressure};
+use crate::tls::TlsStream;
 
 /// How soon it is looked again.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Of a header, in bytes.
 const HEADER: usize = 8 * 1024;
+
+/// What can tell that its client sends no more, before all is read that the client has sent.
+pub trait Closable {
+    /// Wakes the task when that may have changed.
+    fn is_closed(&self, cx: &mut Context<'_>) -> bool;
+}
+
+impl Closable for TcpStream {
+    fn is_closed(&self, cx: &mut Context<'_>) -> bool {
+        match pin!(self.ready(Interest::READABLE)).poll(cx) {
+            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        }
+    }
+}
+
+impl Closable for Box<TlsStream> {
+    fn is_closed(&self, cx: &mut Context<'_>) -> bool {
+        self.get_ref().0.get_ref().is_closed(cx)
+    }
+}
 
 /// A client's socket that is not always read.
 #[derive(Debug)]
@@ -56,7 +80,7 @@ impl<T> Restrained<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Restrained<T> {
+impl<T: AsyncRead + Closable + Unpin> AsyncRead for Restrained<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -66,6 +90,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Restrained<T> {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
         while self.pressure.level() == Level::Critical && self.waits() {
+            if self.inner.is_closed(cx) {
+                return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+            }
             let again = || Box::pin(tokio::time::sleep(AGAIN));
             ready!(self.again.get_or_insert_with(again).as_mut().poll(cx));
             self.again = None;
@@ -109,14 +136,25 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Restrained<T> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::super::activity::Observed;
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    #[tokio::test(start_paused = true)]
+    /// Long enough for what is to be read to be read.
+    const MOMENT: Duration = Duration::from_millis(300);
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
     async fn nothing_is_read_for_what_is_under_way_until_there_is_room_again() {
         let (activity, pressure) = (Activity::new(false), Pressure::default());
-        let (mut client, server) = tokio::io::duplex(64);
+        let (mut client, server) = pair().await;
         let mut server = Restrained::new(server, &activity, &pressure);
         client.write_all(b"abc").await.unwrap();
         for level in [Level::Normal, Level::High] {
@@ -127,7 +165,7 @@ mod tests {
         pressure.set(Level::Critical);
         let under_way = activity.begin();
         let mut waiting = Box::pin(server.read_u8());
-        assert!(tokio::time::timeout(AGAIN * 10, &mut waiting).await.is_err());
+        assert!(tokio::time::timeout(MOMENT, &mut waiting).await.is_err());
         pressure.set(Level::High);
         assert_eq!(waiting.await.unwrap(), b'c');
 
@@ -137,23 +175,41 @@ mod tests {
         assert_eq!(server.read_u8().await.unwrap(), b'd', "whoever asks is told no");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn who_goes_away_is_let_go_of_with_all_that_was_not_read() {
+        let (activity, pressure) = (Activity::new(false), Pressure::default());
+        let (mut client, server) = pair().await;
+        let mut server = Restrained::new(server, &activity, &pressure);
+        pressure.set(Level::Critical);
+        let _under_way = activity.begin();
+        client.write_all(b"the rest").await.unwrap();
+        let mut waiting = Box::pin(server.read_u8());
+        assert!(tokio::time::timeout(MOMENT, &mut waiting).await.is_err());
+        drop(client);
+        let ended = tokio::time::timeout(MOMENT * 30, waiting).await.unwrap();
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test]
     async fn a_header_is_read_as_far_as_ordinary_ones_go() {
         let (activity, pressure) = (Activity::new(true), Pressure::default());
         pressure.set(Level::Critical);
-        let (mut client, server) = tokio::io::duplex(2 * HEADER);
+        let (mut client, server) = pair().await;
         let restrained = Restrained::new(server, &activity, &pressure);
         let mut server = Observed::new(restrained, Arc::clone(&activity));
         client.write_all(b"GET / HTTP/1.1\r\nx: ").await.unwrap();
         // As a connection at rest does.
         assert!(std::future::poll_fn(|cx| server.poll_first(cx)).await.unwrap());
-        let mut head = vec![0; 2 * HEADER];
-        assert!(server.read(&mut head).await.unwrap() > 0);
         client.write_all(&vec![b'x'; HEADER]).await.unwrap();
-        assert!(server.read(&mut head).await.unwrap() > 0);
-        client.write_all(b"x").await.unwrap();
-        assert!(tokio::time::timeout(AGAIN * 10, server.read(&mut head)).await.is_err());
+        let mut head = vec![0; HEADER];
+        let mut read = 0;
+        while read < HEADER {
+            read += server.read(&mut head).await.unwrap();
+        }
+        client.write_all(&vec![b'x'; HEADER]).await.unwrap();
+        let more = async { while server.read(&mut head).await.unwrap() > 0 {} };
+        assert!(tokio::time::timeout(MOMENT, more).await.is_err());
         pressure.set(Level::Normal);
-        assert_eq!(server.read(&mut head).await.unwrap(), 1);
+        assert!(server.read(&mut head).await.unwrap() > 0);
     }
 }

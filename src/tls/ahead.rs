@@ -32,6 +32,10 @@ impl<T> Ahead<T> {
         Self { inner, buffer: Vec::new(), from: 0, to: 0, more: false }
     }
 
+    pub fn get_ref(&self) -> &T {
+        &self.inner
+    }
+
     /// Passes on what is kept.
     fn give(&mut self, buf: &mut ReadBuf<'_>) {
         let kept = self.buffer.get(self.from..self.to).unwrap_or_default();

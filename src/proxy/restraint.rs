@@ -10,12 +10,13 @@
 //! INVARIANT: a request with a header of an ordinary size is read, so that whoever asks is told no.
 
 use std::io::{ErrorKind, IoSlice, Result};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -31,23 +32,21 @@ const HEADER: usize = 8 * 1024;
 
 /// What can tell that its client sends no more, before all is read that the client has sent.
 pub trait Closable {
-    /// Wakes the task when that may have changed.
-    fn is_closed(&self, cx: &mut Context<'_>) -> bool;
+    fn is_closed(&self) -> bool;
 }
 
 impl Closable for TcpStream {
-    fn is_closed(&self, cx: &mut Context<'_>) -> bool {
-        match pin!(self.ready(Interest::READABLE)).poll(cx) {
-            Poll::Ready(Ok(ready)) => ready.is_read_closed(),
-            Poll::Ready(Err(_)) => true,
-            Poll::Pending => false,
-        }
+    /// The kernel is asked: what the runtime knows is as old as its last look (poll(2)).
+    fn is_closed(&self) -> bool {
+        let mut asked = [PollFd::new(self, PollFlags::RDHUP)];
+        let asked = poll(&mut asked, Some(&Timespec::default())).map(|_| asked[0].revents());
+        asked.is_ok_and(|told| !told.is_empty())
     }
 }
 
 impl Closable for Box<TlsStream> {
-    fn is_closed(&self, cx: &mut Context<'_>) -> bool {
-        self.get_ref().0.get_ref().is_closed(cx)
+    fn is_closed(&self) -> bool {
+        self.get_ref().0.get_ref().is_closed()
     }
 }
 
@@ -86,16 +85,24 @@ impl<T: AsyncRead + Closable + Unpin> AsyncRead for Restrained<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
-        if self.pressure.level() != Level::Critical {
+        let mut waited = self.again.is_some();
+        if !waited && self.pressure.level() != Level::Critical {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
-        while self.pressure.level() == Level::Critical && self.waits() {
-            if self.inner.is_closed(cx) {
+        loop {
+            let waits = self.pressure.level() == Level::Critical && self.waits();
+            // Also once there is room again: for what they left behind there may be none.
+            if (waits || waited) && self.inner.is_closed() {
                 return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+            }
+            if !waits {
+                self.again = None;
+                break;
             }
             let again = || Box::pin(tokio::time::sleep(AGAIN));
             ready!(self.again.get_or_insert_with(again).as_mut().poll(cx));
             self.again = None;
+            waited = true;
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
@@ -187,6 +194,28 @@ mod tests {
         assert!(tokio::time::timeout(MOMENT, &mut waiting).await.is_err());
         drop(client);
         let ended = tokio::time::timeout(MOMENT * 30, waiting).await.unwrap();
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_left_behind_who_went_away_meanwhile_is_not_read_later() {
+        let (activity, pressure) = (Activity::new(false), Pressure::default());
+        let (mut client, server) = pair().await;
+        let mut server = Restrained::new(server, &activity, &pressure);
+        pressure.set(Level::Critical);
+        let _under_way = activity.begin();
+        client.write_all(b"the rest").await.unwrap();
+        {
+            let mut byte = [0];
+            let mut byte = ReadBuf::new(&mut byte);
+            let waits = std::future::poll_fn(|cx| {
+                Poll::Ready(Pin::new(&mut server).poll_read(cx, &mut byte).is_pending())
+            });
+            assert!(waits.await);
+        }
+        drop(client);
+        pressure.set(Level::Normal);
+        let ended = tokio::time::timeout(MOMENT * 30, server.read_u8()).await.unwrap();
         assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionAborted);
     }
 

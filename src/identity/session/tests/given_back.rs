@@ -131,6 +131,30 @@ async fn a_token_that_comes_after_the_end_is_given_back_too() {
 }
 
 #[tokio::test]
+async fn a_token_that_comes_after_the_end_in_another_process_is_given_back_too() {
+    let world = World::refreshing().await;
+    let mut left = world.sessions.left_tokens().unwrap();
+    for (reason, expected) in [(EndReason::Logout, &["r-1"][..]), (EndReason::Replaced, &[])] {
+        let idp = Idp::new();
+        let (_, session) = world.sign_in("ada").await;
+        let closed = idp.door.write().await;
+        let now = world.clock.now();
+        let flight = world.sessions.begin_refresh(&session, &idp, now).unwrap();
+        while idp.used().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // The other gives back what it finds.
+        world.sessions.ended_elsewhere(session.id, reason);
+        for space in [Space::Sessions, Space::Refreshes] {
+            world.store.inner.remove(space, &session.id.0).await.unwrap();
+        }
+        drop(closed);
+        flight.landed().await;
+        assert_eq!(given_back(&mut left), refresh_tokens(expected), "{reason:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_sign_in_that_was_overtaken_by_a_sign_out_gives_its_token_back() {
     let world = World::new().await;
     let mut left = world.sessions.left_tokens().unwrap();

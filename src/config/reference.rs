@@ -91,6 +91,7 @@ pub const KEYS: &[Key] = &[
     key("identity_providers[].refresh", "map or `off`", "as below", "How sessions are kept up to date where the provider gives refresh tokens (many do for the scope `offline_access` only, which is then to be among `scopes`). `off`: what it said at the sign-in holds until the session ends. See [identity.md](identity.md#refreshed-sessions)."),
     key("identity_providers[].refresh.interval", "duration", "`5m`", "How old what the provider said of a user may be before it is asked again. At least `1s`."),
     key("identity_providers[].refresh.max_age", "duration", "`1h`", "How old it may be while the provider does not answer. Then the user's requests get 503 and open connections are closed, until it does. Not shorter than `interval`."),
+    key("identity_providers[].revoke_tokens", "boolean", "`true`", "Whether the provider is asked to revoke the tokens of a session that somebody ended (RFC 7009). `false` where that takes back tokens that others still use. See [identity.md](identity.md#refreshed-sessions)."),
     key("identity_providers[].userinfo", "boolean", "`true`", "Whether the userinfo endpoint is asked for claims that the ID token lacks. `false` where the ID token has all that there are, or where access tokens are for an application (`upstream_token`) and are not taken there."),
     key("identity_providers[].timeout", "duration", "`10s`", "For each call to the provider."),
     key("session", "map", "as below", "How long a sign-in lasts."),

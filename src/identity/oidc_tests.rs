@@ -228,6 +228,7 @@ impl World {
             ca: None,
             claims: ClaimNames::default(),
             asks_userinfo: true,
+            revokes_tokens: true,
             step_up: Vec::new(),
             timeout: Duration::from_secs(20),
         };

@@ -21,6 +21,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Refreshes {
     places: Semaphore,
+    /// Whether the pace has a `next`; written under its lock only.
     out: AtomicBool,
     pace: Mutex<Pace>,
 }
@@ -28,7 +29,8 @@ pub struct Refreshes {
 #[derive(Debug)]
 struct Pace {
     wait: Duration,
-    /// Nobody asks before.
+    /// Nobody asks before. There is one for exactly as long as the provider is out: else one call
+    /// at a time would be a probe for good.
     next: Option<Instant>,
 }
 
@@ -97,9 +99,9 @@ impl Refreshes {
             return Err(RefreshError::BackingOff);
         }
         let is_probe = pace.next.is_some();
-        if is_probe {
+        if let Some(next) = &mut pace.next {
             // Should nothing be heard of it.
-            pace.next = now.checked_add(LONGEST);
+            *next = later(LONGEST);
         }
         Ok(Turn { _place: place, is_probe })
     }
@@ -128,24 +130,30 @@ impl Refreshes {
             // Under way since before the failure that is known.
             return;
         }
-        pace.next = Instant::now().checked_add(pace.wait);
+        pace.next = Some(later(pace.wait));
     }
 
-    /// Nobody was asked: the next may ask in the place of a probe.
+    /// Nobody was asked: the next may ask in the place of a probe, where it still takes one.
     pub fn not_asked(&self, turn: &Turn<'_>) {
-        if turn.is_probe {
-            self.pace.lock().next = Instant::now().checked_add(Duration::from_secs(1));
+        if turn.is_probe
+            && let Some(next) = &mut self.pace.lock().next
+        {
+            *next = later(Duration::from_secs(1));
         }
     }
 
     pub fn answered(&self, provider: &str) {
-        if self.is_out() {
-            self.pace.lock().next = None;
-            if self.out.swap(false, Ordering::Relaxed) {
-                tracing::info!(provider, "sessions are refreshed again");
-            }
+        let mut pace = self.pace.lock();
+        if pace.next.take().is_some() {
+            self.out.store(false, Ordering::Relaxed);
+            tracing::info!(provider, "sessions are refreshed again");
         }
     }
+}
+
+fn later(wait: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(wait).unwrap_or(now)
 }
 
 #[cfg(test)]
@@ -184,6 +192,21 @@ mod tests {
         let all = [refreshes.both().await.unwrap(), refreshes.both().await.unwrap()];
         all.iter().for_each(|turn| refreshes.failed(turn, "idp", "down"));
         assert_eq!(refreshes.pace.lock().wait, Duration::from_secs(1), "it begins anew");
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_asked_nobody_when_the_provider_is_back_makes_nobody_wait() {
+        let refreshes = Refreshes::default();
+        refreshes.failed(&refreshes.both().await.unwrap(), "idp", "down");
+        refreshes.pace.lock().next = Some(Instant::now());
+        let probe = refreshes.both().await.unwrap();
+        assert!(probe.is_probe());
+        // Somebody signed in meanwhile.
+        refreshes.answered("idp");
+        refreshes.not_asked(&probe);
+        for _ in 0..2 {
+            assert!(!refreshes.both().await.unwrap().is_probe());
+        }
     }
 
     #[tokio::test]

@@ -41,7 +41,7 @@ impl TokenKind {
 pub enum Revocation {
     /// The token is good for nothing (section 2.2), if it was before.
     Revoked,
-    /// The provider names no address for it.
+    /// The provider names no address for it, or isn't to be asked.
     NotOffered,
 }
 
@@ -87,6 +87,9 @@ impl Provider {
         kind: TokenKind,
         token: &Secret,
     ) -> Result<Revocation, RevocationError> {
+        if !self.config.revokes_tokens {
+            return Ok(Revocation::NotOffered);
+        }
         let asked = tokio::time::timeout(LONGEST, self.ask_to_revoke(kind, token)).await;
         asked.unwrap_or(Err(RevocationError::TooLong))
     }

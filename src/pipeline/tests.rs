@@ -353,6 +353,7 @@ fn identity_provider(issuer: &str) -> IdentityProvider {
         ca: None,
         claims: ClaimNames::default(),
         asks_userinfo: false,
+        revokes_tokens: true,
         step_up: Vec::new(),
         timeout: Duration::from_secs(20),
     }

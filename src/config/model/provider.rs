@@ -36,6 +36,9 @@ pub struct IdentityProvider {
     pub access_tokens: Option<AccessTokens>,
     /// How its sessions are kept up to date with refresh tokens; `None` where they are not.
     pub refresh: Option<Refresh>,
+    /// Whether it is asked to revoke the tokens of sessions that somebody ended (RFC 7009). Default
+    /// true.
+    pub revokes_tokens: bool,
     /// For each call to the provider. Default 10 s.
     pub timeout: Duration,
 }

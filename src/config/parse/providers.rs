@@ -93,6 +93,7 @@ fn provider(
     let id = client_id.as_deref();
     let access_tokens = map.get("bearer").and_then(|at| callers::access_tokens(&at, id));
     let refresh = refresh::refresh(&map);
+    let revokes_tokens = map.or("revoke_tokens", true, Cursor::boolean);
     let timeout = map.or("timeout", Duration::from_secs(10), Cursor::duration);
     let name = name?;
     Some(IdentityProvider {
@@ -110,6 +111,7 @@ fn provider(
         step_up,
         access_tokens,
         refresh,
+        revokes_tokens,
         timeout,
     })
 }

@@ -84,6 +84,7 @@ fn every_value_arrives_in_the_model() {
     let other = &config.identity_providers[1];
     assert!(other.own_callback && !provider.own_callback);
     assert!(other.asks_userinfo && !provider.asks_userinfo);
+    assert!(other.revokes_tokens && !provider.revokes_tokens);
     assert_eq!(other.claims.fixed_tenant.as_deref(), Some("acme"));
     let ClientAuthentication::Key { pem, id, audience } = &other.client else { panic!("no key") };
     assert_eq!((pem, id.as_deref()), (&secret, Some("k1")));

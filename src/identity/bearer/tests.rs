@@ -41,6 +41,7 @@ impl World {
             ca: None,
             claims: ClaimNames::default(),
             asks_userinfo: true,
+            revokes_tokens: true,
             access_tokens: Some(AccessTokens {
                 audiences: vec![AUDIENCE.into(), "https://second.example".into()],
             }),

@@ -66,10 +66,13 @@ async fn a_token_is_given_back_by_a_client_that_proves_itself_as_it_does_for_tok
 }
 
 #[tokio::test]
-async fn nothing_is_sent_where_the_provider_offers_no_revocation() {
+async fn nothing_is_sent_where_the_provider_offers_no_revocation_or_none_is_wanted() {
     let world = World::new().await;
     assert_eq!(world.revoke().await.unwrap(), Revocation::NotOffered);
     assert_eq!(world.script.lock().asked, "");
+    let world = World::revoking(|config| config.revokes_tokens = false).await;
+    assert_eq!(world.revoke().await.unwrap(), Revocation::NotOffered);
+    assert_eq!(world.script.lock().asked, "", "or where it is not to be asked");
 }
 
 #[tokio::test]

@@ -163,11 +163,12 @@ impl Sessions {
         session: Option<&Session>,
         others: &HashSet<SessionId>,
     ) -> Result<(), SessionError> {
+        let given_back = session.is_some_and(Session::is_given_back);
         if session.is_some() {
-            self.tell_others(id).await?;
+            self.tell_others(id, given_back).await?;
         }
         if self.store.remove(Space::Sessions, &id.0).await? {
-            self.tell_others(id).await?;
+            self.tell_others(id, given_back).await?;
         }
         if let Some(session) = session {
             self.give_back(session, others).await;

@@ -50,12 +50,12 @@ pub(super) const AT_ONCE: usize = 64;
 enum News {
     Ended {
         session: [u8; 32],
+        /// Whether its tokens are given back to the provider. Not said by earlier versions.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        given_back: bool,
     },
     /// The provider says something else of a session's user than before.
-    Refreshed {
-        session: [u8; 32],
-        generation: u64,
-    },
+    Refreshed { session: [u8; 32], generation: u64 },
 }
 
 /// What this gate has heard of the others.
@@ -191,12 +191,16 @@ impl Sessions {
     }
 
     /// Tells the other gates that a session is over. Once it returns they will hear it.
-    pub(super) async fn tell_others(&self, id: &SessionId) -> Result<(), SessionError> {
+    pub(super) async fn tell_others(
+        &self,
+        id: &SessionId,
+        given_back: bool,
+    ) -> Result<(), SessionError> {
         let Some(shared) = &self.follow.shared else { return Ok(()) };
         if self.follow.has_heard(id) {
             return Ok(());
         }
-        let news = News::Ended { session: id.0 };
+        let news = News::Ended { session: id.0, given_back };
         let event = serde_json::to_vec(&news).map_err(|_| SessionError::Internal)?;
         shared.stream.append(vec![event]).await?;
         self.follow.remember(*id);
@@ -293,8 +297,8 @@ impl Sessions {
 
     /// False: it can't be understood.
     fn hear(&self, event: &[u8]) -> bool {
-        let id = match serde_json::from_slice(event) {
-            Ok(News::Ended { session }) => SessionId(session),
+        let (id, given_back) = match serde_json::from_slice(event) {
+            Ok(News::Ended { session, given_back }) => (SessionId(session), given_back),
             Ok(News::Refreshed { session, generation }) => {
                 // Read from the store by the next who needs it.
                 if let Some(session) = self.cache.get(&SessionId(session)) {
@@ -308,6 +312,9 @@ impl Sessions {
         // Remembered first: whoever puts it into the cache from here on sees that.
         self.follow.remember(id);
         if let Some(session) = self.cache.get(&id) {
+            if given_back {
+                session.mark_given_back();
+            }
             self.announce_for_peer(&session, EndReason::Revoked);
         }
         true

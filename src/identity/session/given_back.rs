@@ -9,8 +9,9 @@
 //! | another sign-in took its place, or there were too many | stays: many providers take back with one token all that the user's other sessions have |
 //! | idle or too old | stays, and ends by the provider's own limits |
 //!
-//! Of a sign-in that other sessions go on with (another host's, under the same `sid`) nothing is given
-//! back either: what is taken back is often the whole sign-in.
+//! Nothing is given back either while other sessions of the same user at the provider go on (on another
+//! device, or at another host): what is taken back is often the whole sign-in, and at some providers
+//! all that the gate was ever given for this user (RFC 7009, section 2.1).
 //!
 //! INVARIANT: nothing here makes the end of a session wait for a provider, or fail.
 //! INVARIANT: what waits is bounded; what finds no room is counted and forgotten.
@@ -145,16 +146,20 @@ impl Sessions {
         Ok(token.map(|token| (TokenKind::Access, Secret::new(token.text()))))
     }
 
-    /// Whether a session that doesn't end with this one came from the same sign-in.
+    /// Whether a session that doesn't end with this one is of the same user at the provider, or where
+    /// that has no name for users, from the same sign-in.
     async fn goes_on_elsewhere(
         &self,
         session: &Session,
         with: &HashSet<SessionId>,
     ) -> Result<bool, SessionError> {
-        let Some(sid) = session.sid.as_deref() else { return Ok(false) };
+        let subject = session.subject.as_deref().map(Name::Subject);
+        let Some(name) = subject.or(session.sid.as_deref().map(Name::Sid)) else {
+            return Ok(false);
+        };
         let (store, seals) = (self.store.as_ref(), &*self.seals);
-        let of_login = by_login::find(store, seals, &session.provider, Name::Sid(sid)).await?;
-        for (id, _) in of_login.iter().filter(|(id, _)| *id != session.id && !with.contains(id)) {
+        let others = by_login::find(store, seals, &session.provider, name).await?;
+        for (id, _) in others.iter().filter(|(id, _)| *id != session.id && !with.contains(id)) {
             let is_over = self.cache.get(id).is_some_and(|other| other.has_ended());
             // An entry may outlive its session.
             if !is_over && store.get(Space::Sessions, &id.0).await?.is_some() {

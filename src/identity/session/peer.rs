@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::given_back::is_for;
 use super::{Ended, Session, SessionError, Sessions, WRITE_BACK};
 use crate::domain::clock::Timestamp;
 use crate::domain::event::EndReason;
@@ -58,6 +59,10 @@ impl Sessions {
         // Remembered first: whoever puts it into the cache from here on sees that.
         self.over.remember(id);
         if let Some(session) = self.cache.get(&id) {
+            // What a refresh brings that is under way here, nobody else can give back.
+            if is_for(reason) {
+                session.mark_given_back();
+            }
             self.announce_for_peer(&session, reason);
         }
     }

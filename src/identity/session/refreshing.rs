@@ -305,22 +305,28 @@ impl Sessions {
             let place = self.place(session, provider).await?;
             let now = self.now();
             let store = self.store.as_ref();
-            if store.put_if_absent(Space::Refreshes, &key, b"", now.plus(lasts), now).await? {
-                return Ok(Lease::Ours(place));
+            let is_ours =
+                store.put_if_absent(Space::Refreshes, &key, b"", now.plus(lasts), now).await?;
+            // Else another session has a use for it meanwhile.
+            let place = is_ours.then_some(place);
+            if place.is_none() {
+                if begun.elapsed() >= lasts {
+                    return Err(Failure::Leased);
+                }
+                tokio::time::sleep(look).await;
+                look = (look * 3 / 2).min(LONGEST_LOOK);
             }
-            // Another session has a use for it meanwhile.
-            drop(place);
-            if begun.elapsed() >= lasts {
-                return Err(Failure::Leased);
-            }
-            tokio::time::sleep(look).await;
-            look = (look * 3 / 2).min(LONGEST_LOOK);
+            // With the lease, too: the token was read before the wait for a place, and another's
+            // lease may have come and gone since.
             let Some(stored) = self.stored_renewal(&session.id).await? else {
                 return self.missing(session).await.map(Lease::Settled);
             };
             if stored.generation > record.generation {
                 self.take_in(session, &stored).await;
                 return Ok(Lease::Settled(Outcome::Heard));
+            }
+            if let Some(place) = place {
+                return Ok(Lease::Ours(place));
             }
         }
     }
@@ -388,8 +394,8 @@ impl Sessions {
 }
 
 /// Who may use the token of this generation. Longer than a session's key, and left to expire: a
-/// token that was used is nobody's any more. It lasts for longer than anybody waits for a place who
-/// read of the token before.
+/// token that was used is nobody's any more. Who takes it looks whether the token is still the one that
+/// counts: it doesn't last for as long as anybody may wait for a place.
 fn lease_of(id: &SessionId, generation: u64) -> Vec<u8> {
     [id.0.as_slice(), &generation.to_be_bytes()].concat()
 }

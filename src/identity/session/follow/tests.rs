@@ -228,6 +228,27 @@ async fn a_session_of_one_gate_is_known_at_the_other_and_ends_at_both() {
 }
 
 #[tokio::test]
+async fn what_is_to_be_given_back_of_a_session_the_others_hear_too() {
+    let (one, other, _store) = two(LONG).await;
+    for (reason, is_given_back) in [(EndReason::Logout, true), (EndReason::Replaced, false)] {
+        let (value, session) = one.login().await;
+        let now = one.clock.now();
+        let there = other.sessions.find(&value, now).await.unwrap().unwrap();
+        one.sessions.end(&session.id, reason).await.unwrap();
+        other.catches_up().await;
+        assert!(there.has_ended());
+        assert_eq!(there.is_given_back(), is_given_back, "{reason:?}");
+    }
+    let (value, session) = one.login().await;
+    let there = other.sessions.find(&value, one.clock.now()).await.unwrap().unwrap();
+    let earlier = format!(r#"{{"Ended":{{"session":{:?}}}}}"#, session.id.0);
+    assert!(other.sessions.hear(earlier.as_bytes()), "of an earlier version");
+    assert!(there.has_ended() && !there.is_given_back());
+    let later = format!(r#"{{"Ended":{{"session":{:?},"more":1}}}}"#, session.id.0);
+    assert!(other.sessions.hear(later.as_bytes()), "as an earlier version hears it");
+}
+
+#[tokio::test]
 async fn who_ends_a_session_is_not_told_that_it_is_done_before_the_others_can_hear_it() {
     let (one, other, _store) = two(LONG).await;
     let (value, session) = one.login().await;

@@ -81,7 +81,7 @@ async fn without_a_refresh_token_it_is_the_access_token_if_there_is_one_that_is_
 }
 
 #[tokio::test]
-async fn while_other_sessions_of_its_sign_in_go_on_nothing_is_given_back() {
+async fn while_other_sessions_of_its_user_go_on_nothing_is_given_back() {
     let world = World::new().await;
     let mut left = world.sessions.left_tokens().unwrap();
     // One sign-in at the provider, two hosts here.
@@ -99,14 +99,21 @@ async fn while_other_sessions_of_its_sign_in_go_on_nothing_is_given_back() {
     let mut left = world.sessions.left_tokens().unwrap();
     assert_eq!(world.sessions.end_user("idp/ada", EndReason::Logout).await.unwrap(), 2);
     assert_eq!(given_back(&mut left), refresh_tokens(&["r-0", "r-0"]));
-    // Where the provider has no name for its sessions each is one of its own.
-    let create = async || {
-        let login = NewSession { sid: None, ..with_token("ada") };
-        world.sessions.create(login, None).await.unwrap().1
-    };
-    let (one, _two) = (create().await, create().await);
-    world.sessions.end(&one.id, EndReason::Logout).await.unwrap();
-    assert_eq!(given_back(&mut left), refresh_tokens(&["r-0"]));
+    // Two sign-ins, as on two devices; with names for them or without; then of users without a name.
+    for (sid, subject, expected) in
+        [(Some("s"), Some("ada"), &[][..]), (None, Some("ada"), &[]), (None, None, &["r-0"])]
+    {
+        let create = async |device: &str| {
+            let sid = sid.map(|sid| format!("{sid}-{device}").into());
+            let login = NewSession { sid, subject: subject.map(Arc::from), ..with_token("ada") };
+            world.sessions.create(login, None).await.unwrap().1
+        };
+        let (one, two) = (create("one").await, create("two").await);
+        world.sessions.end(&one.id, EndReason::Logout).await.unwrap();
+        assert_eq!(given_back(&mut left), refresh_tokens(expected), "{sid:?} {subject:?}");
+        world.sessions.end(&two.id, EndReason::Logout).await.unwrap();
+        assert_eq!(given_back(&mut left), refresh_tokens(&["r-0"]), "the last");
+    }
 }
 
 #[tokio::test]
@@ -124,6 +131,30 @@ async fn a_token_that_comes_after_the_end_is_given_back_too() {
             tokio::task::yield_now().await;
         }
         world.sessions.end(&session.id, reason).await.unwrap();
+        drop(closed);
+        flight.landed().await;
+        assert_eq!(given_back(&mut left), refresh_tokens(expected), "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_comes_after_the_end_in_another_process_is_given_back_too() {
+    let world = World::refreshing().await;
+    let mut left = world.sessions.left_tokens().unwrap();
+    for (reason, expected) in [(EndReason::Logout, &["r-1"][..]), (EndReason::Replaced, &[])] {
+        let idp = Idp::new();
+        let (_, session) = world.sign_in("ada").await;
+        let closed = idp.door.write().await;
+        let now = world.clock.now();
+        let flight = world.sessions.begin_refresh(&session, &idp, now).unwrap();
+        while idp.used().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        // The other gives back what it finds.
+        world.sessions.ended_elsewhere(session.id, reason);
+        for space in [Space::Sessions, Space::Refreshes] {
+            world.store.inner.remove(space, &session.id.0).await.unwrap();
+        }
         drop(closed);
         flight.landed().await;
         assert_eq!(given_back(&mut left), refresh_tokens(expected), "{reason:?}");

@@ -392,6 +392,29 @@ async fn the_lease_of_a_gate_that_is_gone_ends() {
 }
 
 #[tokio::test]
+async fn who_waited_for_a_place_for_longer_than_a_lease_uses_no_token_that_was_used() {
+    let world = World::refreshing().await;
+    let other = world.another().await;
+    let (idp, elsewhere) = (Idp::new(), Idp::new());
+    let (value, session) = world.sign_in("ada").await;
+    let there = other.sessions.find(&value, world.clock.now()).await.unwrap().unwrap();
+    let crowd = idp.crowd().await;
+    let read = world.store.read.load(Ordering::SeqCst);
+    let now = world.clock.now();
+    let flight = world.sessions.begin_refresh(&session, &idp, now).unwrap();
+    while world.store.read.load(Ordering::SeqCst) == read {
+        tokio::task::yield_now().await;
+    }
+    other.refresh(&there, &elsewhere).await;
+    assert_eq!(elsewhere.used(), ["r-0"]);
+    world.clock.advance(Duration::from_secs(60));
+    drop(crowd);
+    flight.landed().await;
+    assert_eq!(idp.used(), [""; 0]);
+    assert_eq!(world.groups(&value).await, "new");
+}
+
+#[tokio::test]
 async fn a_session_whose_token_is_lost_ends_when_it_would_be_refreshed() {
     let world = World::refreshing().await;
     let mut endings = world.sessions.endings().unwrap();

@@ -415,7 +415,7 @@ impl Metrics {
     }
 
     /// Counts a token of an ended session: `revoked` at its provider, `failed`, or `dropped` because
-    /// too many waited.
+    /// too many waited for that provider.
     pub fn token_revocations(&self, result: &'static str) {
         self.token_revocations.with_label_values(&[result]).inc();
     }

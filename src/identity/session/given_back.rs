@@ -14,10 +14,12 @@
 //! all that the gate was ever given for this user (RFC 7009, section 2.1).
 //!
 //! INVARIANT: nothing here makes the end of a session wait for a provider, or fail.
-//! INVARIANT: what waits is bounded; what finds no room is counted and forgotten.
+//! INVARIANT: what waits is bounded for each provider, so that one that hangs keeps nothing from
+//! another; what finds no room is counted, told and forgotten.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -31,8 +33,11 @@ use crate::identity::revocation::TokenKind;
 use crate::identity::vouched::VouchedBy;
 use crate::store::Space;
 
-/// Tokens that wait, or that a provider is being asked about.
+/// Tokens that wait, or that a provider is being asked about, of one provider.
 const MOST: usize = 1024;
+
+/// Between two warnings of tokens that one provider had no room for.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// A token that nobody needs any more.
 #[derive(Debug)]
@@ -50,7 +55,8 @@ pub struct LeftToken {
 
 #[derive(Debug)]
 pub(super) struct GivenBack {
-    places: Arc<Semaphore>,
+    /// By the provider's name.
+    providers: Mutex<HashMap<Arc<str>, Waiting>>,
     /// Without a bound of its own: who has a place may send.
     left: mpsc::UnboundedSender<LeftToken>,
     taken: Mutex<Option<mpsc::UnboundedReceiver<LeftToken>>>,
@@ -59,8 +65,48 @@ pub(super) struct GivenBack {
 impl Default for GivenBack {
     fn default() -> Self {
         let (left, taken) = mpsc::unbounded_channel();
-        let places = Arc::new(Semaphore::new(MOST));
-        Self { places, left, taken: Mutex::new(Some(taken)) }
+        Self { providers: Mutex::default(), left, taken: Mutex::new(Some(taken)) }
+    }
+}
+
+impl GivenBack {
+    /// Room for one more token of this provider. Where there is none: how many found none since that
+    /// was last told, if it is to be told now.
+    fn place(
+        &self,
+        provider: &Arc<str>,
+        now: Instant,
+    ) -> Result<OwnedSemaphorePermit, Option<u64>> {
+        let mut providers = self.providers.lock();
+        let waiting = providers.entry(Arc::clone(provider)).or_default();
+        let place = Arc::clone(&waiting.places).try_acquire_owned();
+        place.map_err(|_| waiting.dropped(now))
+    }
+}
+
+/// What waits for one provider.
+#[derive(Debug)]
+struct Waiting {
+    places: Arc<Semaphore>,
+    /// When it was last told that there was no room.
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(MOST)), told: None, untold: 0 }
+    }
+}
+
+impl Waiting {
+    fn dropped(&mut self, now: Instant) -> Option<u64> {
+        self.untold += 1;
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -87,8 +133,14 @@ impl Sessions {
     /// Resolves when nothing waits to be given back.
     pub async fn all_given_back(&self) {
         let all = u32::try_from(MOST).unwrap_or(u32::MAX);
-        // An error is impossible: nobody closes it.
-        drop(self.given_back.places.acquire_many(all).await);
+        let providers: Vec<Arc<Semaphore>> = {
+            let providers = self.given_back.providers.lock();
+            providers.values().map(|waiting| Arc::clone(&waiting.places)).collect()
+        };
+        for places in providers {
+            // An error is impossible: nobody closes it.
+            drop(places.acquire_many(all).await);
+        }
     }
 
     /// Hands over what is left of a session that ends together with others. Before its refresh token
@@ -117,14 +169,25 @@ impl Sessions {
             Ok(true) => return,
             Err(error) => return self.not_given_back(session, &error),
         }
-        let Ok(place) = Arc::clone(&self.given_back.places).try_acquire_owned() else {
-            self.metrics.token_revocations("dropped");
-            return;
+        let place = match self.given_back.place(&session.provider, Instant::now()) {
+            Ok(place) => place,
+            Err(dropped) => return self.no_room(session, dropped),
         };
         let (provider, vouched_by) = (Arc::clone(&session.provider), session.vouched_by);
         let left = LeftToken { session: session.id, provider, vouched_by, kind, token, place };
         // An error says that nobody listens any more: the gate stops.
         let _ = self.given_back.left.send(left);
+    }
+
+    fn no_room(&self, session: &Session, dropped: Option<u64>) {
+        self.metrics.token_revocations("dropped");
+        if let Some(dropped) = dropped {
+            let (session, provider) = (session.id.short(), &session.provider);
+            tracing::warn!(
+                %session, %provider, dropped,
+                "too many tokens wait to be revoked: those of this session and of others that ended are not"
+            );
+        }
     }
 
     fn not_given_back(&self, session: &Session, error: &SessionError) {
@@ -167,5 +230,18 @@ impl Sessions {
             }
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_without_room_are_told_at_once_and_then_together_once_a_minute() {
+        let (mut waiting, now) = (Waiting::default(), Instant::now());
+        let told = |seconds| waiting.dropped(now + Duration::from_secs(seconds));
+        let told: Vec<_> = [0, 1, 59, 60, 61, 119, 120].map(told).into();
+        assert_eq!(told, [Some(1), None, None, Some(3), None, None, Some(3)]);
     }
 }

@@ -188,7 +188,7 @@ async fn a_record_that_does_not_open_keeps_nobody_from_signing_out() {
 }
 
 #[tokio::test]
-async fn what_waits_to_be_given_back_is_bounded_and_waited_for() {
+async fn what_waits_to_be_given_back_is_bounded_for_each_provider_and_waited_for() {
     let world = World::new().await;
     let mut left = world.sessions.left_tokens().unwrap();
     world.sessions.all_given_back().await;
@@ -199,8 +199,12 @@ async fn what_waits_to_be_given_back_is_bounded_and_waited_for() {
     }
     let counted = r#"wicketgate_token_revocations_total{result="dropped"} 1"#;
     assert!(world.sessions.metrics.render().contains(counted));
-    let waiting: Vec<_> = std::iter::from_fn(|| left.try_recv().ok()).collect();
-    assert_eq!(waiting.len(), places);
+    let login = NewSession { provider: "other".into(), ..with_token("ada") };
+    let (_, session) = world.sessions.create(login, None).await.unwrap();
+    world.sessions.end(&session.id, EndReason::Revoked).await.unwrap();
+    let mut waiting: Vec<_> = std::iter::from_fn(|| left.try_recv().ok()).collect();
+    assert_eq!(waiting.len(), places + 1);
+    assert_eq!(&*waiting.pop().unwrap().provider, "other", "which has room");
     assert!(world.sessions.all_given_back().now_or_never().is_none());
     drop(waiting);
     world.sessions.all_given_back().await;

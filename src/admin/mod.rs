@@ -52,6 +52,8 @@ pub struct Readiness {
     pub configuration_generation: u64,
     /// Absent until the first reload.
     pub last_reload: Option<Reload>,
+    /// Why renewed certificates are not served: they are out of date, and those before them aren't.
+    pub refused_certificates: Vec<String>,
     /// Whether records can be kept. Without, access is denied.
     pub audit_healthy: bool,
     pub store_healthy: bool,

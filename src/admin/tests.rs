@@ -16,6 +16,7 @@ fn ready() -> Readiness {
             at: Timestamp::from_seconds(1_700_000_000),
             error: Some("unknown key `upstreem`".into()),
         }),
+        refused_certificates: Vec::new(),
         audit_healthy: true,
         store_healthy: true,
         stopping: false,

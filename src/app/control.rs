@@ -129,6 +129,7 @@ impl Control {
             listeners: Vec::new(),
             configuration_generation: 1,
             last_reload: None,
+            refused_certificates: Vec::new(),
             audit_healthy: true,
             store_healthy: true,
             stopping: false,
@@ -280,7 +281,11 @@ impl Control {
     pub fn status(&self) -> String {
         let (routes, generation) =
             (self.gate.snapshot.load().routes.entries().count(), self.generation);
-        format!("serving {routes} routes, configuration {generation}")
+        let refused = match self.dates.refused.as_slice() {
+            [] => "",
+            _ => "; a renewed certificate is refused",
+        };
+        format!("serving {routes} routes, configuration {generation}{refused}")
     }
 
     /// Says what is served now, and looks after its upstreams.

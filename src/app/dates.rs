@@ -1,19 +1,19 @@
 //! Certificates end while the gate runs: what is told of that and when, and that no reload puts one
-//! out of date in the place of a good one.
+//! out of date in the place of a good one. Whatever else a reload brings is in force all the same:
+//! a revocation or a policy doesn't wait for a certificate.
 //!
 //! INVARIANT: each stage towards an end is told once for each certificate in force, however often
 //! it is looked at, whatever is reloaded, and also when the clock goes back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::finding::Finding;
 use crate::config::watch::Watcher;
 use crate::domain::clock::Timestamp;
 use crate::domain::event::Event;
 use crate::pipeline::record;
-use crate::tls::{ServerTls, Stage, Term, What};
+use crate::tls::{ServerTls, Stage, Term, What, Worse};
 
 use super::control::Control;
 
@@ -28,6 +28,8 @@ pub(super) struct Dates {
     next: Option<Timestamp>,
     /// When a certificate that was refused becomes valid.
     awaited: Option<Timestamp>,
+    /// What the last reload didn't take.
+    pub(super) refused: Vec<Worse>,
 }
 
 impl Dates {
@@ -57,26 +59,38 @@ impl Dates {
 }
 
 impl Control {
-    /// Finds what a reload would replace by something worse.
-    pub(super) fn refuse_out_of_date(
-        &mut self,
-        loaded: &[(Arc<str>, ServerTls)],
-    ) -> Result<(), Vec<Finding>> {
+    /// Has what is in date go on in a reload where what comes in its place isn't, and tells it.
+    pub(super) fn keep_in_date(&mut self, loaded: &mut [(Arc<str>, ServerTls)]) {
         let now = self.gate.clock.now();
-        let mut worse = Vec::new();
-        for (name, tls) in loaded {
-            if let Some((_, acceptor)) = self.acceptors.iter().find(|(known, _)| known == name) {
-                worse.extend(acceptor.worse(tls, now));
+        let mut refused = Vec::new();
+        for (listener, tls) in loaded {
+            let Some((_, acceptor)) = self.acceptors.iter().find(|(known, _)| known == listener)
+            else {
+                continue;
+            };
+            for one in acceptor.keep_in_date(tls, now) {
+                let reason = one.finding.to_string();
+                tracing::error!(%listener, "a certificate is refused, the old one stays:\n{reason}");
+                let file = one.finding.file.display().to_string().into();
+                let event =
+                    Event::CertificateRefused { listener: Arc::clone(listener), file, reason };
+                record::note(&self.gate, now, event);
+                refused.push(one);
             }
         }
-        self.dates.awaited = worse.iter().filter_map(|one| one.begins).min();
-        if worse.is_empty() {
-            return Ok(());
-        }
-        let mut findings: Vec<Finding> = worse.into_iter().map(|one| one.finding).collect();
+        self.dates.awaited = refused.iter().filter_map(|one| one.begins).min();
+        self.dates.refused = refused;
+        self.show_refused();
+    }
+
+    /// Shows what of the certificates is refused now.
+    fn show_refused(&self) {
+        let refused = self.dates.refused.iter().map(|one| one.finding.to_string());
         // Listeners may share files.
-        findings.dedup();
-        Err(findings)
+        let refused: BTreeSet<String> = refused.collect();
+        let number = i64::try_from(refused.len()).unwrap_or(i64::MAX);
+        self.gate.metrics.certificates_refused.set(number);
+        self.state.lock().readiness.refused_certificates = refused.into_iter().collect();
     }
 
     /// How long until [`heed_dates`](Self::heed_dates) has something to do.
@@ -90,6 +104,8 @@ impl Control {
     pub(super) fn heed_dates(&mut self, watcher: &mut Option<Watcher>) {
         self.tell_dates();
         let now = self.gate.clock.now();
+        self.dates.refused.retain(|one| one.is_worse(now));
+        self.show_refused();
         if self.dates.awaited.take_if(|begins| *begins <= now).is_some() {
             tracing::info!("a certificate has become valid: reading the configuration again");
             self.begin_reload(watcher);

@@ -1,5 +1,5 @@
 //! Reload: the new configuration is built beside the old one and takes its place as a whole, or
-//! nothing changes.
+//! nothing changes. Only a certificate out of date doesn't take the place of a good one (`dates`).
 //!
 //! Ten thousand policies take a second to parse and validate. That is done on a thread of its own,
 //! which gives way to the workers: under full load a reload takes longer, not the requests. The
@@ -161,11 +161,10 @@ impl Control {
         self.state.lock().readiness.last_reload = Some(admin::Reload { at: now, error });
     }
 
-    fn apply(&mut self, assembly: Assembly, former: Arc<Snapshot>) -> Result<(), Vec<Finding>> {
+    fn apply(&mut self, mut assembly: Assembly, former: Arc<Snapshot>) -> Result<(), Vec<Finding>> {
         if let Some(config) = &self.config {
             same_process(config, &assembly.config)?;
         }
-        self.refuse_out_of_date(&assembly.tls)?;
         let (logins, clock) = (&self.logins, &self.gate.clock);
         let providers = assembly.providers(logins, clock, Some(&former.providers))?;
         // One that has not changed was archived when it came.
@@ -184,6 +183,7 @@ impl Control {
         super::log_warnings(&assembly.warnings);
         // From here on nothing can fail.
         self.generation += 1;
+        self.keep_in_date(&mut assembly.tls);
         self.gate.snapshot.store(Arc::new(assembly.snapshot(self.generation, providers)));
         self.gate.sessions.reconfigure(&assembly.config.session);
         self.gate.live.wake_all();

@@ -128,6 +128,7 @@ pub(super) fn id(event: &Event) -> Option<DecisionId> {
         | Event::Administered { .. }
         | Event::ConfigurationLoaded { .. }
         | Event::ConfigurationRefused { .. }
+        | Event::CertificateRefused { .. }
         | Event::CertificateExpired { .. }
         | Event::Started { .. }
         | Event::Stopped
@@ -179,6 +180,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::Administered { .. } => "administered",
         Event::ConfigurationLoaded { .. } => "configuration-loaded",
         Event::ConfigurationRefused { .. } => "configuration-refused",
+        Event::CertificateRefused { .. } => "certificate-refused",
         Event::CertificateExpired { .. } => "certificate-expired",
         Event::Started { .. } => "started",
         Event::Stopped => "stopped",

@@ -127,6 +127,13 @@ pub enum Event {
     ConfigurationRefused {
         reason: String,
     },
+    /// A renewed certificate is out of date, so the one before it, which isn't, is served on. All
+    /// else of the reload is in force.
+    CertificateRefused {
+        listener: Arc<str>,
+        file: Arc<str>,
+        reason: String,
+    },
     /// A certificate that clients are served has expired, and no other one that is in date covers
     /// what it covers.
     CertificateExpired {

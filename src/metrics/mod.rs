@@ -76,6 +76,7 @@ pub struct Metrics {
     refreshes_queued: IntCounterVec,
     reloads: IntCounterVec,
     certificate_expiry: IntGaugeVec,
+    pub certificates_refused: IntGauge,
     policy_set_info: IntGaugeVec,
     rate_limited: IntCounterVec,
     shed: IntCounterVec,
@@ -316,6 +317,10 @@ impl Metrics {
                 "wicketgate_certificate_expiry_timestamp_seconds",
                 "When a certificate in use expires, or a revocation list is due.",
                 &["name"],
+            ),
+            certificates_refused: add.gauge(
+                "wicketgate_certificates_refused",
+                "Renewed certificates that are out of date, so the ones before them are served.",
             ),
             policy_set_info: add.gauges(
                 "wicketgate_policy_set_info",

@@ -161,10 +161,11 @@ impl Acceptor {
         self.active.load().tls.terms().to_vec()
     }
 
-    /// What of `tls` is out of date while what is in force in its place is not. Who replaces the
-    /// one by the other has all clients refuse the gate.
-    pub fn worse(&self, tls: &ServerTls, now: Timestamp) -> Vec<Worse> {
-        tls.worse_than(&self.active.load().tls, now)
+    /// Makes `tls` fit to [replace](Self::replace) what is in force: where something in it is out
+    /// of date, and what is in force in its place is not, the latter goes on. Otherwise all clients
+    /// would refuse the gate. Returns what is out of date.
+    pub fn keep_in_date(&self, tls: &mut ServerTls, now: Timestamp) -> Vec<Worse> {
+        tls.keep_in_date(&self.active.load().tls, now)
     }
 
     /// Performs the handshake.

@@ -2,8 +2,10 @@
 //!
 //! INVARIANT: as long as one that is in date covers a name, none that isn't serves it, whatever
 //! their order. That is decided at each handshake: a gate runs for longer than certificates last.
+//! Nor does a reload change it: what was served until then stays where what comes is out of date
+//! ([`Certificates::keep`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,14 +33,15 @@ impl Pair {
 }
 
 /// A listener's certificates by the names that they cover.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Certificates {
     clock: Clock,
-    exact: HashMap<String, Vec<Arc<Pair>>>,
+    exact: Names,
     /// `example.com` for `*.example.com`.
-    wildcard: HashMap<String, Vec<Arc<Pair>>>,
+    wildcard: Names,
     /// For clients that name no host: the first, and those that cover all that it covers.
     unnamed: Vec<Arc<Pair>>,
+    /// Those in force.
     all: Vec<Arc<Pair>>,
 }
 
@@ -53,11 +56,7 @@ impl Certificates {
     pub(super) fn add(&mut self, pair: Pair) {
         let pair = Arc::new(pair);
         for name in &pair.facts.names {
-            let (names, name) = match name.strip_prefix("*.") {
-                Some(parent) => (&mut self.wildcard, parent),
-                None => (&mut self.exact, name.as_str()),
-            };
-            names.entry(name.to_owned()).or_default().push(Arc::clone(&pair));
+            serve(&mut self.exact, &mut self.wildcard, name, &pair);
         }
         let covers_first = self.unnamed.first().is_none_or(|first| {
             first.facts.names.iter().all(|name| pair.facts.names.contains(name))
@@ -89,28 +88,59 @@ impl Certificates {
     pub(super) fn is_succeeded(&self, pair: &Pair) -> bool {
         let then = pair.facts.not_after.plus(Duration::from_millis(1));
         let mut names = pair.facts.names.iter();
-        names.all(|name| self.at(name, then).is_some_and(|next| next.is_current(then)))
+        // A name that nothing serves is one that a kept certificate has lost.
+        names.all(|name| self.at(name, then).is_none_or(|next| next.is_current(then)))
     }
 
-    /// Certificates out of date, each with the one of `former` that is in date and whose place it
-    /// would take for some name.
-    pub(super) fn worse_than<'a>(
-        &'a self,
-        former: &'a Self,
-        now: Timestamp,
-    ) -> Vec<(&'a Pair, &'a Pair)> {
-        let mut worse: Vec<(&Arc<Pair>, &Arc<Pair>)> = Vec::new();
+    /// Where a certificate out of date would take the place of one of `former` that is in date, for
+    /// a name or for clients that name none, keeps the former one behind it: that serves there
+    /// until the other is in date, or neither is. Returns each new one with a former one.
+    pub(super) fn keep(&mut self, former: &Self, now: Timestamp) -> Vec<Kept> {
+        let worse = |new: Option<&Arc<Pair>>, old: Option<&Arc<Pair>>| {
+            let (new, old) = (new?, old?);
+            (old.is_current(now) && !new.is_current(now))
+                .then(|| (Arc::clone(new), Arc::clone(old)))
+        };
         let pairs = self.all.iter().chain(&former.all);
-        for name in pairs.flat_map(|pair| &pair.facts.names) {
-            if let (Some(new), Some(old)) = (self.at(name, now), former.at(name, now))
-                && old.is_current(now)
-                && !new.is_current(now)
-                && !worse.iter().any(|(known, _)| Arc::ptr_eq(known, new))
-            {
-                worse.push((new, old));
+        let names: BTreeSet<&str> =
+            pairs.flat_map(|pair| &pair.facts.names).map(String::as_str).collect();
+        // All are found before one is kept: that would hide another.
+        let named: Vec<(String, Kept)> = names
+            .into_iter()
+            .filter_map(|name| {
+                Some((name.to_owned(), worse(self.at(name, now), former.at(name, now))?))
+            })
+            .collect();
+        let unnamed = worse(choose(self.unnamed.iter(), now), choose(former.unnamed.iter(), now));
+        for (name, (_, old)) in &named {
+            serve(&mut self.exact, &mut self.wildcard, name, old);
+        }
+        if let Some((_, old)) = &unnamed {
+            self.unnamed.push(Arc::clone(old));
+        }
+
+        let mut kept: Vec<Kept> = Vec::new();
+        for (new, old) in named.into_iter().map(|(_, found)| found).chain(unnamed) {
+            if !self.all.iter().any(|known| Arc::ptr_eq(known, &old)) {
+                self.all.push(Arc::clone(&old));
+            }
+            if !kept.iter().any(|(known, _)| Arc::ptr_eq(known, &new)) {
+                kept.push((new, old));
             }
         }
-        worse.into_iter().map(|(new, old)| (&**new, &**old)).collect()
+        let held_back: Vec<_> =
+            kept.iter().map(|(new, _)| new).filter(|new| !self.serves(new, now)).collect();
+        let mut all = std::mem::take(&mut self.all);
+        all.retain(|pair| !held_back.iter().any(|held| Arc::ptr_eq(held, pair)));
+        self.all = all;
+        kept
+    }
+
+    /// Whether the certificate is served to anybody.
+    fn serves(&self, pair: &Arc<Pair>, now: Timestamp) -> bool {
+        let named = pair.facts.names.iter().map(|name| self.at(name, now));
+        let unnamed = choose(self.unnamed.iter(), now);
+        named.chain([unnamed]).flatten().any(|served| Arc::ptr_eq(served, pair))
     }
 
     /// Those with the exact name, and those with a wildcard for it. A wildcard's own name finds
@@ -139,6 +169,20 @@ impl Certificates {
             _ => choose(exact.iter().chain(wildcard), self.clock.now()),
         }
     }
+}
+
+/// A new certificate, and the former one that goes on in its place.
+type Kept = (Arc<Pair>, Arc<Pair>);
+
+type Names = HashMap<String, Vec<Arc<Pair>>>;
+
+/// Has the certificate serve the name, after those that do already.
+fn serve(exact: &mut Names, wildcard: &mut Names, name: &str, pair: &Arc<Pair>) {
+    let (names, name) = match name.strip_prefix("*.") {
+        Some(parent) => (wildcard, parent),
+        None => (exact, name),
+    };
+    names.entry(name.to_owned()).or_default().push(Arc::clone(pair));
 }
 
 /// The first that is in date, or else the first.

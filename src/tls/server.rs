@@ -34,12 +34,21 @@ pub struct ServerTls {
     warnings: Vec<Finding>,
 }
 
-/// A certificate out of date in the place of one that is in date.
+/// A certificate out of date that was to take the place of one that is in date.
 #[derive(Debug)]
 pub struct Worse {
     pub finding: Finding,
     /// When it will be in date, if that is still to come.
     pub begins: Option<Timestamp>,
+    /// The last moment of the one in force.
+    lasts: Timestamp,
+}
+
+impl Worse {
+    /// Whether it still is out of date, and the one in force isn't.
+    pub fn is_worse(&self, now: Timestamp) -> bool {
+        now <= self.lasts && self.begins.is_none_or(|begins| now < begins)
+    }
 }
 
 impl ServerTls {
@@ -47,8 +56,9 @@ impl ServerTls {
     /// certificates for a name is in date.
     ///
     /// A certificate that has expired or is not yet valid is a warning, not an error: a gate that
-    /// doesn't start because of it helps nobody, and the alarm is in [`Self::terms`]. That it takes
-    /// the place of a good one is for [`Acceptor::worse`](super::Acceptor::worse) to say.
+    /// doesn't start because of it helps nobody, and the alarm is in [`Self::terms`]. That it
+    /// doesn't take the place of a good one is up to
+    /// [`Acceptor::keep_in_date`](super::Acceptor::keep_in_date).
     ///
     /// # Errors
     /// All findings at once, when any of them is an error.
@@ -158,10 +168,20 @@ impl ServerTls {
         &self.terms
     }
 
-    /// Certificates out of date that would take the place of one of `former` that is in date.
-    pub(super) fn worse_than(&self, former: &Self, now: Timestamp) -> Vec<Worse> {
-        let worse = self.certificates.worse_than(&former.certificates, now);
-        worse.into_iter().filter_map(|(new, old)| worse_finding(new, old, now)).collect()
+    /// Takes over what `former` has in date where this has something out of date, and returns the
+    /// latter.
+    pub(super) fn keep_in_date(&mut self, former: &Self, now: Timestamp) -> Vec<Worse> {
+        let mut certificates = Certificates::clone(&self.certificates);
+        let kept = certificates.keep(&former.certificates, now);
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        let certificates = Arc::new(certificates);
+        self.config.cert_resolver = Arc::clone(&certificates) as _;
+        self.terms.retain(|term| term.what != What::Certificate);
+        self.terms.extend(certificates.pairs().map(|pair| term(pair, &certificates)));
+        self.certificates = certificates;
+        kept.iter().filter_map(|(new, old)| worse_finding(new, old, now)).collect()
     }
 
     /// What the device CA took back.
@@ -267,5 +287,6 @@ fn worse_finding(new: &Pair, old: &Pair, now: Timestamp) -> Option<Worse> {
              the gate goes on with the one in force"
         }
     };
-    Some(Worse { finding: Finding::error(&new.file, cause).hint(hint), begins })
+    let finding = Finding::error(&new.file, cause).hint(hint);
+    Some(Worse { finding, begins, lasts: old.facts.not_after })
 }

@@ -57,7 +57,7 @@ async fn refused(gate: &Gate) -> f64 {
 }
 
 #[tokio::test]
-async fn a_bad_renewal_is_refused_whatever_is_bad_and_no_handshake_fails() {
+async fn a_bad_renewal_is_not_served_whatever_is_bad_and_no_handshake_fails() {
     let gate = Gate::with_upstream(&Recorder::start().await).start().await;
     let first = |end: &str| fs::read_to_string(gate.folder().join(format!("first.{end}"))).unwrap();
     let good = Identity { certificate: first("pem"), key: first("key") };
@@ -91,17 +91,20 @@ async fn a_bad_renewal_is_refused_whatever_is_bad_and_no_handshake_fails() {
 
     let gauge = "wicketgate_certificate_expiry_timestamp_seconds";
     let ends = gate.metric(gauge, "first.pem").await;
-    for (certificate, key, why) in [
-        (half, &fresh.key, "has no END line"),
-        (&fresh.certificate, &good.key, "does not belong to the certificate"),
-        (&expired.certificate, &expired.key, "expired at 2021"),
-        (&early.certificate, &early.key, "is not valid before"),
+    let (whole, one) = ("configuration-refused", "certificate-refused");
+    for (event, certificate, key, why) in [
+        (whole, half, &fresh.key, "has no END line"),
+        (whole, &fresh.certificate, &good.key, "does not belong to the certificate"),
+        (one, &expired.certificate, &expired.key, "expired at 2021"),
+        (one, &early.certificate, &early.key, "is not valid before"),
     ] {
-        let before = refused(&gate).await;
         put(&gate, "first", certificate, key);
-        let words = ["configuration-refused", "first.", why];
-        gate.audited(why, |record| mentions(record, &words)).await;
-        assert!(refused(&gate).await > before, "{why}");
+        gate.audited(why, |record| mentions(record, &[event, "first.", why])).await;
+        let number = f64::from(u8::from(event == one));
+        eventually("the metric", async || {
+            (gate.metric("wicketgate_certificates_refused", "").await == number).then_some(())
+        })
+        .await;
         assert_eq!(shown(&gate, HOST), good.chain()[0], "{why}");
         assert_eq!(gate.metric(gauge, "first.pem").await, ends, "{why}");
         eventually("readiness that tells it", async || {
@@ -111,6 +114,7 @@ async fn a_bad_renewal_is_refused_whatever_is_bad_and_no_handshake_fails() {
         .await;
     }
     says(&gate, "the one in force is valid until 4096").await;
+    assert!(refused(&gate).await >= 2.0);
 
     put(&gate, "first", &fresh.certificate, &fresh.key);
     shows(&gate, HOST, &fresh).await;
@@ -118,13 +122,38 @@ async fn a_bad_renewal_is_refused_whatever_is_bad_and_no_handshake_fails() {
     for client in clients {
         assert!(client.await.unwrap() > 1);
     }
-    assert_eq!(gate.metric("wicketgate_configuration_generation", "").await, 2.0);
+    assert_eq!(gate.metric("wicketgate_certificates_refused", "").await, 0.0);
+    let (_, told) = gate.admin("/readyz").await.unwrap();
+    assert!(!told.contains("is not valid before"), "{told}");
+    assert_eq!(
+        gate.audit().iter().filter(|one| mentions(one, &["certificate-expired"])).count(),
+        0
+    );
     assert_eq!(shown(&gate, SECOND_HOST), second(&gate).chain()[0], "the other was never touched");
 }
 
 fn second(gate: &Gate) -> Identity {
     let read = |end: &str| fs::read_to_string(gate.folder().join(format!("second.{end}"))).unwrap();
     Identity { certificate: read("pem"), key: read("key") }
+}
+
+#[tokio::test]
+async fn a_certificate_out_of_date_keeps_no_other_change_back() {
+    let mut gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    let first = gate.folder().join("first.pem");
+    let good = CertificateDer::from_pem_file(&first).unwrap();
+    let mut browser = gate.login("vera").await.as_program();
+    browser.get("/").await.expect(200);
+    let expired = gate.authority.expired_server(&[HOST, "other.localhost"]);
+    put(&gate, "first", &expired.certificate, &expired.key);
+    gate.audited("it", |record| mentions(record, &["certificate-refused", "first.pem"])).await;
+    gate.rewrite_policies("@id(\"nobody\") forbid (principal, action, resource);");
+    eventually("the new set", async || (browser.get("/").await.status == 403).then_some(())).await;
+    assert_eq!(shown(&gate, HOST), good, "also after a second reload");
+    // Whoever starts is left with what is there.
+    gate.process.kill();
+    gate.restart().await;
+    assert_eq!(shown(&gate, HOST), expired.chain()[0]);
 }
 
 /// It is refused first, unless this test stands still for longer than that takes.

@@ -77,6 +77,11 @@ fn every_event_is_called_in_queries_as_in_its_record() {
         Event::FramesDropped { id: id(1), opened_by: id(0), principal, route },
         Event::ConfigurationLoaded { generation: 1, policy_set: String::new() },
         Event::ConfigurationRefused { reason },
+        Event::CertificateRefused {
+            listener: Arc::from("public"),
+            file: Arc::from("a.pem"),
+            reason: String::new(),
+        },
         Event::CertificateExpired {
             listener: Arc::from("public"),
             file: Arc::from("a.pem"),

@@ -69,6 +69,16 @@ impl Control {
             );
             return;
         }
+        let now = self.gate.clock.now();
+        if let Some(worse) = self.dates.refused.iter().find(|one| one.is_worse(now)) {
+            let why = format!(
+                "the newer process would serve a certificate out of date: {}",
+                worse.finding
+            );
+            tracing::error!("upgrade refused, this process serves on: {why}");
+            manager::status(&format!("the last upgrade was refused: {why}"));
+            return;
+        }
         tracing::info!("SIGUSR2: starting a newer process");
         match Attempt::start(&upgrade.launch) {
             Ok(attempt) => {

@@ -84,12 +84,18 @@ impl Certificates {
         self.all.iter().map(|pair| &**pair)
     }
 
-    /// Whether all that the certificate covers has another one in date when it has expired.
+    /// Whether everybody whom the certificate serves gets another one in date when it has expired:
+    /// who asks for a name of it, and who names none. Nobody knows whom one without names is for,
+    /// so that is missed.
     pub(super) fn is_succeeded(&self, pair: &Pair) -> bool {
         let then = pair.facts.not_after.plus(Duration::from_millis(1));
-        let mut names = pair.facts.names.iter();
+        let goes_on = |next: Option<&Arc<Pair>>| next.is_none_or(|next| next.is_current(then));
+        let names = &pair.facts.names;
+        let serves_unnamed = self.unnamed.iter().any(|one| std::ptr::eq(&**one, pair));
         // A name that nothing serves is one that a kept certificate has lost.
-        names.all(|name| self.at(name, then).is_none_or(|next| next.is_current(then)))
+        !names.is_empty()
+            && names.iter().all(|name| goes_on(self.at(name, then)))
+            && (!serves_unnamed || goes_on(choose(self.unnamed.iter(), then)))
     }
 
     /// Where a certificate out of date would take the place of one of `former` that is in date, for

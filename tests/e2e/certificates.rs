@@ -150,6 +150,10 @@ async fn a_certificate_out_of_date_keeps_no_other_change_back() {
     gate.rewrite_policies("@id(\"nobody\") forbid (principal, action, resource);");
     eventually("the new set", async || (browser.get("/").await.status == 403).then_some(())).await;
     assert_eq!(shown(&gate, HOST), good, "also after a second reload");
+    // A newer process would have nothing but the files.
+    gate.process.signal("USR2");
+    says(&gate, "upgrade refused, this process serves on: the newer process would serve").await;
+    assert_eq!(shown(&gate, HOST), good);
     // Whoever starts is left with what is there.
     gate.process.kill();
     gate.restart().await;

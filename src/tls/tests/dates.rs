@@ -222,7 +222,11 @@ fn one_is_succeeded_when_another_covers_all_that_it_covers_after_its_end() {
     };
     assert_eq!(succeeded(&[&short]), [false]);
     assert_eq!(succeeded(&[&short, &long]), [false, false]);
-    assert_eq!(succeeded(&[&short, &long, &wildcard]), [true, false, false]);
+    let (all, ours) = (ca.issue("all", &["a.example", "x.b.example"]), [&long, &wildcard, &short]);
+    assert_eq!(succeeded(&ours), [false, false, true]);
+    assert_eq!(succeeded(&[&short, &long, &wildcard]), [false; 3], "who names no host is left");
+    assert_eq!(succeeded(&[&short, &all]), [true, false]);
     assert_eq!(succeeded(&[&short, &shorter]), [false, true]);
-    assert_eq!(succeeded(&[&bare, &long]), [true, false], "nobody misses what covers nothing");
+    assert_eq!(succeeded(&[&bare]), [false]);
+    assert_eq!(succeeded(&[&bare, &long]), [false; 2], "nobody knows whom it is for");
 }

@@ -203,7 +203,7 @@ class World:
         config.write_text(
             f"""global
   nbthread {os.cpu_count()}
-  maxconn {max(4000, self.options.many + 1000)}
+  maxconn {max(4000, self.options.idle + 1000)}
   ssl-default-bind-options ssl-min-ver TLSv1.3
   tune.ssl.cachesize 0
 defaults

@@ -167,17 +167,23 @@ impl Taken {
     }
 }
 
+/// A gate in the group, before the page and before what never connects.
+async fn before(page: &Recorder, stuck: &Stuck, group: &MemoryGroup) -> Gate {
+    let mut to_stuck = route("stuck", "/stuck", &stuck.url);
+    to_stuck["timeouts"] = json!({ "connect": "2m" });
+    let joining = group.joining();
+    Gate::with_upstream(page)
+        .route(to_stuck)
+        .launch(|launch| launch.parent = Some(joining))
+        .start()
+        .await
+}
+
 #[tokio::test]
 async fn a_gate_with_little_memory_sheds_before_the_kernel_kills_it_and_recovers() {
     let Some(group) = limited(256) else { return };
     let (page, stuck) = (Recorder::start().await, Stuck::start().await);
-    let mut to_stuck = route("stuck", "/stuck", &stuck.url);
-    to_stuck["timeouts"] = json!({ "connect": "2m" });
-    let mut gate = Gate::with_upstream(&page)
-        .route(to_stuck)
-        .launch(|launch| launch.parent = Some(group.joining()))
-        .start()
-        .await;
+    let mut gate = before(&page, &stuck, &group).await;
     assert_eq!(budget(&gate).await, 192 * MIB, "three quarters of what the kernel grants");
     let mut vera = gate.login("vera").await.as_program();
     vera.get("/").await.expect(200);
@@ -237,13 +243,7 @@ async fn is_turned_away(gate: &Gate, browser: &Browser, neighbour: &mut Raw) {
 async fn what_was_let_in_before_can_t_fill_more_than_there_is() {
     let Some(group) = limited(256) else { return };
     let (page, stuck) = (Recorder::start().await, Stuck::start().await);
-    let mut to_stuck = route("stuck", "/stuck", &stuck.url);
-    to_stuck["timeouts"] = json!({ "connect": "2m" });
-    let mut gate = Gate::with_upstream(&page)
-        .route(to_stuck)
-        .launch(|launch| launch.parent = Some(group.joining()))
-        .start()
-        .await;
+    let mut gate = before(&page, &stuck, &group).await;
     let mut vera = gate.login("vera").await.as_program();
     vera.get("/").await.expect(200);
     let attacker = Attacker::new(&gate, &vera);

@@ -1,6 +1,8 @@
 //! Ports that no other test can take.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use socket2::{Domain, Socket, Type};
 
@@ -29,7 +31,21 @@ impl Port {
     }
 }
 
-/// A port that was free a moment ago, for programs that can't share one.
+/// A port that is free, for programs that can't share one, and for where nobody is to answer: each is
+/// given once, and none that the system gives to whoever binds to port 0 or connects from anywhere
+/// (`ip_local_port_range`, ip(7)).
 pub fn free() -> SocketAddr {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+    const FIRST: u16 = 16_000;
+    const COUNT: u16 = 16_000;
+    // Two test binaries at once begin at different ones.
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id()));
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(COUNT);
+        let port = FIRST + u16::try_from(step).unwrap();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
 }

@@ -17,7 +17,7 @@ use super::streamed::{Guarded, Streamed};
 use crate::pipeline::exchange::{Authorized, Exchange};
 use crate::pipeline::headers;
 use crate::pipeline::live::{CutReason, Holding};
-use crate::upstream::{UpstreamBody, UpstreamError};
+use crate::upstream::{UpstreamBody, UpstreamError, compact};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -141,6 +141,7 @@ fn without_foreign_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
             headers::strip_trailers(&mut trailers);
+            compact(&mut trailers);
             Frame::trailers(trailers)
         }
         Err(data) => data,

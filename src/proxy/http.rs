@@ -34,6 +34,7 @@ use crate::pipeline::kept::Pending;
 use crate::pipeline::live::Watch;
 use crate::pipeline::refusal::Refusal;
 use crate::pipeline::respond::end_connection;
+use crate::upstream::compact;
 
 /// What serving a request needs, shared by the requests of one connection.
 #[derive(Debug)]
@@ -278,6 +279,9 @@ async fn streamed(
     in_flight: InFlight,
 ) -> Response<ResponseBody> {
     let (mut head, mut body) = response.into_parts();
+    if in_flight.is_multiplexed() {
+        compact(&mut head.headers);
+    }
     exchange.respond(&mut head, false);
     exchange.finished(head.status, elapsed);
     let whole = poll_fn(|cx| Poll::Ready(body.whole(AT_ONCE, cx))).await;

@@ -30,6 +30,7 @@ mod tally;
 mod tls;
 mod trace;
 mod upkeep;
+mod values;
 mod vitals;
 mod wire;
 
@@ -37,6 +38,7 @@ pub use attempt::Caller;
 pub use body::UpstreamBody;
 pub use error::UpstreamError;
 pub use pool::Pool;
+pub use values::compact;
 
 #[cfg(feature = "demo")]
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::body::{RequestBody, UpstreamBody, soon, within};
 use super::error::UpstreamError;
 use super::idle::{Idle, Lease};
+use super::values;
 use super::wire::Http1;
 
 /// Header fields that a response may have.
@@ -94,6 +95,7 @@ pub(super) fn prepare_http2(head: &mut request::Parts, scheme: &str) -> Result<(
     );
     parts.path_and_query = head.uri.path_and_query().cloned();
     head.uri = Uri::from_parts(parts).map_err(|error| failed(error.to_string()))?;
+    values::compact(&mut head.headers);
     Ok(())
 }
 

@@ -1,16 +1,19 @@
 //! The gate where the kernel kills whoever takes too much: it turns clients away before that.
 //!
 //! Nothing of its memory is configured here: what it may take, it finds out by itself, and what
-//! one client may take up are the defaults.
+//! one client may take up are the defaults. And what connections keep of what is over.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::Request;
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
@@ -34,7 +37,7 @@ fn limited(mebibytes: u64) -> Option<MemoryGroup> {
 /// sends stays with the gate, and not in the kernel's buffers on the way to an upstream.
 struct Stuck {
     url: String,
-    _queue: (tokio::net::TcpListener, Vec<tokio::task::JoinHandle<std::io::Result<TcpStream>>>),
+    _queue: (TcpListener, Vec<tokio::task::JoinHandle<std::io::Result<TcpStream>>>),
 }
 
 impl Stuck {
@@ -355,4 +358,72 @@ async fn the_defaults_hold_in_half_a_gibibyte_and_a_neighbour_is_served() {
     drop((half_open, slow, streams, held));
     vera.get("/").await.expect(200);
     gate.assert_audit_verifies();
+}
+
+/// Answers each request with a field that no other answer has, and a body that is dropped at once.
+async fn counting() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let number = Arc::new(AtomicUsize::new(0));
+    let answer = move |_| {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        let answer = hyper::Response::builder().header("x-number", number.to_string());
+        std::future::ready(answer.body(Full::new(Bytes::from_static(&[b'x'; 7000]))))
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(answer.clone());
+            let connection = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    format!("http://{address}")
+}
+
+const CONNECTIONS: u8 = 60;
+/// So many fields of that length fit into the table of an HTTP/2 connection (RFC 9113, section 6.5.2;
+/// RFC 7541, section 4.1).
+const FIELDS: usize = 80;
+
+#[tokio::test]
+async fn http_2_remembers_the_fields_of_answers_and_nothing_besides() {
+    let gate = Gate::setup().route(route("app", "/", &counting().await)).start().await;
+    let vera = gate.login("vera").await;
+    let attacker = Attacker::new(&gate, &vera);
+    let tls = client_config(&gate.authority, None, &["h2"]);
+    let mut clients = Vec::new();
+    for last in 1..=CONNECTIONS {
+        let stream = attacker.connect(last, &tls).await.expect("a connection");
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        clients.push(client);
+    }
+    let round = async |clients: Vec<h2::client::SendRequest<Bytes>>| {
+        let mut answered = Vec::new();
+        for client in clients {
+            let mut client = client.ready().await.unwrap();
+            let request = Request::get(format!("https://{}/", attacker.host))
+                .header("cookie", &attacker.cookie)
+                .body(())
+                .unwrap();
+            let (answer, _) = client.send_request(request, true).unwrap();
+            let answer = within("an answer", answer).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            let mut body = answer.into_body();
+            while let Some(data) = body.data().await {
+                body.flow_control().release_capacity(data.unwrap().len()).unwrap();
+            }
+            answered.push(client);
+        }
+        answered
+    };
+    clients = round(clients).await;
+    let before = gate.process.resident();
+    for _ in 0..FIELDS {
+        clients = round(clients).await;
+    }
+    let more = gate.process.resident().saturating_sub(before) / u64::from(CONNECTIONS);
+    eprintln!("{more} bytes more for each connection");
+    // The fields themselves, and not the 8 KiB that each of them arrived in.
+    assert!(more < 160 * 1024, "{more} bytes for each connection");
 }

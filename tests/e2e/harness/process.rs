@@ -92,6 +92,13 @@ impl Process {
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
+    /// What of the machine's memory is its own alone, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// How many files it has open.
     pub fn descriptors(&self) -> u64 {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap();

@@ -51,10 +51,16 @@ pub struct Activity {
     closing: AtomicBool,
     /// Too many frames came that only cost work.
     flooded: AtomicBool,
+    /// Since when the client is to leave; zero when it may stay.
+    leaving: AtomicU64,
     /// Answers over HTTP/2 that are complete here and not yet with the client: how many were made
     /// in each [`SLICE`], the oldest first.
     untaken: Mutex<VecDeque<(u64, u32)>>,
 }
+
+/// How long a client may take to see that the connection is closing, and how long unread bytes
+/// are taken in after an early answer.
+pub const CLOSING: Duration = Duration::from_secs(2);
 
 /// How exactly it is known since when an answer waits to be taken, in milliseconds.
 const SLICE: u64 = 5000;
@@ -76,6 +82,7 @@ impl Activity {
             between: AtomicBool::new(true),
             closing: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
+            leaving: AtomicU64::new(0),
             untaken: Mutex::default(),
         })
     }
@@ -110,6 +117,11 @@ impl Activity {
         self.flooded.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection is to end with what is under way.
+    pub fn leaves(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) != 0
+    }
+
     /// Since when an HTTP/1 connection has nothing to do: the last answer is with the client, and
     /// nothing of a next request has arrived.
     pub fn resting_since(&self) -> Option<Instant> {
@@ -130,6 +142,8 @@ impl Activity {
             self.after(since, limits.header_timeout)
         } else if self.in_flight.load(Ordering::Relaxed) > 0 {
             None
+        } else if self.leaves() {
+            self.after(self.leaving.load(Ordering::Relaxed), CLOSING.min(limits.idle_timeout))
         } else {
             self.after(since, limits.idle_timeout)
         };
@@ -242,6 +256,14 @@ impl InFlight {
         }
         drop(untaken);
         Untaken { activity: Arc::clone(&self.0), slice }
+    }
+
+    /// The connection is to end with what is under way: what it holds is needed elsewhere. HTTP/2
+    /// tells the client so, and doesn't wait for what that says to it.
+    pub fn leave(&self) {
+        if !self.0.leaves() {
+            self.0.leaving.store(self.0.now().max(1), Ordering::Relaxed);
+        }
     }
 
     /// From here on the connection carries something else than HTTP.

@@ -29,16 +29,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::activity::{Activity, Observed};
+use super::activity::{Activity, CLOSING, Observed};
 use super::bell::Bell;
 use super::cork::{Corked, Turns};
 use crate::config::model::ListenerLimits;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// How long a client may take to see that the connection is closing, and how long unread bytes
-/// are taken in after an early answer.
-const CLOSING: Duration = Duration::from_secs(2);
 
 /// What is read and thrown away after an early answer, in bytes: more than a route takes by
 /// default, so that whoever sends a file that is a little too large still reads why.
@@ -264,7 +260,7 @@ impl Watch<'_> {
         let mut stopping = false;
         let mut expired = false;
         std::future::poll_fn(|cx| {
-            if !stopping && stopped.poll(cx).is_ready() {
+            if !stopping && (self.activity.leaves() || stopped.poll(cx).is_ready()) {
                 stopping = true;
                 shut(connection.as_mut());
             }

@@ -101,6 +101,12 @@ impl Attacker {
         self.send(last, &format!("POST /stuck HTTP/1.1\r\n{lines}\r\n{body}")).await
     }
 
+    /// Over HTTP/2.
+    fn request(&self) -> Request<()> {
+        let page = Request::get(format!("https://{}/", self.host));
+        page.header("cookie", &self.cookie).body(()).unwrap()
+    }
+
     async fn send(&self, last: u8, bytes: &str) -> Option<Tls> {
         let mut stream = self.connect(last, &self.h1).await?;
         let sent = async {
@@ -251,6 +257,9 @@ async fn what_was_let_in_before_can_t_fill_more_than_there_is() {
     vera.get("/").await.expect(200);
     let attacker = Attacker::new(&gate, &vera);
     let mut neighbour = Raw::connect(&vera).await;
+    let stream = attacker.connect(1, &attacker.h2).await.unwrap();
+    let (other, connection) = h2::client::handshake(stream).await.unwrap();
+    let ended = tokio::spawn(connection);
     let mut open = Vec::new();
     for at in 0..350_usize {
         let last = 2 + u8::try_from(at % 200).unwrap();
@@ -266,6 +275,11 @@ async fn what_was_let_in_before_can_t_fill_more_than_there_is() {
     })
     .await;
     is_turned_away(&gate, &vera, &mut neighbour).await;
+    let mut client = other.ready().await.unwrap();
+    let (refused, _) = client.send_request(attacker.request(), true).unwrap();
+    assert_eq!(within("an answer", refused).await.unwrap().status(), 503);
+    // What its tables hold is needed elsewhere.
+    let _ = within("the connection to end", ended).await.unwrap();
     // What is sent on is not read on: it doesn't change any more.
     let mut before = 0.0;
     eventually("memory to stay as it is", async || {
@@ -390,10 +404,9 @@ async fn http_2_remembers_the_fields_of_answers_and_nothing_besides() {
     let gate = Gate::setup().route(route("app", "/", &counting().await)).start().await;
     let vera = gate.login("vera").await;
     let attacker = Attacker::new(&gate, &vera);
-    let tls = client_config(&gate.authority, None, &["h2"]);
     let mut clients = Vec::new();
     for last in 1..=CONNECTIONS {
-        let stream = attacker.connect(last, &tls).await.expect("a connection");
+        let stream = attacker.connect(last, &attacker.h2).await.expect("a connection");
         let (client, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         clients.push(client);
@@ -402,11 +415,7 @@ async fn http_2_remembers_the_fields_of_answers_and_nothing_besides() {
         let mut answered = Vec::new();
         for client in clients {
             let mut client = client.ready().await.unwrap();
-            let request = Request::get(format!("https://{}/", attacker.host))
-                .header("cookie", &attacker.cookie)
-                .body(())
-                .unwrap();
-            let (answer, _) = client.send_request(request, true).unwrap();
+            let (answer, _) = client.send_request(attacker.request(), true).unwrap();
             let answer = within("an answer", answer).await.unwrap();
             assert_eq!(answer.status(), 200);
             let mut body = answer.into_body();

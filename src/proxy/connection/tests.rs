@@ -245,7 +245,8 @@ async fn a_stop_ends_an_idle_connection_at_once() {
     assert!(matches!(client.task.await.unwrap(), End::Closed));
 }
 
-/// HTTP/2 over a pipe. Answers at once; on `/later` after 5 s, on `/hang` never.
+/// HTTP/2 over a pipe. Answers at once; on `/later` after 5 s, on `/hang` never. With the answer to
+/// `/last` the client is to leave.
 fn start_http2(io: DuplexStream, stop: CancellationToken) -> tokio::task::JoinHandle<End> {
     tokio::spawn(async move {
         let activity = Activity::new(false);
@@ -258,6 +259,9 @@ fn start_http2(io: DuplexStream, stop: CancellationToken) -> tokio::task::JoinHa
                 }
                 if request.uri().path() == "/later" {
                     tokio::time::sleep(Duration::from_secs(5)).await;
+                }
+                if request.uri().path() == "/last" {
+                    in_flight.leave();
                 }
                 drop(in_flight);
                 Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok"))))
@@ -306,11 +310,14 @@ async fn a_running_http2_request_keeps_its_connection() {
 
 /// A client's preface, and a request for `/hang` that its connection is kept for.
 fn http2_with_a_request() -> Vec<u8> {
-    // Indexed fields for GET and https, literals for path and authority (RFC 7541, appendix A).
-    let fields = b"\x82\x87\x04\x05/hang\x41\x01a";
     let settings = b"\0\0\0\x04\0\0\0\0\0";
-    let headers = b"\0\0\x0c\x01\x05\0\0\0\x01";
-    [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings, headers, fields].concat()
+    [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings, &http2_request(1, b"/hang")].concat()
+}
+
+fn http2_request(stream: u8, path: &[u8; 5]) -> Vec<u8> {
+    // Indexed fields for GET and https, literals for path and authority (RFC 7541, appendix A).
+    let headers = [0, 0, 12, 1, 5, 0, 0, 0, stream, 0x82, 0x87, 4, 5];
+    [&headers[..], path, b"\x41\x01a"].concat()
 }
 
 #[tokio::test(start_paused = true)]
@@ -371,4 +378,37 @@ async fn a_stop_lets_a_running_http2_request_end() {
     assert_eq!(answer.await.unwrap().status(), 200);
     assert!(matches!(task.await.unwrap(), End::Closed));
     connection.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_to_leave_is_told_so_and_gets_what_it_has_asked_for() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let task = start_http2(server, CancellationToken::new());
+    let (mut client, connection) = connect_http2(client).await;
+    let (later, _) = client.send_request(get("/later"), true).unwrap();
+    let (last, _) = client.send_request(get("/last"), true).unwrap();
+    assert_eq!(last.await.unwrap().status(), 200);
+    assert_eq!(later.await.unwrap().status(), 200);
+    assert!(matches!(task.await.unwrap(), End::Closed));
+    connection.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_to_leave_and_goes_on_asking_is_left() {
+    let (client, server) = tokio::io::duplex(16 * 1024);
+    let task = start_http2(server, CancellationToken::new());
+    let (mut reader, mut writer) = tokio::io::split(client);
+    let opened = Instant::now();
+    let preface = &http2_with_a_request()[..24 + 9];
+    writer.write_all(preface).await.unwrap();
+    // It hears no pings, so that it is never sure that all its requests came before the goodbye.
+    tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
+    for stream in (1..100).step_by(2) {
+        if writer.write_all(&http2_request(stream, b"/last")).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert!(matches!(task.await.unwrap(), End::Expired));
+    assert_eq!(opened.elapsed().as_secs(), 4);
 }

@@ -46,7 +46,7 @@ impl Closable for TcpStream {
 
 impl Closable for Box<TlsStream> {
     fn is_closed(&self) -> bool {
-        self.get_ref().0.get_ref().is_closed()
+        self.get_ref().0.get_ref().get_ref().is_closed()
     }
 }
 

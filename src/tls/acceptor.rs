@@ -17,8 +17,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
+use super::Socket;
 use super::ahead::Ahead;
 use super::certificates::Certificates;
+use super::flight::Flight;
 use super::server::{ServerTls, Worse};
 use super::suites;
 use super::term::Term;
@@ -198,7 +200,7 @@ async fn handshake(
     stream: TcpStream,
     turns: &Turns,
 ) -> Result<(TlsStream, TlsFacts), TlsError> {
-    let mut start = LazyConfigAcceptor::new(HelloReader::default(), Ahead::new(stream))
+    let mut start = LazyConfigAcceptor::new(HelloReader::default(), Flight::new(Ahead::new(stream)))
         .await
         .map_err(TlsError::from_io)?;
     let asked = start.client_hello().server_name().map(Host::parse);
@@ -239,21 +241,37 @@ async fn handshake(
 /// Answers the client's hello when it is its turn, and completes the handshake.
 async fn answer(
     active: &Active,
-    start: StartHandshake<Ahead<TcpStream>>,
+    mut start: StartHandshake<Socket>,
     turns: &Turns,
 ) -> io::Result<TlsStream> {
     // An error would say that nobody gives turns any more, which does not happen.
     let turn = turns.0.acquire().await.ok();
     // Key exchange and signature: nearly all that a handshake costs.
     let config = active.config(&start.client_hello());
-    let mut handshake = start.into_stream(config);
+    start.io.gather();
+    let mut handshake = start.into_stream(config).into_fallible();
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await;
     // Whatever else is ready goes before the next one's.
     tokio::task::yield_now().await;
     drop(turn);
-    match first {
-        Poll::Ready(stream) => stream,
+    let ended = match first {
+        Poll::Ready(ended) => ended,
         Poll::Pending => handshake.await,
+    };
+    match ended {
+        Ok(mut stream) => {
+            let (socket, connection) = stream.get_mut();
+            let version = connection.protocol_version();
+            // Up to TLS 1.2 a client may wait for the end of the handshake though it has spoken
+            // (RFC 7918).
+            socket.over(version == Some(ProtocolVersion::TLSv1_3) && !connection.wants_read());
+            Ok(stream)
+        }
+        Err((error, mut socket)) => {
+            // The handshake has failed already; that the alert arrives is a courtesy.
+            let _ = poll_fn(|cx| socket.poll_drain(cx)).await;
+            Err(error)
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod acceptor;
 mod ahead;
 mod certificates;
 mod clients;
+mod flight;
 mod server;
 mod suites;
 mod term;
@@ -25,8 +26,10 @@ pub use server::{ServerTls, Worse};
 pub use term::{Stage, Term, What};
 pub use tickets::{OwnSecret, TicketState};
 
+type Socket = flight::Flight<ahead::Ahead<tokio::net::TcpStream>>;
+
 /// A client's connection after its handshake.
-pub type TlsStream = tokio_rustls::server::TlsStream<ahead::Ahead<tokio::net::TcpStream>>;
+pub type TlsStream = tokio_rustls::server::TlsStream<Socket>;
 
 /// Makes aws-lc-rs the crypto provider of the process. First thing in `main`; a second call does
 /// nothing.

@@ -310,6 +310,8 @@ pub struct Observed<T> {
     http2: Option<Http2>,
     /// A byte that was read and not passed on.
     first: Option<u8>,
+    /// Nothing more is written. It is said once, however often it is asked for.
+    shut: bool,
 }
 
 /// What is followed of an HTTP/2 connection.
@@ -344,7 +346,7 @@ impl<T> Observed<T> {
     pub fn new(inner: T, activity: Arc<Activity>) -> Self {
         let observer = activity.reads_begin_header.then(Observer::default);
         let http2 = (!activity.reads_begin_header).then(Http2::default);
-        Self { inner, activity, observer, http2, first: None }
+        Self { inner, activity, observer, http2, first: None, shut: false }
     }
 
     /// Waits for the first byte of a request, which the next read brings. False: the client sends
@@ -440,7 +442,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         self.activity.closing.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        if !self.shut {
+            ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+            self.shut = true;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

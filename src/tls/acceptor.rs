@@ -200,9 +200,10 @@ async fn handshake(
     stream: TcpStream,
     turns: &Turns,
 ) -> Result<(TlsStream, TlsFacts), TlsError> {
-    let mut start = LazyConfigAcceptor::new(HelloReader::default(), Flight::new(Ahead::new(stream)))
-        .await
-        .map_err(TlsError::from_io)?;
+    let mut start =
+        LazyConfigAcceptor::new(HelloReader::default(), Flight::new(Ahead::new(stream)))
+            .await
+            .map_err(TlsError::from_io)?;
     let asked = start.client_hello().server_name().map(Host::parse);
     let server_name = match asked {
         None => None,

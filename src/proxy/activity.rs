@@ -117,6 +117,26 @@ impl Activity {
         self.flooded.load(Ordering::Relaxed)
     }
 
+    /// Whether requests share the connection, which is then HTTP/2.
+    pub fn is_multiplexed(&self) -> bool {
+        !self.reads_begin_header
+    }
+
+    /// Whether nothing is under way: no request, and no answer that the client has yet to take.
+    pub fn is_at_rest(&self) -> bool {
+        !self.in_flight()
+            && self.blocked.load(Ordering::Relaxed) == 0
+            && self.untaken.lock().is_empty()
+    }
+
+    /// The connection is to end with what is under way. HTTP/2 tells the client so, and waits for
+    /// what that says to it for as long as [`CLOSING`] only.
+    pub fn leave(&self) {
+        if !self.leaves() {
+            self.leaving.store(self.now().max(1), Ordering::Relaxed);
+        }
+    }
+
     /// Whether the connection is to end with what is under way.
     pub fn leaves(&self) -> bool {
         self.leaving.load(Ordering::Relaxed) != 0
@@ -142,10 +162,14 @@ impl Activity {
             self.after(since, limits.header_timeout)
         } else if self.in_flight.load(Ordering::Relaxed) > 0 {
             None
-        } else if self.leaves() {
-            self.after(self.leaving.load(Ordering::Relaxed), CLOSING.min(limits.idle_timeout))
         } else {
             self.after(since, limits.idle_timeout)
+        };
+        let resting = if self.leaves() && self.is_at_rest() {
+            let since = self.leaving.load(Ordering::Relaxed).max(since);
+            resting.into_iter().chain(self.after(since, CLOSING)).min()
+        } else {
+            resting
         };
         let resting = match self.untaken.lock().front() {
             Some((slice, _)) => {
@@ -241,7 +265,7 @@ impl InFlight {
     /// Whether other requests share the connection, so that a client which takes nothing of one
     /// answer does not show as a blocked socket.
     pub fn is_multiplexed(&self) -> bool {
-        !self.0.reads_begin_header
+        self.0.is_multiplexed()
     }
 
     /// Keeps in mind that an answer waits for the client to take it. Unlike a request in flight it
@@ -256,14 +280,6 @@ impl InFlight {
         }
         drop(untaken);
         Untaken { activity: Arc::clone(&self.0), slice }
-    }
-
-    /// The connection is to end with what is under way: what it holds is needed elsewhere. HTTP/2
-    /// tells the client so, and doesn't wait for what that says to it.
-    pub fn leave(&self) {
-        if !self.0.leaves() {
-            self.0.leaving.store(self.0.now().max(1), Ordering::Relaxed);
-        }
     }
 
     /// From here on the connection carries something else than HTTP.

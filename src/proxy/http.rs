@@ -120,13 +120,7 @@ async fn respond(
             let response = Box::pin(keep(context, pending, body)).await;
             return Ok(own(response, is_head, in_flight));
         }
-        Outcome::Reply(response) => {
-            // What the tables of the connection keep is up to its client (HPACK, RFC 7541).
-            if in_flight.is_multiplexed() && context.connection.gate.pressure.admit().is_err() {
-                in_flight.leave();
-            }
-            return Ok(own(response, is_head, in_flight));
-        }
+        Outcome::Reply(response) => return Ok(own(response, is_head, in_flight)),
         Outcome::Read(reading) => {
             let body = Box::pin(collected(context, body, reading.limit())).await;
             let broken = body.is_err();

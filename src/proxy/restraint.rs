@@ -7,7 +7,12 @@
 //! waits, as for any receiver that is full. What is under way goes on to its end, runs into its own
 //! deadline, or ends with its client: that one has gone is noticed without reading what it sent.
 //!
-//! INVARIANT: a request with a header of an ordinary size is read, so that whoever asks is told no.
+//! Over HTTP/2 nothing is read at all then, and a connection on which something arrives while nothing
+//! is under way ends: its client decides what the header table holds (RFC 7541, section 2.3.2), which
+//! may be a mebibyte, and every further header may add to it.
+//!
+//! INVARIANT: over HTTP/1 a request with a header of an ordinary size is read, so that whoever asks is
+//! told no.
 
 use std::io::{ErrorKind, IoSlice, Result};
 use std::pin::Pin;
@@ -72,6 +77,12 @@ impl<T> Restrained<T> {
 impl<T> Restrained<T> {
     /// Whether what would be read now belongs to something that is to wait.
     fn waits(&mut self) -> bool {
+        if self.activity.is_multiplexed() {
+            if self.activity.is_at_rest() {
+                self.activity.leave();
+            }
+            return true;
+        }
         if !self.activity.in_header() {
             self.header = 0;
         }
@@ -160,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_read_for_what_is_under_way_until_there_is_room_again() {
-        let (activity, pressure) = (Activity::new(false), Pressure::default());
+        let (activity, pressure) = (Activity::new(true), Pressure::default());
         let (mut client, server) = pair().await;
         let mut server = Restrained::new(server, &activity, &pressure);
         client.write_all(b"abc").await.unwrap();
@@ -180,6 +191,26 @@ mod tests {
         drop(under_way);
         client.write_all(b"d").await.unwrap();
         assert_eq!(server.read_u8().await.unwrap(), b'd', "whoever asks is told no");
+    }
+
+    #[tokio::test]
+    async fn over_http_2_nothing_is_read_and_who_has_nothing_under_way_is_to_leave() {
+        let (activity, pressure) = (Activity::new(false), Pressure::default());
+        let (mut client, server) = pair().await;
+        let mut server = Restrained::new(server, &activity, &pressure);
+        client.write_all(b"a").await.unwrap();
+        let mut reads = async || tokio::time::timeout(MOMENT, server.read_u8()).await.is_ok();
+        pressure.set(Level::Critical);
+        let under_way = activity.begin();
+        assert!(!reads().await && !activity.leaves());
+        let untaken = under_way.untaken();
+        drop(under_way);
+        assert!(!reads().await && !activity.leaves());
+        drop(untaken);
+        assert!(!reads().await && activity.leaves());
+        // Where there is room again it hears the client out.
+        pressure.set(Level::High);
+        assert!(reads().await && activity.leaves());
     }
 
     #[tokio::test]

@@ -262,10 +262,11 @@ async fn answer(
     match ended {
         Ok(mut stream) => {
             let (socket, connection) = stream.get_mut();
-            let version = connection.protocol_version();
-            // Up to TLS 1.2 a client may wait for the end of the handshake though it has spoken
-            // (RFC 7918).
-            socket.over(version == Some(ProtocolVersion::TLSv1_3) && !connection.wants_read());
+            if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+                // The client waits for this, though it may have spoken already (RFC 7918).
+                poll_fn(|cx| socket.poll_drain(cx)).await?;
+            }
+            socket.over(!connection.wants_read());
             Ok(stream)
         }
         Err((error, mut socket)) => {

@@ -49,7 +49,7 @@ impl<T> Flight<T> {
         self.stage = Stage::Gathering;
     }
 
-    /// The handshake is over. `spoken`: the client needs nothing more of it, and has begun with what
+    /// The handshake is over, and the client waits for nothing of it. `spoken`: it has begun with what
     /// will be answered.
     pub fn over(&mut self, spoken: bool) {
         self.stage = match spoken {

@@ -4,15 +4,30 @@
 //! lasts: with each of them all that was read along with it, eight kibibytes or more for a few bytes.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, ETAG, LOCATION, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Moves the values together into memory of their own, which has room for nothing else.
+/// In bytes. Longer values are for themselves: whoever keeps a short one doesn't keep them along.
+const SHORT: usize = 64;
+
+/// Whether `h2` leaves a field out of the table, because it will hardly come again.
+fn is_passing(name: &HeaderName) -> bool {
+    matches!(*name, CONTENT_LENGTH | ETAG | LOCATION | SET_COOKIE)
+}
+
+/// Moves the values that may be kept into memory that has room for nothing else: short ones together,
+/// which costs one allocation for all of them.
 pub fn compact(headers: &mut HeaderMap) {
-    let mut text = Vec::with_capacity(headers.values().map(HeaderValue::len).sum());
-    headers.values().for_each(|value| text.extend_from_slice(value.as_bytes()));
+    let kept = || headers.iter().filter(|(name, _)| !is_passing(name)).map(|(_, value)| value);
+    let short = || kept().filter(|value| value.len() <= SHORT);
+    let mut text = Vec::with_capacity(short().map(HeaderValue::len).sum());
+    short().for_each(|value| text.extend_from_slice(value.as_bytes()));
     let mut text = Bytes::from(text);
-    for value in headers.values_mut() {
-        let own = text.split_to(value.len());
+    for (_, value) in headers.iter_mut().filter(|(name, _)| !is_passing(name)) {
+        let own = match value.len() {
+            length @ ..=SHORT => text.split_to(length),
+            _ => Bytes::copy_from_slice(value.as_bytes()),
+        };
         if let Ok(mut own) = HeaderValue::from_maybe_shared(own) {
             own.set_sensitive(value.is_sensitive());
             *value = own;
@@ -22,16 +37,16 @@ pub fn compact(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
 
     #[test]
     fn compact_values_are_the_same_and_keep_nothing_else() {
-        let read = Bytes::from(b"a\xe4\tb, and a body".to_vec());
+        let (short, long) = (b"a\xe4\tb", [b'x'; SHORT + 1]);
+        let read = Bytes::from([&short[..], &long, b"and a body"].concat());
         let of = |range| HeaderValue::from_maybe_shared(read.slice(range)).unwrap();
         let mut headers = HeaderMap::new();
-        for (name, value) in [("x", of(0..4)), ("y", of(0..0)), ("x", of(4..9))] {
+        let values = [of(0..4), of(0..0), of(4..5 + SHORT), of(2..4)];
+        for (name, value) in ["x", "y", "x", "z"].into_iter().zip(values) {
             headers.append(HeaderName::from_static(name), value);
         }
         headers.get_mut("y").unwrap().set_sensitive(true);

@@ -37,8 +37,9 @@ impl Port {
 pub fn free() -> SocketAddr {
     const FIRST: u16 = 16_000;
     const COUNT: u16 = 16_000;
-    // Two test binaries at once begin at different ones.
-    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id()));
+    // Two test binaries at once begin far from each other.
+    static NEXT: LazyLock<AtomicU32> =
+        LazyLock::new(|| AtomicU32::new(std::process::id().wrapping_mul(997)));
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % u32::from(COUNT);
         let port = FIRST + u16::try_from(step).unwrap();

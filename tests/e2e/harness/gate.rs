@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::client::{Answer, Browser};
+use super::folder;
 use super::pki::{Authority, Identity, client_config, write_secret};
 use super::port::{self, Port};
 use super::process::Process;
@@ -161,7 +162,7 @@ impl Setup {
     }
 
     pub async fn start(self) -> Gate {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder::temporary();
         let root = folder.path();
         let public = self.port.unwrap_or_else(Port::reserve);
         let authority = Authority::new("Test CA");

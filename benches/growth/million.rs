@@ -3,8 +3,9 @@
 //! `benches/growth/run` calls it with a folder and a number. It leaves `store.redb` there, which a
 //! gate can be started with, and `cookies`, a value a line; on standard output it says in JSON
 //! what it measured. The sessions are made by the code that a login calls; only their way into the
-//! file is shorter: thousands in one transaction. With the address of a Valkey or Redis as a third
-//! word they go there (`benches/shared/run`).
+//! file is shorter: thousands in one transaction. With the address of a Valkey or Redis as a last
+//! word they go there (`benches/shared/run`). A gate takes them from a provider that it knows: with
+//! `by ISSUER CLIENT` after the number they are that one's.
 #![allow(clippy::unwrap_used, reason = "a benchmark stops at what it does not expect")]
 #![allow(clippy::print_stdout, reason = "whoever calls it reads its output")]
 
@@ -21,6 +22,7 @@ use wicketgate::domain::clock::{Clock, Timestamp};
 use wicketgate::domain::event::EndReason;
 use wicketgate::domain::principal::{Authentication, Principal, PrincipalKind};
 use wicketgate::identity::session::{Cached, NewSession, Sessions};
+use wicketgate::identity::vouched::VouchedBy;
 use wicketgate::metrics::Metrics;
 use wicketgate::store::{EmbeddedStore, Entry, RedisStore, Space, Store, StoreError};
 
@@ -92,7 +94,7 @@ impl Store for Collect {
 /// Somebody with very many sessions.
 const ONE: &str = "test/one";
 
-fn login(number: usize) -> NewSession {
+fn login(number: usize, vouched_by: VouchedBy) -> NewSession {
     let id = if number < OF_ONE { ONE.to_owned() } else { format!("test/2f1c9b1e-{number}") };
     NewSession {
         principal: Arc::new(Principal {
@@ -105,7 +107,7 @@ fn login(number: usize) -> NewSession {
         }),
         authentication: Authentication::default(),
         provider: "test".into(),
-        vouched_by: Default::default(),
+        vouched_by,
         sid: None,
         subject: None,
         id_token: None,
@@ -146,7 +148,7 @@ fn open(folder: &Path, address: Option<&str>) -> Arc<dyn Store> {
     Arc::new(RedisStore::open(&config).unwrap())
 }
 
-async fn fill(folder: &Path, address: Option<&str>, count: usize) {
+async fn fill(folder: &Path, address: Option<&str>, count: usize, by: VouchedBy) {
     let store = open(folder, address);
     let made = Mutex::new(Vec::new());
     let collect = Arc::new(Collect { store: Arc::clone(&store), made });
@@ -155,7 +157,7 @@ async fn fill(folder: &Path, address: Option<&str>, count: usize) {
         Sessions::open(Arc::clone(&collect) as _, &config, Clock::System, metrics).await.unwrap();
     let mut cookies = String::with_capacity(count * 44);
     for number in 0..count {
-        let (cookie, _) = sessions.create(login(number), None).await.unwrap();
+        let (cookie, _) = sessions.create(login(number, by), None).await.unwrap();
         writeln!(cookies, "{}", cookie.expose()).unwrap();
         if (number + 1) % BATCH == 0 || number + 1 == count {
             let mut made = std::mem::take(&mut *collect.made.lock());
@@ -230,9 +232,13 @@ fn main() {
         ["measure", folder, address @ ..] => {
             runtime.block_on(measure(Path::new(folder), address.first().copied()));
         }
-        [folder, count, address @ ..] => {
+        [folder, count, rest @ ..] => {
+            let (by, address) = match rest {
+                ["by", issuer, client, address @ ..] => (VouchedBy::new(issuer, client), address),
+                address => (VouchedBy::default(), address),
+            };
             let (address, count) = (address.first().copied(), count.parse().unwrap());
-            runtime.block_on(fill(Path::new(folder), address, count));
+            runtime.block_on(fill(Path::new(folder), address, count, by));
             let mut measure = Command::new(std::env::current_exe().unwrap());
             measure.args(["measure", folder]).args(address);
             assert!(measure.status().unwrap().success());

@@ -31,7 +31,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Sessions in one transaction.
 const BATCH: usize = 20_000;
-/// Sessions of one user, which are ended together.
+/// Sessions of one user besides, which are ended together.
 const OF_ONE: usize = 1000;
 /// Look-ups that are timed.
 const LOOKS: usize = 20_000;
@@ -94,8 +94,8 @@ impl Store for Collect {
 /// Somebody with very many sessions.
 const ONE: &str = "test/one";
 
-fn login(number: usize, vouched_by: VouchedBy) -> NewSession {
-    let id = if number < OF_ONE { ONE.to_owned() } else { format!("test/2f1c9b1e-{number}") };
+fn login(user: Option<&str>, number: usize, vouched_by: VouchedBy) -> NewSession {
+    let id = user.map_or_else(|| format!("test/2f1c9b1e-{number}"), str::to_owned);
     NewSession {
         principal: Arc::new(Principal {
             kind: PrincipalKind::User,
@@ -156,10 +156,14 @@ async fn fill(folder: &Path, address: Option<&str>, count: usize, by: VouchedBy)
     let sessions =
         Sessions::open(Arc::clone(&collect) as _, &config, Clock::System, metrics).await.unwrap();
     let mut cookies = String::with_capacity(count * 44);
-    for number in 0..count {
-        let (cookie, _) = sessions.create(login(number, by), None).await.unwrap();
-        writeln!(cookies, "{}", cookie.expose()).unwrap();
-        if (number + 1) % BATCH == 0 || number + 1 == count {
+    let all = count + OF_ONE;
+    for number in 0..all {
+        let user = (number >= count).then_some(ONE);
+        let (cookie, _) = sessions.create(login(user, number, by), None).await.unwrap();
+        if user.is_none() {
+            writeln!(cookies, "{}", cookie.expose()).unwrap();
+        }
+        if (number + 1) % BATCH == 0 || number + 1 == all {
             let mut made = std::mem::take(&mut *collect.made.lock());
             for space in Space::ALL {
                 let of = made.extract_if(.., |(of, _)| *of == space).map(|(_, entry)| entry);

@@ -157,7 +157,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    use super::super::activity::Observed;
+    use super::super::activity::{InFlight, Observed};
     use super::*;
 
     /// Long enough for what is to be read to be read.
@@ -213,14 +213,19 @@ mod tests {
         assert!(reads().await && activity.leaves());
     }
 
-    #[tokio::test]
-    async fn who_goes_away_is_let_go_of_with_all_that_was_not_read() {
+    /// A request is under way while memory is critically short, and its client sends the rest.
+    async fn critical() -> (TcpStream, Restrained<TcpStream>, InFlight) {
         let (activity, pressure) = (Activity::new(false), Pressure::default());
         let (mut client, server) = pair().await;
-        let mut server = Restrained::new(server, &activity, &pressure);
+        let server = Restrained::new(server, &activity, &pressure);
         pressure.set(Level::Critical);
-        let _under_way = activity.begin();
         client.write_all(b"the rest").await.unwrap();
+        (client, server, activity.begin())
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_is_let_go_of_with_all_that_was_not_read() {
+        let (client, mut server, _under_way) = critical().await;
         let mut waiting = Box::pin(server.read_u8());
         assert!(tokio::time::timeout(MOMENT, &mut waiting).await.is_err());
         drop(client);
@@ -230,12 +235,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_somebody_left_behind_who_went_away_meanwhile_is_not_read_later() {
-        let (activity, pressure) = (Activity::new(false), Pressure::default());
-        let (mut client, server) = pair().await;
-        let mut server = Restrained::new(server, &activity, &pressure);
-        pressure.set(Level::Critical);
-        let _under_way = activity.begin();
-        client.write_all(b"the rest").await.unwrap();
+        let (client, mut server, _under_way) = critical().await;
         {
             let mut byte = [0];
             let mut byte = ReadBuf::new(&mut byte);
@@ -245,7 +245,7 @@ mod tests {
             assert!(waits.await);
         }
         drop(client);
-        pressure.set(Level::Normal);
+        server.pressure.set(Level::Normal);
         let ended = tokio::time::timeout(MOMENT * 30, server.read_u8()).await.unwrap();
         assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionAborted);
     }

@@ -112,7 +112,12 @@ impl Control {
         let (metrics, former) = (Arc::clone(&self.gate.metrics), self.gate.snapshot.load_full());
         let begun = aside({
             let former = Arc::clone(&former);
-            move || assemble(&path, &metrics, workers, Some(&former))
+            let asked = former.policies.asked();
+            move || {
+                let built = assemble(&path, &metrics, workers, Some(&former))?;
+                built.policies.recall(&asked);
+                Ok(built)
+            }
         });
         match begun {
             Ok(done) => self.building = Some(Building { done, former, again: false }),

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use cedar_policy::{Authorizer, Entities, EntityUid, PolicySet, Request};
 use foldhash::fast::RandomState;
@@ -44,7 +45,7 @@ const MAX_SELECTED: u64 = 50_000;
 pub struct Engine {
     /// Where it was read from; `None` when it was made from an archive.
     origin: Option<Policies>,
-    archive: Archive,
+    pub(super) archive: Archive,
     hash: PolicySetHash,
     warnings: Vec<Finding>,
     policies: Vec<Loaded>,
@@ -55,7 +56,7 @@ pub struct Engine {
     actions: Entities,
     slices: Cache<Vec<usize>, Arc<Slice>>,
     /// Each worker's own.
-    pairs: Sharded<Pairs>,
+    pub(super) pairs: Sharded<Pairs>,
 }
 
 /// The policies whose scope fits a query, and what they can read together.
@@ -69,11 +70,13 @@ struct Slice {
 #[derive(Debug)]
 pub(super) struct Pair {
     /// Held, so that their addresses, which are the key, can't be used again for others.
-    _principal: Arc<Principal>,
-    _resource: Arc<Resource>,
-    question: Question,
+    pub(super) principal: Arc<Principal>,
+    pub(super) resource: Arc<Resource>,
+    pub(super) question: Arc<Question>,
     slice: Arc<Slice>,
     remembered: Mutex<HashMap<Projection, Arc<Decision>, RandomState>>,
+    /// In how many sets one after the other nobody asked, but `recall` each time.
+    unasked: AtomicU8,
 }
 
 /// A query in Cedar's words, less the context.
@@ -98,6 +101,39 @@ impl Pair {
     /// The entities kept for it, which is what it costs to keep.
     pub(super) fn entities(&self) -> usize {
         self.question.entities.len()
+    }
+
+    pub(super) fn unasked(&self) -> u8 {
+        self.unasked.load(Ordering::Relaxed)
+    }
+
+    /// The contexts whose answers are remembered.
+    pub(super) fn projections(&self) -> Vec<Projection> {
+        self.remembered.lock().keys().cloned().collect()
+    }
+
+    pub(super) fn footprint(&self) -> Footprint {
+        self.slice.footprint
+    }
+
+    pub(super) fn remembered(&self, projection: &Projection) -> Option<Arc<Decision>> {
+        self.remembered.lock().get(projection).cloned()
+    }
+
+    /// Keeps an answer, where it is worth keeping.
+    pub(super) fn remember(&self, projection: Projection, decision: &Arc<Decision>) {
+        // The text of an error may name values that are not part of the key, and a moment does
+        // not come again.
+        if decision.errors.is_empty()
+            && !self.slice.footprint.contains(Field::Time)
+            && projection.text_len() <= MAX_TEXT
+        {
+            let mut remembered = self.remembered.lock();
+            if remembered.len() >= MAX_REMEMBERED {
+                remembered.clear();
+            }
+            remembered.insert(projection, Arc::clone(decision));
+        }
     }
 }
 
@@ -210,26 +246,22 @@ impl Engine {
             Err(error) => return Arc::new(self.failed(&error)),
         };
         let projection = Projection::new(pair.slice.footprint, query);
-        if let Some(known) = pair.remembered.lock().get(&projection) {
-            return Arc::clone(known);
+        if let Some(known) = pair.remembered(&projection) {
+            return known;
         }
-        let decision = match self.evaluate(&pair.question, &pair.slice.set, &projection) {
-            Ok(decision) => Arc::new(decision),
-            Err(error) => return Arc::new(self.failed(&error)),
-        };
-        // The text of an error may name values that are not part of the key, and a moment does
-        // not come again.
-        if decision.errors.is_empty()
-            && !pair.slice.footprint.contains(Field::Time)
-            && projection.text_len() <= MAX_TEXT
-        {
-            let mut remembered = pair.remembered.lock();
-            if remembered.len() >= MAX_REMEMBERED {
-                remembered.clear();
+        self.answer(&pair, projection)
+    }
+
+    /// Decides afresh, and remembers it.
+    pub(super) fn answer(&self, pair: &Pair, projection: Projection) -> Arc<Decision> {
+        match self.evaluate(&pair.question, &pair.slice.set, &projection) {
+            Ok(decision) => {
+                let decision = Arc::new(decision);
+                pair.remember(projection, &decision);
+                decision
             }
-            remembered.insert(projection, Arc::clone(&decision));
+            Err(error) => Arc::new(self.failed(&error)),
         }
-        decision
     }
 
     /// Whether the policies that can apply to a query read one of these fields.
@@ -249,22 +281,36 @@ impl Engine {
     fn pair(&self, query: &AccessQuery) -> Result<Arc<Pair>, TranslationError> {
         let key = PairKey::of(query);
         if let Some(pair) = self.pairs.mine().and_then(|pairs| pairs.get(&key)) {
+            if pair.unasked() > 0 {
+                pair.unasked.store(0, Ordering::Relaxed);
+            }
             return Ok(pair);
         }
-        let question = self.question(query)?;
-        let slice = self.slice(self.applicable(&question))?;
-        let pair = Arc::new(Pair {
-            _principal: Arc::clone(&query.principal),
-            _resource: Arc::clone(&query.resource),
-            question,
-            slice,
-            remembered: Mutex::default(),
-        });
-        let most = MAX_ENTITIES / self.pairs.copies().max(1);
+        let question = Arc::new(self.question(query)?);
+        let (principal, resource) = (Arc::clone(&query.principal), Arc::clone(&query.resource));
+        let pair = Arc::new(self.pair_of(principal, resource, question, 0)?);
         if let Some(mut pairs) = self.pairs.mine() {
-            pairs.insert(key, Arc::clone(&pair), most);
+            pairs.insert(key, Arc::clone(&pair), self.most_entities());
         }
         Ok(pair)
+    }
+
+    /// The pair for a question of this set or of one with the same schema.
+    pub(super) fn pair_of(
+        &self,
+        principal: Arc<Principal>,
+        resource: Arc<Resource>,
+        question: Arc<Question>,
+        unasked: u8,
+    ) -> Result<Pair, TranslationError> {
+        let slice = self.slice(self.applicable(&question))?;
+        let (remembered, unasked) = (Mutex::default(), AtomicU8::new(unasked));
+        Ok(Pair { principal, resource, question, slice, remembered, unasked })
+    }
+
+    /// Most entities that each worker's pairs may have.
+    pub(super) fn most_entities(&self) -> usize {
+        MAX_ENTITIES / self.pairs.copies().max(1)
     }
 
     pub(super) fn question(&self, query: &AccessQuery) -> Result<Question, TranslationError> {

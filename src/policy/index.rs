@@ -9,6 +9,7 @@ use cedar_policy::{
     ActionConstraint, Entities, EntityTypeName, EntityUid, Policy, PrincipalConstraint,
     ResourceConstraint,
 };
+use foldhash::fast::RandomState;
 
 /// What a scope demands of the principal, or of the resource.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,11 +21,15 @@ enum Demand {
     IsIn(EntityTypeName, EntityUid),
 }
 
-/// The policies of a set, by number, under what their scope demands.
+/// The policies of a set, by number, under what their scope demands: of the principal, then of the
+/// resource. Most of what a query meets no policy demands, so most is looked up once and not once
+/// for each resource.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    buckets: HashMap<(Demand, Demand), Vec<Entry>>,
+    buckets: HashMap<Demand, Resources, RandomState>,
 }
+
+type Resources = HashMap<Demand, Vec<Entry>, RandomState>;
 
 #[derive(Debug)]
 struct Entry {
@@ -64,7 +69,8 @@ impl Index {
                 ActionConstraint::In(uids) => ActionDemand::In(uids.into_iter().collect()),
             };
             let entry = Entry { policy: number, action };
-            index.buckets.entry((principal, resource)).or_default().push(entry);
+            let resources = index.buckets.entry(principal).or_default();
+            resources.entry(resource).or_default().push(entry);
         }
         index
     }
@@ -82,12 +88,8 @@ impl Index {
         let resources = demands(entities, resource);
         let actions = lineage(entities, action);
         let mut found = Vec::new();
-        for principal in &principals {
-            for resource in &resources {
-                // One clone of two shared names; this runs once per principal, route and action.
-                let Some(bucket) = self.buckets.get(&(principal.clone(), resource.clone())) else {
-                    continue;
-                };
+        for demanded in principals.iter().filter_map(|principal| self.buckets.get(principal)) {
+            for bucket in resources.iter().filter_map(|resource| demanded.get(resource)) {
                 let fits = |entry: &&Entry| match &entry.action {
                     ActionDemand::Any => true,
                     ActionDemand::Equals(wanted) => wanted == action,

@@ -24,6 +24,7 @@ mod limits;
 mod load;
 mod pairs;
 pub mod permit;
+mod recall;
 pub mod step_up;
 pub mod suite;
 mod table;
@@ -32,6 +33,7 @@ pub use archive::Archive;
 pub use engine::Engine;
 pub use explain::{Explanation, explain};
 pub use permit::{Denial, Permit};
+pub use recall::Asked;
 
 #[cfg(test)]
 mod equivalence;

@@ -71,6 +71,12 @@ impl Pairs {
         self.known.get(key).cloned()
     }
 
+    /// At most so many of those that somebody asked for since the last `sets`.
+    pub(super) fn asked(&self, sets: u8, most: usize) -> Vec<(PairKey, Arc<Pair>)> {
+        let asked = self.known.iter().filter(|(_, pair)| pair.unasked() < sets);
+        asked.take(most).map(|(key, pair)| (*key, Arc::clone(pair))).collect()
+    }
+
     /// Keeps a pair; while there are more than `most` entities, about an eighth of the others go,
     /// whichever they are.
     pub(super) fn insert(&mut self, key: PairKey, pair: Arc<Pair>, most: usize) {

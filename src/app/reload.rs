@@ -6,6 +6,7 @@
 //! control goes on meanwhile, so it answers the watchdog and cuts connections of ended sessions.
 //! What is replaced is freed beside them, too, when the last request that began under it is over.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,27 @@ fn aside<T: Send + 'static>(
     Ok(answer)
 }
 
+/// Keeps the set of policies for the audit log's readers: before it decides. One that has not changed
+/// was kept when it came. The new configuration may name another directory, and is refused then.
+fn archive(
+    built: &Assembly,
+    former: &Snapshot,
+    directory: Option<&Path>,
+) -> Result<(), Vec<Finding>> {
+    let (config, policies) = (&built.config, &built.policies);
+    let directory = directory.unwrap_or(&config.audit.directory);
+    if policies.hash() == former.policies.hash() {
+        return Ok(());
+    }
+    serde_json::to_vec(policies.archive())
+        .map_err(std::io::Error::other)
+        .and_then(|set| audit::archive_policy_set(directory, policies.hash(), &set))
+        .map_err(|error| {
+            let cause = format!("the policy set can't be kept: {error}");
+            vec![Finding::error(&config.source, cause)]
+        })
+}
+
 /// The first findings as text, as much as a record and a log line should hold.
 fn told(findings: &[Finding]) -> String {
     let mut text = String::new();
@@ -113,8 +135,10 @@ impl Control {
         let begun = aside({
             let former = Arc::clone(&former);
             let asked = former.policies.asked();
+            let kept_in = self.config.as_ref().map(|config| config.audit.directory.clone());
             move || {
                 let built = assemble(&path, &metrics, workers, Some(&former))?;
+                archive(&built, &former, kept_in.as_deref())?;
                 built.policies.recall(&asked);
                 Ok(built)
             }
@@ -172,19 +196,6 @@ impl Control {
         }
         let (logins, clock) = (&self.logins, &self.gate.clock);
         let providers = assembly.providers(logins, clock, Some(&former.providers))?;
-        // One that has not changed was archived when it came.
-        if assembly.policies.hash() != former.policies.hash() {
-            let archived = serde_json::to_vec(assembly.policies.archive())
-                .map_err(std::io::Error::other)
-                .and_then(|archive| {
-                    let directory = &assembly.config.audit.directory;
-                    audit::archive_policy_set(directory, assembly.policies.hash(), &archive)
-                });
-            archived.map_err(|error| {
-                let cause = format!("the policy set can't be kept: {error}");
-                vec![Finding::error(&self.path, cause)]
-            })?;
-        }
         super::log_warnings(&assembly.warnings);
         // From here on nothing can fail.
         self.generation += 1;

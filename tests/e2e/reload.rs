@@ -1,6 +1,7 @@
 //! Configuration that changes under a running gate.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -208,6 +209,26 @@ async fn what_no_reload_can_change_is_refused_with_what_can() {
     gate.rewrite(|config| config["listeners"][0]["limits"] = json!({ "max_headers": 50 }));
     let refused = ["configuration-refused", "listeners", "upgrade in place (SIGUSR2"];
     gate.audited("the refusal", |record| mentions(record, &refused)).await;
+}
+
+#[tokio::test]
+async fn a_set_of_policies_is_kept_with_the_audit_log_before_it_decides() {
+    let mut gate = Gate::with_upstream(&Recorder::start().await).start().await;
+    let mut browser = gate.login("vera").await;
+    let sets = |folder: &Path| fs::read_dir(folder.join("policy-sets")).map_or(0, Iterator::count);
+    let (kept_in, another) = (gate.folder().join("audit"), gate.folder().join("another"));
+    assert_eq!(sets(&kept_in), 1);
+    gate.rewrite_policies("@id(\"nobody\") forbid (principal, action, resource);");
+    eventually("the new set", async || {
+        (browser.get("/").await.status == 403).then(|| assert_eq!(sets(&kept_in), 2))
+    })
+    .await;
+    // Of a configuration that is refused, none is.
+    gate.rewrite_policies("@id(\"all\") permit (principal, action, resource);");
+    gate.rewrite(|config| config["audit"]["directory"] = json!(another));
+    let refused = ["configuration-refused", "audit", "restart the gate"];
+    gate.audited("the refusal", |record| mentions(record, &refused)).await;
+    assert!(!another.exists());
 }
 
 #[tokio::test]

@@ -70,17 +70,19 @@ impl Context {
 ///
 /// # Errors
 /// None: every failure before the response's head is an answer of the gate's.
-pub async fn answer(
+pub fn answer(
     context: Arc<Context>,
     in_flight: InFlight,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
     let version = request.version();
-    // Much larger than what it is made from, which is what hyper moves about and keeps for each
-    // connection.
-    let mut response = boxed(|| respond(&context, in_flight, request)).await?;
-    context.leave.mark(version, &mut response);
-    Ok(response)
+    // Small: hyper moves it about, and keeps room for it with each connection.
+    let responding = boxed(|| respond(Arc::clone(&context), in_flight, request));
+    async move {
+        let mut response = responding.await?;
+        context.leave.mark(version, &mut response);
+        Ok(response)
+    }
 }
 
 /// Makes a future where it is to be, rather than on the stack to be moved from there.
@@ -89,7 +91,7 @@ fn boxed<F>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
 }
 
 async fn respond(
-    context: &Arc<Context>,
+    context: Arc<Context>,
     in_flight: InFlight,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
@@ -117,12 +119,12 @@ async fn respond(
     let mut exchange = match context.connection.gate.admit(&context.connection, head).await {
         Outcome::Forward(exchange) => exchange,
         Outcome::Keep(pending) => {
-            let response = Box::pin(keep(context, pending, body)).await;
+            let response = Box::pin(keep(&context, pending, body)).await;
             return Ok(own(response, is_head, in_flight));
         }
         Outcome::Reply(response) => return Ok(own(response, is_head, in_flight)),
         Outcome::Read(reading) => {
-            let body = Box::pin(collected(context, body, reading.limit())).await;
+            let body = Box::pin(collected(&context, body, reading.limit())).await;
             let broken = body.is_err();
             let mut response = Box::pin(context.connection.gate.read(reading, body)).await;
             if broken {
@@ -148,7 +150,7 @@ async fn respond(
                     if let Some(client) = upgrade {
                         let compression = head.headers.contains_key(SEC_WEBSOCKET_EXTENSIONS);
                         let stream =
-                            hold(Arc::clone(context), exchange, compression, client, upstream);
+                            hold(Arc::clone(&context), exchange, compression, client, upstream);
                         context.streams.spawn(stream);
                     }
                     Response::from_parts(head, ResponseBody::own(Bytes::new(), in_flight))
@@ -159,7 +161,7 @@ async fn respond(
                         || response.status().is_server_error() =>
                 {
                     let elapsed = exchange.elapsed();
-                    streamed(context, exchange, response, elapsed, in_flight).await
+                    streamed(&context, exchange, response, elapsed, in_flight).await
                 }
                 Ok(_) => own(exchange.refused(&Refusal::NotUpgraded), false, in_flight),
                 Err(error) => own(failed(&exchange, error), false, in_flight),
@@ -167,10 +169,10 @@ async fn respond(
         );
     }
     match exchange.take_body() {
-        None => Ok(forward(context, exchange, head, body, version, in_flight).await),
+        None => Ok(forward(&context, exchange, head, body, version, in_flight).await),
         Some(kept) => {
             let kept = Full::new(kept);
-            Ok(Box::pin(forward(context, exchange, head, kept, version, in_flight)).await)
+            Ok(Box::pin(forward(&context, exchange, head, kept, version, in_flight)).await)
         }
     }
 }

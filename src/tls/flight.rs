@@ -44,6 +44,11 @@ impl<T> Flight<T> {
         &self.inner
     }
 
+    /// What waits is lost.
+    pub fn into_inner(self) -> T {
+        self.inner
+    }
+
     /// From here on the handshake writes.
     pub fn gather(&mut self) {
         self.stage = Stage::Gathering;

@@ -133,7 +133,8 @@ where
             if let Some(io) = turns.into_io()
                 && !activity.ended()
             {
-                linger(io).await;
+                // Room for this is taken at the end only.
+                Box::pin(linger(io)).await;
             }
             drop(service);
             end

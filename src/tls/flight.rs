@@ -316,7 +316,7 @@ mod tests {
                 // What is written twice has no room.
                 let patience = std::time::Duration::from_secs(1);
                 tokio::time::timeout(patience, written).await.expect("an end").unwrap();
-                let mut read = vec![0; 64];
+                let mut read = [0; 64];
                 // More would be too much.
                 let mut end = 0;
                 while let count @ 1.. = client.io.read(&mut read[end..]).await.unwrap() {

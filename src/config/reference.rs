@@ -225,7 +225,7 @@ pub const KEYS: &[Key] = &[
     key("rate_limits[].requests", "number", "", "How many may pass in any stretch of time as long as the window. From 1 to 1000000."),
     key("rate_limits[].window", "duration", "", "Whole seconds, up to `1d`. What has passed counts for the window, and up to an eighth longer."),
     key("limits", "map", "as below", "What the whole process may take."),
-    key("limits.memory", "size", "three quarters of the machine's, or of the control group's", "Resident memory from which on requests are answered 503 and, an eighth above, connections closed. From `64MiB`."),
+    key("limits.memory", "size", "three quarters of the machine's, or of the control group's", "Resident memory from which on new requests are answered 503. From an eighth above until a tenth below that, new connections are closed, of HTTP/1 only the heads of requests are read and over HTTP/2 nothing, and an HTTP/2 connection on which something arrives while nothing is under way is asked to leave (GOAWAY). From `64MiB`."),
 ];
 
 /// The keys directly below `parent`: `listeners[].tls`, or the empty text for the top.

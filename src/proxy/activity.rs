@@ -21,6 +21,7 @@ use super::flood::Purse;
 use super::h2_frames::{Frames, Step};
 use super::head::{Ambiguity, Observer};
 use super::header_blocks::HeaderBlocks;
+use super::linger::Bare;
 use super::pace::Pace;
 use crate::config::model::ListenerLimits;
 
@@ -58,8 +59,8 @@ pub struct Activity {
     untaken: Mutex<VecDeque<(u64, u32)>>,
 }
 
-/// How long a client may take to see that the connection is closing, and how long unread bytes
-/// are taken in after an early answer.
+/// How long a client may take to see that the connection is closing, and how long it is heard out
+/// after the last answer.
 pub const CLOSING: Duration = Duration::from_secs(2);
 
 /// How exactly it is known since when an answer waits to be taken, in milliseconds.
@@ -396,6 +397,14 @@ impl<T> Observed<T> {
         } else {
             self.activity.between.store(observer.is_between(), Ordering::Relaxed);
         }
+    }
+}
+
+impl<T: Bare> Bare for Observed<T> {
+    type Socket = T::Socket;
+
+    fn bare(self) -> T::Socket {
+        self.inner.bare()
     }
 }
 

@@ -1,8 +1,7 @@
 //! One client connection, from the end of the TLS handshake to its close.
 //!
 //! hyper speaks the protocol that ALPN chose; this module sets its limits, ends what rests or
-//! stalls for too long, and closes so that an answer given before the request's body was read
-//! still reaches the client.
+//! stalls for too long, and closes so that the last answer reaches a client that is still sending.
 //!
 //! Most connections rest most of the time, and hyper keeps its buffers meanwhile: more than all else
 //! together. So an HTTP/1 connection gets a hyper connection only with the first byte of a request,
@@ -25,20 +24,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, CLOSING, Observed};
 use super::bell::Bell;
 use super::cork::{Corked, Turns};
+use super::linger::{Bare, linger};
 use crate::config::model::ListenerLimits;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// What is read and thrown away after an early answer, in bytes: more than a route takes by
-/// default, so that whoever sends a file that is a little too large still reads why.
-const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long an HTTP/1 connection is kept ready for its next request. A busy one never gets to rest;
 /// one that does pays a twentieth of a request for waking up.
@@ -97,6 +93,8 @@ pub enum End {
 
 /// Serves one connection to its end. `activity` must be the one that `service` begins its
 /// requests with. After `stop` the connection ends with its last running request.
+///
+/// INVARIANT: `service`, and with it what keeps the client's place, lives as long as the socket.
 pub async fn serve<T, S, B>(
     io: T,
     protocol: Protocol,
@@ -106,7 +104,7 @@ pub async fn serve<T, S, B>(
     service: S,
 ) -> End
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
@@ -125,12 +123,21 @@ where
             let watch = Watch { limits, activity, stop, closing: CLOSING, rests: false };
             let builder = http2_builder(limits);
             let io = Corked::new(io);
-            let connection = builder.serve_connection(TokioIo::new(io.handle()), service);
+            let connection = builder.serve_connection(TokioIo::new(io.handle()), &service);
             let mut turns = Turns::new(connection, io);
             let shut = |turns: Pin<&mut Turns<http2::Connection<_, _, _>, _>>| {
                 turns.connection().graceful_shutdown();
             };
-            watch.drive(Pin::new(&mut turns), shut).await.unwrap_or(End::Closed)
+            let end = watch.drive(Pin::new(&mut turns), shut).await.unwrap_or(End::Closed);
+            // A flood and a breach of the protocol are errors.
+            if let Some(io) = turns.into_io()
+                && !activity.ended()
+            {
+                // Room for this is taken at the end only.
+                Box::pin(linger(io)).await;
+            }
+            drop(service);
+            end
         }
     }
 }
@@ -138,7 +145,7 @@ where
 /// Rests, and serves while there is something to serve.
 async fn http1<T, S, B>(mut io: Observed<T>, watch: &Watch<'_>, mut service: S) -> End
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Bare + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
@@ -325,26 +332,8 @@ impl Watch<'_> {
     }
 }
 
-/// Takes in what a client is still sending, for a moment: closing a socket with unread bytes
-/// resets it, and the reset can overtake the answer (RFC 9112, section 9.6).
-async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) {
-    let drain = async {
-        if io.shutdown().await.is_err() {
-            return;
-        }
-        let mut sink = vec![0; 4096];
-        let mut left = LINGER_BYTES;
-        while left > 0 {
-            match io.read(&mut sink).await {
-                Ok(0) | Err(_) => return,
-                Ok(count) => left = left.saturating_sub(count),
-            }
-        }
-    };
-    // When the time is up the socket is closed all the same.
-    let _ = tokio::time::timeout(CLOSING, drain).await;
-}
-
+#[cfg(test)]
+mod closing;
 #[cfg(test)]
 mod framing;
 #[cfg(test)]

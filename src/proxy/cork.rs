@@ -145,24 +145,39 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Corked<T> {
 pub(super) struct Turns<C, T> {
     connection: Pin<Box<C>>,
     io: Corked<T>,
+    /// The connection has ended, and not with an error.
+    ended_well: bool,
 }
 
 impl<C, T> Turns<C, T> {
     /// `io` is the other handle of the connection's socket.
     pub(super) fn new(connection: C, io: Corked<T>) -> Self {
-        Self { connection: Box::pin(connection), io }
+        Self { connection: Box::pin(connection), io, ended_well: false }
     }
 
     pub(super) fn connection(self: Pin<&mut Self>) -> Pin<&mut C> {
         self.get_mut().connection.as_mut()
     }
+
+    /// The socket, without the connection. `None`: that has failed, or was given up.
+    pub(super) fn into_io(self) -> Option<T> {
+        let Self { connection, io, ended_well } = self;
+        // With it goes the other handle.
+        drop(connection);
+        Arc::into_inner(io.0).filter(|_| ended_well).map(|gathered| gathered.into_inner().io)
+    }
 }
 
-impl<C: Future, T: AsyncWrite + Unpin> Future for Turns<C, T> {
+impl<C, T, E> Future for Turns<C, T>
+where
+    C: Future<Output = Result<(), E>>,
+    T: AsyncWrite + Unpin,
+{
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let result = self.connection.as_mut().poll(cx);
+        self.ended_well = matches!(result, Poll::Ready(Ok(())));
         self.io.lock().end_turn(cx);
         result
     }

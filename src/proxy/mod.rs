@@ -8,7 +8,7 @@
 //! `connection` speaks HTTP/1.1 or HTTP/2 on one of them. `activity` knows what it is doing and
 //! watches its bytes: for what reads in two ways (`head`), for headers that don't end
 //! (`header_blocks`), for frames that only make work (`flood`) and for clients that are too slow
-//! (`pace`). `cork` sends what HTTP/2 writes in one go.
+//! (`pace`). `cork` sends what HTTP/2 writes in one go, and `linger` hears a client out at the end.
 //!
 //! `http` carries each request through the pipeline to an upstream and the answer back (`body`,
 //! `streamed`), `websocket` holds an upgraded connection (`frames`); what lasts is held to session
@@ -30,6 +30,7 @@ pub mod header_blocks;
 pub mod hold;
 mod http;
 pub mod leave;
+pub mod linger;
 pub mod pace;
 pub mod proxy_protocol;
 pub mod pulse;

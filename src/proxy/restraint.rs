@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::activity::Activity;
+use super::linger::Bare;
 use crate::pipeline::pressure::{Level, Pressure};
 use crate::tls::TlsStream;
 
@@ -71,6 +72,15 @@ impl<T> Restrained<T> {
     pub fn new(inner: T, activity: &Arc<Activity>, pressure: &Pressure) -> Self {
         let (activity, pressure) = (Arc::clone(activity), pressure.clone());
         Self { inner, activity, pressure, again: None, header: 0 }
+    }
+}
+
+/// What is thrown away as it arrives takes no memory.
+impl<T: Bare> Bare for Restrained<T> {
+    type Socket = T::Socket;
+
+    fn bare(self) -> T::Socket {
+        self.inner.bare()
     }
 }
 

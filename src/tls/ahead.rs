@@ -36,6 +36,11 @@ impl<T> Ahead<T> {
         &self.inner
     }
 
+    /// What was read ahead is lost.
+    pub fn into_inner(self) -> T {
+        self.inner
+    }
+
     /// Passes on what is kept.
     fn give(&mut self, buf: &mut ReadBuf<'_>) {
         let kept = self.buffer.get(self.from..self.to).unwrap_or_default();

@@ -44,6 +44,11 @@ impl<T> Flight<T> {
         &self.inner
     }
 
+    /// What waits is lost.
+    pub fn into_inner(self) -> T {
+        self.inner
+    }
+
     /// From here on the handshake writes.
     pub fn gather(&mut self) {
         self.stage = Stage::Gathering;
@@ -158,12 +163,65 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Flight<T> {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::sync::Arc;
 
+    use parking_lot::Mutex;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
 
-    async fn reads_nothing(flight: &mut Flight<DuplexStream>) {
+    /// Takes so many bytes in one call at most, and knows how many each brought.
+    struct Pieces {
+        io: DuplexStream,
+        most: usize,
+        taken: Arc<Mutex<Vec<usize>>>,
+    }
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let mut all: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+            all.truncate(self.most);
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, &all))?;
+            self.taken.lock().push(count);
+            Poll::Ready(Ok(count))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        }
+    }
+
+    async fn reads_nothing(flight: &mut Flight<Pieces>) {
         let mut read = [0; 8];
         let mut read = ReadBuf::new(&mut read);
         let pending = |cx: &mut Context<'_>| {
@@ -172,26 +230,41 @@ mod tests {
         assert!(poll_fn(pending).await);
     }
 
-    /// What has arrived by now.
-    async fn arrived(client: &mut DuplexStream) -> String {
-        let mut read = vec![0; 64];
-        let count = tokio::time::timeout(std::time::Duration::ZERO, client.read(&mut read)).await;
-        read.truncate(count.map_or(0, Result::unwrap));
-        String::from_utf8(read).unwrap()
+    struct Client {
+        io: DuplexStream,
+        taken: Arc<Mutex<Vec<usize>>>,
     }
 
-    async fn handshake(buffer: usize) -> (Flight<DuplexStream>, DuplexStream) {
-        let (server, mut client) = duplex(buffer);
-        let mut flight = Flight::new(server);
+    impl Client {
+        /// What has arrived by now, and in how many pieces.
+        async fn arrived(&mut self) -> (String, usize) {
+            let mut read = vec![0; 64];
+            let reading = tokio::time::timeout(std::time::Duration::ZERO, self.io.read(&mut read));
+            let count = reading.await.map_or(0, Result::unwrap);
+            read.truncate(count);
+            (String::from_utf8(read).unwrap(), std::mem::take(&mut *self.taken.lock()).len())
+        }
+    }
+
+    fn pieces(count: usize, text: &str) -> (String, usize) {
+        (text.to_owned(), count)
+    }
+
+    /// A handshake that has written its tickets, which nobody waits for.
+    async fn handshake() -> (Flight<Pieces>, Client) {
+        let (server, io) = duplex(64);
+        let taken = Arc::default();
+        let mut client = Client { io, taken: Arc::clone(&taken) };
+        let mut flight = Flight::new(Pieces { io: server, most: usize::MAX, taken });
         flight.write_all(b"alert ").await.unwrap();
-        assert_eq!(arrived(&mut client).await, "alert ");
+        assert_eq!(client.arrived().await, pieces(1, "alert "));
         flight.gather();
         flight.write_all(b"hel").await.unwrap();
         flight.write_all(b"lo ").await.unwrap();
         flight.flush().await.unwrap();
-        assert_eq!(arrived(&mut client).await, "");
+        assert_eq!(client.arrived().await, pieces(0, ""));
         reads_nothing(&mut flight).await;
-        assert_eq!(arrived(&mut client).await, "hello ");
+        assert_eq!(client.arrived().await, pieces(1, "hello "));
         flight.write_all(b"tickets ").await.unwrap();
         (flight, client)
     }
@@ -199,43 +272,58 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_handshake_writes_last_goes_out_with_the_first_answer() {
         for spoken in [true, false] {
-            let (mut flight, mut client) = handshake(64).await;
+            let (mut flight, mut client) = handshake().await;
             flight.over(spoken);
+            assert_eq!(client.arrived().await, pieces(0, ""));
             flight.write_all(b"answer").await.unwrap();
-            assert_eq!(arrived(&mut client).await, "tickets answer");
+            assert_eq!(client.arrived().await, pieces(1, "tickets answer"));
             flight.write_all(b"next").await.unwrap();
-            assert_eq!(arrived(&mut client).await, "next");
+            assert_eq!(client.arrived().await, pieces(1, "next"));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_says_nothing_gets_it_at_once() {
-        let (mut flight, mut client) = handshake(64).await;
+        let (mut flight, mut client) = handshake().await;
         flight.over(false);
         reads_nothing(&mut flight).await;
-        assert_eq!(arrived(&mut client).await, "tickets ");
+        assert_eq!(client.arrived().await, pieces(1, "tickets "));
     }
 
     #[tokio::test(start_paused = true)]
     async fn once_the_client_has_spoken_it_waits_for_the_answer_or_the_end() {
-        let (mut flight, mut client) = handshake(64).await;
+        let (mut flight, mut client) = handshake().await;
         flight.over(true);
         reads_nothing(&mut flight).await;
         flight.flush().await.unwrap();
-        assert_eq!(arrived(&mut client).await, "");
+        assert_eq!(client.arrived().await, pieces(0, ""));
         flight.shutdown().await.unwrap();
-        assert_eq!(arrived(&mut client).await, "tickets ");
+        assert_eq!(client.arrived().await, pieces(1, "tickets "));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_socket_that_takes_little_gets_all_of_it_in_order() {
-        let (mut flight, mut client) = handshake(6).await;
-        flight.over(true);
-        let (written, mut read) = (b"an answer of some length".to_vec(), Vec::new());
-        let sent = written.clone();
-        let writer = tokio::spawn(async move { flight.write_all(&sent).await });
-        client.read_to_end(&mut read).await.unwrap();
-        writer.await.unwrap().unwrap();
-        assert_eq!(read, [&b"tickets "[..], &written].concat());
+        for most in 1..=32 {
+            for answers in [true, false] {
+                let (mut flight, mut client) = handshake().await;
+                flight.inner.most = most;
+                flight.over(true);
+                let answer: &[u8] = if answers { b"an answer of some length" } else { b"" };
+                let written = async {
+                    flight.write_all(answer).await?;
+                    flight.shutdown().await
+                };
+                // What is written twice has no room.
+                let patience = std::time::Duration::from_secs(1);
+                tokio::time::timeout(patience, written).await.expect("an end").unwrap();
+                let mut read = [0; 64];
+                // More would be too much.
+                let mut end = 0;
+                while let count @ 1.. = client.io.read(&mut read[end..]).await.unwrap() {
+                    end += count;
+                }
+                assert_eq!(read[..end], *[&b"tickets "[..], answer].concat(), "{most}");
+            }
+        }
     }
 }

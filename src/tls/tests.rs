@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 
 mod dates;
+mod last_flight;
 mod resumption;
 mod suites;
 
@@ -337,7 +338,10 @@ async fn tls_1_2_is_spoken_unless_the_listener_wants_more() {
 
     settings.minimum_version = TlsVersion::Tls13;
     acceptor.replace(ServerTls::load(&settings, &Clock::System).unwrap());
-    assert_eq!(shake(&acceptor, &config, "a.example").await.server.unwrap_err().kind(), "protocol");
+    let seen = shake(&acceptor, &config, "a.example").await;
+    assert_eq!(seen.server.unwrap_err().kind(), "protocol");
+    let error = seen.client.unwrap_err().to_string();
+    assert!(error.contains("ProtocolVersion"), "{error}");
 }
 
 fn client_roots(ca: &TestCa) -> Vec<rustls_pki_types::TrustAnchor<'static>> {

@@ -32,6 +32,7 @@ mod faults;
 mod floods;
 mod forms;
 mod framing;
+mod goodbye;
 mod identity_headers;
 mod live;
 mod login;

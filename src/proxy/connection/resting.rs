@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
-use tokio::io::{DuplexStream, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use super::tests::limits;
 use super::*;
@@ -54,6 +54,14 @@ impl AsyncWrite for Pipe {
         cx: &mut std::task::Context<'_>,
     ) -> Poll<std::io::Result<()>> {
         if self.shuts { Pin::new(&mut self.io).poll_shutdown(cx) } else { Poll::Pending }
+    }
+}
+
+impl Bare for Pipe {
+    type Socket = DuplexStream;
+
+    fn bare(self) -> DuplexStream {
+        self.io
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
 
@@ -309,12 +309,12 @@ async fn a_running_http2_request_keeps_its_connection() {
 }
 
 /// A client's preface, and a request for `/hang` that its connection is kept for.
-fn http2_with_a_request() -> Vec<u8> {
+pub(super) fn http2_with_a_request() -> Vec<u8> {
     let settings = b"\0\0\0\x04\0\0\0\0\0";
     [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], settings, &http2_request(1, b"/hang")].concat()
 }
 
-fn http2_request(stream: u8, path: &[u8; 5]) -> Vec<u8> {
+pub(super) fn http2_request(stream: u8, path: &[u8; 5]) -> Vec<u8> {
     // Indexed fields for GET and https, literals for path and authority (RFC 7541, appendix A).
     let headers = [0, 0, 12, 1, 5, 0, 0, 0, stream, 0x82, 0x87, 4, 5];
     [&headers[..], path, b"\x41\x01a"].concat()

@@ -86,12 +86,7 @@ impl Counts {
         for (_, counter) in self.0.values().filter_map(Known::counter) {
             counted_along.extend(counter.before().iter().map(address));
         }
-        for counters in sets.values_mut() {
-            let along: Vec<usize> = counters
-                .values()
-                .flat_map(|counter| counter.before().iter().map(address))
-                .collect();
-            along.iter().for_each(|address| drop(counters.remove(address)));
+        for counters in sets.values() {
             counters.keys().for_each(|address| *followed.entry(*address).or_insert(0) += 1);
         }
         let goes_on =
@@ -246,7 +241,12 @@ mod tests {
         let moves = route("moves", 6, &[2]);
         let counts = after(&former, &[&stays, &moves]);
         assert_eq!((all(&counts, &stays).len(), all(&counts, &moves).len()), (0, 0));
+        // What has come together again doesn't forget it.
+        let moved = route("stays", 6, &[2]);
+        let together = after(&counts, &[&moved, &moves]);
+        assert_eq!(all(&together, &moves).len(), 0);
         drop(held);
+        assert_eq!(all(&together, &moves).len(), 6);
         let held = all(&counts, &stays);
         assert_eq!(held.len(), 6);
         let again = after(&counts, &[&stays, &moves]);

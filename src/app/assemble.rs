@@ -15,9 +15,9 @@ use crate::identity::oidc::{self, Provider};
 use crate::identity::providers::Providers;
 use crate::metrics::Metrics;
 use crate::pem;
+use crate::pipeline::counts::Counts;
 use crate::pipeline::rate::Limits;
 use crate::pipeline::route::{RouteEntry, RouteTable};
-use crate::pipeline::slots::Bounds;
 use crate::pipeline::snapshot::Snapshot;
 use crate::policy::Engine;
 use crate::posture::{Registry, Revoked};
@@ -37,6 +37,7 @@ pub struct Assembly {
     pub devices: Arc<Registry>,
     pub routes: Vec<Arc<RouteEntry>>,
     pub limits: Arc<Limits>,
+    pub counts: Arc<Counts>,
 }
 
 /// Reads and builds everything. Upstreams that `former` has in the same form are kept, with
@@ -89,12 +90,14 @@ pub fn assemble(
             findings.push(finding.at_path(path).hint(hint));
         }
     }
-    let routes = routes(&config, metrics, workers, former, &mut findings);
+    let counts = Counts::after(former.map(|former| &*former.counts), &config.routes);
+    let routes = routes(&config, metrics, workers, former, &counts, &mut findings);
     let former = former.map(|former| &*former.limits);
     let limits = Arc::new(Limits::of_gate(&config.rate_limits, former));
     match (policies, devices) {
         (Some(policies), Some(devices)) if !has_errors(&findings) => Ok(Assembly {
             limits,
+            counts: Arc::new(counts),
             config,
             seen,
             warnings: findings,
@@ -159,13 +162,16 @@ fn routes(
     metrics: &Metrics,
     workers: usize,
     former: Option<&Snapshot>,
+    counts: &Counts,
     findings: &mut Vec<Finding>,
 ) -> Vec<Arc<RouteEntry>> {
     let mut entries = Vec::new();
-    let mut bounds = Bounds::after(former);
     for (index, route) in config.routes.iter().enumerate() {
         let former = former.and_then(|former| former.routes.named(&route.name));
         let resource = resource(route, former);
+        let bounded = |entry: RouteEntry| {
+            Arc::new(entry.bounded(counts.of(&route.name), former.map(Arc::as_ref)))
+        };
         let kept = former.and_then(|entry| {
             // With TLS, files that the configuration only names may have changed.
             let same = entry.config.upstream == route.upstream
@@ -174,7 +180,7 @@ fn routes(
             same.then(|| entry.renewed(Arc::clone(route), Arc::clone(&resource)))
         });
         if let Some(entry) = kept {
-            entries.push(Arc::new(entry.bounded(bounds.of(route))));
+            entries.push(bounded(entry));
             continue;
         }
         match Pool::new(route, workers, metrics) {
@@ -184,7 +190,7 @@ fn routes(
                 if let Some(former) = former {
                     entry.follow(former);
                 }
-                entries.push(Arc::new(entry.bounded(bounds.of(route))));
+                entries.push(bounded(entry));
             }
             Err(found) => findings.extend(found.into_iter().map(|mut finding| {
                 if finding.file.as_os_str().is_empty() {
@@ -257,6 +263,7 @@ impl Assembly {
             keep_forms: self.config.session.keep_forms,
             sign_out_urls: Arc::clone(&self.config.sign_out_urls),
             limits: Arc::clone(&self.limits),
+            counts: Arc::clone(&self.counts),
         }
     }
 }

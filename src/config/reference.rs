@@ -189,7 +189,7 @@ pub const KEYS: &[Key] = &[
     key("routes[].rate_limits[].requests", "number", "", "How many may pass in any stretch of time as long as the window. From 1 to 1000000."),
     key("routes[].rate_limits[].window", "duration", "", "Whole seconds, up to `1d`. What has passed counts for the window, and up to an eighth longer."),
     key("routes[].max_in_flight", "number", "`4096`", "Requests on their way at once; more are answered 503. One user gets three quarters of them at most. WebSockets don't count. From 1 to 1000000."),
-    key("routes[].max_upstream_in_flight", "number", NONE, "The same over all routes that have the same upstreams, each with its own number. From 1 to 1000000."),
+    key("routes[].max_upstream_in_flight", "number", NONE, "The same over all routes that have the same upstreams, each with its own number. When a reload changes a route's upstreams, what is on its way there still counts. From 1 to 1000000."),
     key("routes[].max_websockets", "number", "`4096`", "Open WebSockets, of which one user gets three quarters at most. From 1 to 1000000."),
     key("routes[].websocket_limits", "map", "as below", "What a client may send on a WebSocket."),
     key("routes[].websocket_limits.max_message", "size", "`16MiB`", "Over all frames of a message, as sent (compressed, where that was agreed on). More is closed with 1009. From `125B`."),

@@ -7,10 +7,10 @@
 //!
 //! INVARIANT: an answer is never larger than [`MAX_RESPONSE`], no call outlives its deadline, no
 //! redirect is followed (RFC 9700, section 4.12), and TLS is always verified.
-//! INVARIANT: those who are not signed in yet never take all places ([`MAX_SIGN_INS`]).
+//! INVARIANT: those who are not signed in yet never take all places ([`SignIns`]).
 
 use std::future::Future;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::outage::AT_ONCE;
+use super::sign_ins::{self, SignInPlace, SignIns};
 
 /// Largest answer of a provider that is read, in bytes.
 pub const MAX_RESPONSE: usize = 256 * 1024;
@@ -33,12 +34,7 @@ pub const MAX_DEPTH: usize = 32;
 /// that wait in the order in which they came, for as long as a call may take.
 const MAX_CALLS: usize = 64;
 
-/// Sign-ins at the provider at once. Anybody can begin one, so what is left of the calls is for
-/// those that nobody can have made without a session or a token (refreshes, exchanged tokens), and for
-/// metadata and keys, which are asked for one at a time.
-pub(super) const MAX_SIGN_INS: usize = 40;
-
-const _: () = assert!(MAX_CALLS - MAX_SIGN_INS > AT_ONCE, "some are left besides refreshes");
+const _: () = assert!(MAX_CALLS - sign_ins::MOST > AT_ONCE, "some are left besides refreshes");
 
 /// Why no answer of a provider can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,14 +75,8 @@ struct Call {
 #[derive(Clone, Debug)]
 pub struct ProviderHttp {
     calls: mpsc::Sender<Call>,
-    sign_ins: Arc<Semaphore>,
+    sign_ins: Arc<SignIns>,
     timeout: Duration,
-}
-
-/// The right to make the calls of one sign-in, for as long as it is held.
-#[derive(Debug)]
-pub struct SignInPlace {
-    _place: OwnedSemaphorePermit,
 }
 
 impl ProviderHttp {
@@ -128,20 +118,17 @@ impl ProviderHttp {
                 });
             })
             .map_err(HttpSetupError::Thread)?;
-        let sign_ins = Arc::new(Semaphore::new(MAX_SIGN_INS));
-        Ok(Self { calls, sign_ins, timeout })
+        Ok(Self { calls, sign_ins: Arc::default(), timeout })
     }
 
-    /// Waits for a place among the sign-ins, for as long as a call may take.
+    /// Waits for a place among the sign-ins, and those of this client, for as long as a call may
+    /// take.
     ///
     /// # Errors
     /// `Busy`.
-    pub async fn sign_in(&self) -> Result<SignInPlace, HttpError> {
-        let place = Arc::clone(&self.sign_ins).acquire_owned();
-        match tokio::time::timeout(self.timeout, place).await {
-            Ok(Ok(place)) => Ok(SignInPlace { _place: place }),
-            _ => Err(HttpError::Busy),
-        }
+    pub async fn sign_in(&self, source: IpAddr) -> Result<SignInPlace, HttpError> {
+        let place = tokio::time::timeout(self.timeout, self.sign_ins.place(source)).await;
+        place.ok().flatten().ok_or(HttpError::Busy)
     }
 
     /// One exchange. Statuses of 500 and above, and 429, are errors: the provider is there, but

@@ -38,6 +38,7 @@ mod refreshed;
 pub mod revocation;
 pub mod seal;
 pub mod session;
+pub mod sign_ins;
 mod signing;
 mod strict;
 pub mod suspension;

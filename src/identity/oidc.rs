@@ -22,7 +22,7 @@ use super::discovery::{Discovery, DiscoveryError, Metadata, plain_loopback};
 use super::http::{HttpError, HttpSetupError, ProviderHttp};
 use super::login::{self, LoginState, LoginStateError, LoginStates, Part, StateError};
 use super::provider_token::ProviderToken;
-use super::providers::Answer;
+use super::providers::{Answer, Callback};
 use super::refresh::{self, RefreshToken};
 use super::vouched::VouchedBy;
 use super::{id_token::SaidNonce, logout, outage, revocation};
@@ -281,7 +281,7 @@ impl Provider {
         &self,
         login: LoginState,
         answer: Answer,
-        host: &Authority,
+        callback: &Callback<'_>,
     ) -> Result<Login, LoginError> {
         let name = &self.config.name;
         let metadata = self.discovery.metadata().await?;
@@ -291,11 +291,11 @@ impl Provider {
         }
         let code = answer.code.ok_or_else(|| LoginError::invalid("the callback has no code"))?;
         // For all calls that it takes. Whoever finds none has used nothing up.
-        let _place = self.http.sign_in().await?;
+        let _place = self.http.sign_in(callback.source).await?;
         // Last before the code is redeemed: what redeems nothing writes nothing.
         self.logins.consume(&login).await?;
         let asked = self.clock.now();
-        let tokens = self.redeem(&metadata, &login, code, host).await?;
+        let tokens = self.redeem(&metadata, &login, code, callback.host).await?;
         let nonce = SaidNonce::Required(&login.nonce);
         let verified = self.verify(&metadata, &tokens, nonce).await?;
         let userinfo = self.userinfo(&metadata, &tokens, &verified.claims).await?;

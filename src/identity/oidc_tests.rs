@@ -287,8 +287,18 @@ impl World {
     }
 
     async fn finish(&self, query: &str, cookies: &HeaderMap) -> Result<Login, LoginError> {
-        let host = Self::host();
-        let callback = Callback { host: &host, of: None, query: Some(query), headers: cookies };
+        self.finish_from(1, query, cookies).await
+    }
+
+    /// From 192.0.2.`last`.
+    async fn finish_from(
+        &self,
+        last: u8,
+        query: &str,
+        cookies: &HeaderMap,
+    ) -> Result<Login, LoginError> {
+        let (host, query, source) = (Self::host(), Some(query), [192, 0, 2, last].into());
+        let callback = Callback { host: &host, of: None, query, headers: cookies, source };
         self.providers.finish(&callback).await
     }
 
@@ -555,15 +565,13 @@ async fn of_several_providers_one_that_does_not_name_itself_needs_its_own_addres
     let world = World::with(|config| config.own_callback = true).await;
     let (state, cookies) = world.begin_as_one_of(true).await.unwrap();
     let query = format!("code=c&state={state}");
-    let host = World::host();
+    let (host, source) = (World::host(), [192, 0, 2, 1].into());
+    let came_to = |of| Callback { host: &host, of, query: Some(&query), headers: &cookies, source };
     for of in [None, Some("other")] {
-        let callback = Callback { host: &host, of, query: Some(&query), headers: &cookies };
-        let refused = world.providers.finish(&callback).await.unwrap_err();
+        let refused = world.providers.finish(&came_to(of)).await.unwrap_err();
         assert!(refused.to_string().contains("another address"), "{refused}");
     }
-    let callback =
-        Callback { host: &host, of: Some("idp"), query: Some(&query), headers: &cookies };
-    world.providers.finish(&callback).await.unwrap();
+    world.providers.finish(&came_to(Some("idp"))).await.unwrap();
     let asked = world.script.lock().asked.clone();
     assert!(
         asked.contains("redirect_uri=https%3A%2F%2Fportal.example%2F.wicketgate%2Fcallback%2Fidp")

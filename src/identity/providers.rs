@@ -5,6 +5,7 @@
 //! then holds the response's `iss` against its own issuer (RFC 9207), or has an address of its own
 //! that its answers come to.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::HeaderMap;
@@ -25,6 +26,8 @@ pub struct Callback<'a> {
     /// Without the `?`.
     pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
+    /// The client's.
+    pub source: IpAddr,
 }
 
 /// The parameters of an authorization response (RFC 6749, sections 4.1.2 and 4.1.2.1; RFC 9207).
@@ -116,6 +119,6 @@ impl Providers {
         if callback.of != own {
             return Err(StateError::WrongCallback.into());
         }
-        provider.finish(login, answer, callback.host).await
+        provider.finish(login, answer, callback).await
     }
 }

@@ -11,6 +11,7 @@ pub mod authenticate;
 pub mod backchannel;
 mod choice;
 pub mod client;
+pub mod counts;
 pub mod exchange;
 pub mod frontchannel;
 pub mod gate;

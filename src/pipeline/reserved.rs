@@ -174,6 +174,7 @@ async fn callback(
             of,
             query: request.query.as_deref(),
             headers: &arrival.head.headers,
+            source,
         })
         .await;
     // What failed at the provider or the store is nobody's who called.

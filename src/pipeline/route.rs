@@ -43,9 +43,11 @@ impl RouteEntry {
         Self { config, resource: resource.into(), metrics, limits, places, pool }
     }
 
-    /// Bounds what passes; the counts may be those of the entry before.
+    /// Bounds what passes, going on with the counts of the entry before.
     #[must_use]
-    pub fn bounded(self, (limits, places): (Limits, Places)) -> Self {
+    pub fn bounded(self, places: Places, former: Option<&Self>) -> Self {
+        let former = former.map(|entry| &entry.limits);
+        let limits = Limits::of_route(&self.config.bounds.rate_limits, former);
         Self { limits, places, ..self }
     }
 

@@ -13,16 +13,12 @@
 //! whoever has none gets one as long as there is one.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::rate::Limits;
 use super::refusal::Refusal;
-use super::snapshot::Snapshot;
 use crate::config::model::Route;
-use crate::domain::canonical::Host;
 
 /// Counters of what each caller has of the contested half. Two callers that share one share what
 /// it allows; which ones do is a secret of this process.
@@ -33,7 +29,12 @@ const CALLERS: usize = 1024;
 ///
 /// INVARIANT: nothing but a [`Slot`] holds a second reference.
 #[derive(Debug, Default)]
-struct Slots(Arc<Token>);
+pub(super) struct Slots {
+    token: Arc<Token>,
+    /// What was under way before a reload and counts here, too. Nobody takes places of these any
+    /// more but requests that began under the former configuration.
+    before: Box<[Arc<Self>]>,
+}
 
 /// The token, with what the callers have of the contested half, once there was a contest.
 #[derive(Debug, Default)]
@@ -70,11 +71,27 @@ enum Full {
 }
 
 impl Slots {
+    /// Counts what is still under way there as well.
+    pub(super) fn counting(before: impl Iterator<Item = Arc<Self>>) -> Self {
+        Self { token: Arc::default(), before: before.collect() }
+    }
+
+    pub(super) fn before(&self) -> &[Arc<Self>] {
+        &self.before
+    }
+
+    /// Places that were taken here.
+    pub(super) fn under_way(&self) -> usize {
+        Arc::strong_count(&self.token).saturating_sub(1)
+    }
+
     /// Never more than `limit`, of which one caller never gets all if they are two or more. Two
     /// that race for the last place may both find none.
     fn take(&self, limit: usize, caller: &str) -> Result<Slot, Full> {
-        let mut slot = Slot { token: Arc::clone(&self.0), counter: None };
-        let taken = Arc::strong_count(&slot.token).saturating_sub(2);
+        let mut slot = Slot { token: Arc::clone(&self.token), counter: None };
+        let before: usize = self.before.iter().map(|before| before.under_way()).sum();
+        let taken = self.under_way().saturating_sub(1).saturating_add(before);
+        // More may be under way than the limit, where a reload has lowered it.
         let free = limit.saturating_sub(taken);
         if free == 0 {
             return Err(Full::All);
@@ -104,24 +121,20 @@ impl Drop for Slot {
     }
 }
 
-/// What tells sets of endpoints apart: routes that share one share its places.
-type Endpoints = BTreeSet<(Host, u16)>;
-
-/// The endpoints of a route, whatever their weights and order.
-fn endpoints(route: &Route) -> Endpoints {
-    let endpoints = route.upstream.endpoints.iter();
-    endpoints.map(|endpoint| (endpoint.host.clone(), endpoint.port)).collect()
-}
-
 /// The places of a route. They outlive a reload: what was on its way before still is.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     requests: Arc<Slots>,
     websockets: Arc<Slots>,
-    upstream: Arc<Slots>,
+    pub(super) upstream: Arc<Slots>,
 }
 
 impl Places {
+    /// Whether anything is under way on the route.
+    pub(super) fn busy(&self) -> bool {
+        self.requests.under_way() > 0 || self.websockets.under_way() > 0
+    }
+
     /// Takes a place for a request of this principal, or for a WebSocket.
     ///
     /// # Errors
@@ -153,33 +166,6 @@ pub struct Held {
     _upstream: Option<Slot>,
 }
 
-/// Finds limits and places for the routes of a configuration, with the counts of the one before.
-#[derive(Debug)]
-pub struct Bounds<'a> {
-    former: Option<&'a Snapshot>,
-    shared: HashMap<Endpoints, Places>,
-}
-
-impl<'a> Bounds<'a> {
-    pub fn after(former: Option<&'a Snapshot>) -> Self {
-        let entries = former.into_iter().flat_map(|former| former.routes.entries());
-        let bounded = entries.filter(|entry| entry.config.bounds.max_upstream_in_flight.is_some());
-        let shared = bounded.map(|entry| (endpoints(&entry.config), entry.places.clone()));
-        Self { former, shared: shared.collect() }
-    }
-
-    pub fn of(&mut self, route: &Route) -> (Limits, Places) {
-        let former = self.former.and_then(|former| former.routes.named(&route.name));
-        let limits = Limits::of_route(&route.bounds.rate_limits, former.map(|entry| &entry.limits));
-        let mut places = former.map(|entry| entry.places.clone()).unwrap_or_default();
-        if route.bounds.max_upstream_in_flight.is_some() {
-            let first = self.shared.entry(endpoints(route)).or_default();
-            places.upstream = Arc::clone(&first.upstream);
-        }
-        (limits, places)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,8 +190,8 @@ mod tests {
         let third = slots.take(2, "c").unwrap();
         assert!(slots.take(2, "a").is_err());
         drop((second, third));
-        assert_eq!(Arc::strong_count(&slots.0), 1, "those who found none left nothing behind");
-        let callers = slots.0.0.get().unwrap();
+        assert_eq!(slots.under_way(), 0, "those who found none left nothing behind");
+        let callers = slots.token.0.get().unwrap();
         assert!(callers.have.iter().all(|has| has.load(Ordering::Acquire) == 0));
     }
 
@@ -238,6 +224,6 @@ mod tests {
     fn whoever_comes_while_half_is_free_costs_no_counting() {
         let slots = Slots::default();
         let half: Vec<_> = (0..49).map(|_| slots.take(100, "a").unwrap()).collect();
-        assert!(slots.0.0.get().is_none() && half.iter().all(|slot| slot.counter.is_none()));
+        assert!(slots.token.0.get().is_none() && half.iter().all(|slot| slot.counter.is_none()));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::counts::Counts;
 use super::rate::Limits;
 use super::route::RouteTable;
 use crate::identity::bearer::Bearers;
@@ -28,4 +29,6 @@ pub struct Snapshot {
     pub bearers: Bearers,
     /// Of the whole gate; routes have their own.
     pub limits: Arc<Limits>,
+    /// What is under way, for the next snapshot to go on with; requests find theirs at the route.
+    pub counts: Arc<Counts>,
 }

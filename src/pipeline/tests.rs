@@ -335,6 +335,7 @@ fn snapshot(
         keep_forms: 4096,
         sign_out_urls: Arc::new([]),
         limits: Arc::new(Limits::default()),
+        counts: Arc::default(),
     }
 }
 

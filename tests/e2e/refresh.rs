@@ -9,7 +9,7 @@ use crate::harness::gate::{mentions, route};
 use crate::harness::redis::Redis;
 use crate::harness::rogue::Bend;
 use crate::harness::servers::{Echo, Heard};
-use crate::harness::{Browser, Gate, Recorder, Rogue, Setup, eventually, websocket};
+use crate::harness::{Browser, Gate, Recorder, Rogue, Setup, eventually, websocket, within};
 
 const VENDORS: &str = r#"
 @id("vendors")
@@ -166,12 +166,11 @@ async fn fifty_requests_at_once_use_each_refresh_token_once() {
     assert!(refreshed(&gate, "unavailable").await < 0.5);
 }
 
-#[tokio::test]
-async fn two_gates_on_one_store_use_each_refresh_token_once_and_know_the_same() {
-    let (page, echo, store) = (Recorder::start().await, Echo::start().await, Redis::start().await);
+/// With one provider and one store.
+async fn two_gates(page: &Recorder, echo: &Echo, store: &Redis) -> (Gate, Gate) {
     let setup = || {
         let url = format!("redis://{}", store.address());
-        world(&page, &echo).policy(VENDORS).refresh("1s", "1h").configure(move |config| {
+        world(page, echo).policy(VENDORS).refresh("1s", "1h").configure(move |config| {
             config["store"] = json!({ "redis": { "url": url } });
         })
     };
@@ -181,6 +180,39 @@ async fn two_gates_on_one_store_use_each_refresh_token_once_and_know_the_same() 
         .configure(move |config| config["identity_providers"][0]["issuer"] = issuer.into())
         .start()
         .await;
+    (one, other)
+}
+
+/// Who signs the user out can't know the token that another gate gets meanwhile.
+#[tokio::test]
+async fn a_token_that_a_gate_gets_after_a_sign_out_at_another_is_given_back() {
+    let (page, echo, store) = (Recorder::start().await, Echo::start().await, Redis::start().await);
+    let (one, other) = two_gates(&page, &echo, &store).await;
+    let mut here = one.login("vera").await;
+    let mut there = other.browser().as_program();
+    there.set_session_cookie(&here.session_cookie().unwrap());
+    tell_provider(&one, "hold").await;
+    let asking = tokio::spawn(async move { while there.get("/").await.status == 200 {} });
+    eventually("a refresh whose answer waits", async || {
+        one.provider.process.output().iter().any(|line| line.contains("held")).then_some(())
+    })
+    .await;
+    here.sign_out().await.expect(303);
+    let revoked =
+        async |gate: &Gate| gate.metric("wicketgate_token_revocations_total", "revoked").await;
+    eventually("the former token's revocation", async || (revoked(&one).await > 0.5).then_some(()))
+        .await;
+    tell_provider(&one, "release").await;
+    eventually("the new token's revocation", async || (revoked(&other).await > 0.5).then_some(()))
+        .await;
+    within("the end of the session", asking).await.unwrap();
+    assert!(revoked(&one).await < 1.5, "each gives back what it has");
+}
+
+#[tokio::test]
+async fn two_gates_on_one_store_use_each_refresh_token_once_and_know_the_same() {
+    let (page, echo, store) = (Recorder::start().await, Echo::start().await, Redis::start().await);
+    let (one, other) = two_gates(&page, &echo, &store).await;
     let here = one.login("vera").await.as_program();
     let mut there = other.browser().as_program();
     there.set_session_cookie(&here.session_cookie().unwrap());

@@ -8,7 +8,9 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use crate::harness::caller::call_with;
 use crate::harness::client::Answer;
+use crate::harness::gate::HOST;
 use crate::harness::rogue::{
     ACCESS_TOKEN, Bend, CODE, Key, Rogue, client_secret, encoded, now, parameter,
 };
@@ -638,4 +640,35 @@ async fn keys_may_change_and_unknown_ones_are_asked_for_seldom() {
     world.rogue.behave();
     world.good_login("kid-absent-multiple-jwks").await;
     world.end();
+}
+
+/// Anybody can come back with a code that he made up; where the provider hangs, it keeps its place.
+#[tokio::test]
+async fn one_address_does_not_keep_others_from_signing_in_while_the_provider_hangs() {
+    let rogue = Rogue::start().await;
+    let upstream = Recorder::start().await;
+    let setup = rogue.provides(Gate::with_upstream(&upstream)).configure(|config| {
+        // Longer than this test waits for anything.
+        config["identity_providers"][0]["timeout"] = "60s".into();
+    });
+    let gate = setup.start().await;
+    let asked = || rogue.asked("/token");
+    rogue.bend(|bend| bend.hangs = Some("/token"));
+    let mut stuck = Vec::new();
+    for _ in 0..60 {
+        let mut browser = gate.browser();
+        let began = rogue.begin(&mut browser).await.unwrap();
+        let (host, path) = (format!("{HOST}:{}", gate.port()), rogue.callback(&began));
+        let cookies = browser.cookies_for(&browser.url(&path));
+        let head = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\ncookie: {cookies}\r\n\r\n");
+        let mut stranger = call_with(&gate, 2, b"").await.unwrap();
+        stranger.send(head.as_bytes()).await;
+        stuck.push(stranger);
+    }
+    eventually("the stranger's share", async || (asked() >= 10).then_some(())).await;
+    rogue.behave();
+    let mut browser = gate.browser();
+    assert_eq!(rogue.login(&mut browser).await.status, 303);
+    assert!(browser.session_cookie().is_some());
+    assert_eq!(asked(), 11, "ten of one address, and this one");
 }

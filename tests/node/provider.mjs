@@ -9,8 +9,9 @@
 //
 // `POST /test/rotate` has it sign with a new key, `/test/groups?user=vera&group=vendors` changes
 // whose groups, `/test/revoke?user=vera` takes back what it let the gate do for her, and
-// `/test/refresh-token?user=vera` tells the last refresh token that it gave for her. SIGUSR2 has it
-// go away, with what it knows, and come back.
+// `/test/refresh-token?user=vera` tells the last refresh token that it gave for her. Between
+// `/test/hold` and `/test/release` what the token endpoint has to say waits. SIGUSR2 has it go away,
+// with what it knows, and come back.
 
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { createServer } from 'node:http';
@@ -158,6 +159,19 @@ const serve = (configured) => {
   return provider;
 };
 
+// What held answers wait for.
+let held;
+
+function hold(response) {
+  const { released } = held;
+  const end = response.end.bind(response);
+  response.end = (...body) => {
+    console.log(JSON.stringify({ held: true }));
+    released.then(() => end(...body));
+    return response;
+  };
+}
+
 let provider = serve(configuration);
 let handle = provider.callback();
 server.on('request', (request, response) => {
@@ -182,6 +196,19 @@ server.on('request', (request, response) => {
     response.end(refreshTokens.get(searchParams.get('user')));
     return undefined;
   }
+  if (request.method === 'POST' && pathname === '/test/hold') {
+    held = {};
+    held.released = new Promise((resolve) => { held.release = resolve; });
+    response.end();
+    return undefined;
+  }
+  if (request.method === 'POST' && pathname === '/test/release') {
+    held.release();
+    held = undefined;
+    response.end();
+    return undefined;
+  }
+  if (held && pathname === '/token') hold(response);
   if (!request.url.startsWith('/interaction/')) return handle(request, response);
   interact(request, response).catch((error) => {
     response.writeHead(400, { 'content-type': 'text/plain' }).end(String(error));

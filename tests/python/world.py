@@ -130,8 +130,8 @@ def start_upstream(children, name="upstream"):
 
 
 class Gate:
-    """A running gate. `cookie` is the header's value of somebody who is signed in, `started_in` the
-    seconds until it listened. `policies`: a text, or a list of them, a file each.
+    """A running gate. `cookie` is the header's value of somebody who is signed in at the provider of
+    this `issuer`, `started_in` the seconds until it listened. `policies`: a text, or a list of them, a file each.
 
     It starts a provider of its own, unless it is given a port and the issuer of one that knows it.
     """
@@ -145,7 +145,7 @@ class Gate:
             raise SystemExit(f"{binary} is missing: build the gate first")
         self.folder, self.binary = children.folder, binary
         self.port, self.admin = port or free_port(), free_port()
-        issuer = issuer or start_provider(children, [self.port])
+        self.issuer = issuer = issuer or start_provider(children, [self.port])
         secret = self.folder / "client-secret"
         secret.touch(0o600)
         secret.write_text(SECRET)

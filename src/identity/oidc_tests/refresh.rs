@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::domain::principal::Principal;
-use crate::identity::http::MAX_SIGN_INS;
 use crate::identity::id_token;
 use crate::identity::refresh::{Before, RefreshError, Renewed, Renews};
+use crate::identity::sign_ins;
 
 /// A user who has signed in, as the session knows them.
 struct Signed {
@@ -220,14 +220,17 @@ async fn strangers_whose_codes_nobody_answers_leave_room_for_those_who_are_signe
     world.script.lock().userinfo = Some(json!({"sub": "ada", "groups": ["staff"]}));
     world.script.lock().silent = true;
     let mut begun = Vec::new();
-    for _ in 0..MAX_SIGN_INS * 3 {
-        begun.push(world.begin().await.unwrap());
+    for number in 0..sign_ins::MOST * 3 {
+        let (state, cookies) = world.begin().await.unwrap();
+        // More addresses than it takes to have all places.
+        begun.push((u8::try_from(number % 9).unwrap(), state, cookies));
     }
-    let strangers = futures_util::future::join_all(begun.iter().map(async |(state, cookies)| {
-        world.finish(&format!("code=made-up&state={state}"), cookies).await
-    }));
+    let strangers =
+        futures_util::future::join_all(begun.iter().map(async |(last, state, cookies)| {
+            world.finish_from(*last, &format!("code=made-up&state={state}"), cookies).await
+        }));
     let refreshed = async {
-        while world.script.lock().codes < MAX_SIGN_INS {
+        while world.script.lock().codes < sign_ins::MOST {
             tokio::task::yield_now().await;
         }
         world.refresh(&signed).await.unwrap()
@@ -236,10 +239,43 @@ async fn strangers_whose_codes_nobody_answers_leave_room_for_those_who_are_signe
         ended = strangers => panic!("{ended:?}"),
         renewed = refreshed => assert_eq!(groups(&renewed.principal), ["staff"]),
     }
-    assert_eq!(world.script.lock().codes, MAX_SIGN_INS, "the others wait");
+    assert_eq!(world.script.lock().codes, sign_ins::MOST, "the others wait");
     // Who found no room has used nothing up.
     let used = world.store.scan(Space::Logins, b"").await.unwrap();
-    assert_eq!(used.len(), MAX_SIGN_INS + 1);
+    assert_eq!(used.len(), sign_ins::MOST + 1);
+}
+
+#[tokio::test]
+async fn one_address_whose_codes_nobody_answers_leaves_room_for_those_who_sign_in_from_others() {
+    let world = World::with(|config| config.timeout = Duration::from_secs(3600)).await;
+    world.login().await.unwrap();
+    world.script.lock().silent = true;
+    let mut begun = Vec::new();
+    for _ in 0..sign_ins::MOST * 3 {
+        begun.push(world.begin().await.unwrap());
+    }
+    let stranger = futures_util::future::join_all(begun.iter().map(async |(state, cookies)| {
+        world.finish_from(2, &format!("code=made-up&state={state}"), cookies).await
+    }));
+    let honest = async {
+        while world.script.lock().codes < sign_ins::OF_ONE_ADDRESS {
+            tokio::task::yield_now().await;
+        }
+        world.script.lock().silent = false;
+        let (state, cookies) = world.begin().await.unwrap();
+        world.finish_from(1, &format!("code=c&state={state}"), &cookies).await.unwrap();
+        // From the stranger's address nobody else finds a place, for as long as a call may take.
+        let (state, cookies) = world.begin().await.unwrap();
+        tokio::time::pause();
+        let refused = world.finish_from(2, &format!("code=c&state={state}"), &cookies).await;
+        let refused = refused.unwrap_err();
+        assert!(refused.status() == 503 && refused.to_string().contains("too many"), "{refused}");
+    };
+    tokio::select! {
+        ended = stranger => panic!("{ended:?}"),
+        () = honest => {}
+    }
+    assert_eq!(world.script.lock().codes, sign_ins::OF_ONE_ADDRESS);
 }
 
 #[tokio::test]

@@ -346,7 +346,7 @@ impl Sessions {
         while let Some(looked) = looked.next().await {
             let (session, is_stored) = looked?;
             if !is_stored {
-                self.announce_for_peer(&session, EndReason::Revoked);
+                self.announce_unexplained(&session);
             }
         }
         Ok(())

@@ -13,6 +13,10 @@
 //! device, or at another host): what is taken back is often the whole sign-in, and at some providers
 //! all that the gate was ever given for this user (RFC 7009, section 2.1).
 //!
+//! A refresh may bring a token after the session has ended. Whoever ended it can't know that token, so
+//! whoever got it gives it back: by the same table where it was told why the session ended (`follow`,
+//! `peer`), and in any case where it finds the session gone, and nobody said why, or not yet.
+//!
 //! INVARIANT: nothing here makes the end of a session wait for a provider, or fail.
 //! INVARIANT: what waits is bounded for each provider, so that one that hangs keeps nothing from
 //! another; what finds no room is counted, told and forgotten.
@@ -177,6 +181,13 @@ impl Sessions {
         let left = LeftToken { session: session.id, provider, vouched_by, kind, token, place };
         // An error says that nobody listens any more: the gate stops.
         let _ = self.given_back.left.send(left);
+    }
+
+    /// Whether a session is gone from the store, and nobody has said why it ended.
+    pub(super) async fn is_gone(&self, session: &Session) -> bool {
+        // Read first: what ends here is marked before it leaves the store.
+        let stored = self.store.get(Space::Sessions, &session.id.0).await;
+        matches!(stored, Ok(None)) && (!session.has_ended() || session.is_unexplained())
     }
 
     fn no_room(&self, session: &Session, dropped: Option<u64>) {

@@ -337,7 +337,7 @@ impl Sessions {
             (None, None) => return Ok(None),
             // It was removed, and that was not heard yet.
             (None, Some(cached)) => {
-                self.announce_for_peer(&cached, EndReason::Revoked);
+                self.announce_unexplained(&cached);
                 return Ok(None);
             }
             // Into the cache even when it is over: it is ended from there.

@@ -75,7 +75,7 @@ impl Sessions {
         let _turn = self.turn(&id).await;
         self.over.remember(id);
         if let Some(session) = self.cache.get(&id) {
-            self.announce_for_peer(&session, EndReason::Revoked);
+            self.announce_unexplained(&session);
         }
         let was_there = self.store.remove(Space::Sessions, &id.0).await?;
         self.cache.remove(&id);
@@ -91,7 +91,7 @@ impl Sessions {
         for session in self.cache.matching(&|session| !session.has_ended()) {
             let _turn = self.turn(&session.id).await;
             if self.store.get(Space::Sessions, &session.id.0).await?.is_none() {
-                self.announce_for_peer(&session, EndReason::Revoked);
+                self.announce_unexplained(&session);
             }
         }
         Ok(())
@@ -141,6 +141,14 @@ impl Sessions {
         if self.over.contains(&session.id) {
             self.announce_for_peer(session, EndReason::Revoked);
         }
+    }
+
+    /// The same for one that is over elsewhere, nobody said why.
+    pub(super) fn announce_unexplained(&self, session: &Arc<Session>) {
+        if !session.has_ended() {
+            session.mark_unexplained();
+        }
+        self.announce_for_peer(session, EndReason::Revoked);
     }
 
     /// Cuts its connections. The other process has counted the end, and records it.

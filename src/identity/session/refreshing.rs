@@ -366,7 +366,7 @@ impl Sessions {
             tokio::time::sleep(STORE_AGAIN).await;
         }
         // Whoever ended it meanwhile has given back the former token, or finds this one.
-        if session.is_given_back() {
+        if session.is_given_back() || self.is_gone(session).await {
             let token = (TokenKind::Refresh, next.token());
             self.give_back_token(session, token, &HashSet::new()).await;
         }

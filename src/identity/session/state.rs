@@ -82,6 +82,8 @@ pub(super) struct Shared {
     ended: AtomicBool,
     /// What it left at the provider is to be given back there: see `given_back`.
     is_given_back: AtomicBool,
+    /// It ended elsewhere, and nobody here knows why.
+    is_unexplained: AtomicBool,
     /// The generation of the newest of them, as far as is known here.
     newest: AtomicU64,
     /// No refresh is tried before, by the session clock.
@@ -98,6 +100,7 @@ impl Shared {
             written: AtomicI64::new(last_seen.as_millis()),
             ended: AtomicBool::new(false),
             is_given_back: AtomicBool::new(false),
+            is_unexplained: AtomicBool::new(false),
             newest: AtomicU64::new(generation),
             retry_at: AtomicI64::new(i64::MIN),
             failures: AtomicU32::new(0),
@@ -243,6 +246,15 @@ impl Session {
 
     pub(super) fn is_given_back(&self) -> bool {
         self.shared.is_given_back.load(Ordering::Acquire)
+    }
+
+    /// Before the end is marked, like [`Self::mark_given_back`].
+    pub(super) fn mark_unexplained(&self) {
+        self.shared.is_unexplained.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_unexplained(&self) -> bool {
+        self.shared.is_unexplained.load(Ordering::Acquire)
     }
 
     /// Notes a request. True when the store's `last_seen` lags by more than `lag` and this caller

@@ -137,13 +137,31 @@ async fn a_token_that_comes_after_the_end_is_given_back_too() {
     }
 }
 
+/// What a process knows of an end that another has brought about.
+#[derive(Debug)]
+enum Heard {
+    Why(EndReason),
+    That,
+    /// It finds out by itself.
+    Later,
+    Nothing,
+}
+
 #[tokio::test]
 async fn a_token_that_comes_after_the_end_in_another_process_is_given_back_too() {
     let world = World::refreshing().await;
     let mut left = world.sessions.left_tokens().unwrap();
-    for (reason, expected) in [(EndReason::Logout, &["r-1"][..]), (EndReason::Replaced, &[])] {
+    let of_the_refresh = &["r-1"][..];
+    let ways = [
+        (Heard::Why(EndReason::Logout), of_the_refresh),
+        (Heard::Why(EndReason::Replaced), &[]),
+        (Heard::That, of_the_refresh),
+        (Heard::Later, of_the_refresh),
+        (Heard::Nothing, of_the_refresh),
+    ];
+    for (heard, expected) in ways {
         let idp = Idp::new();
-        let (_, session) = world.sign_in("ada").await;
+        let (value, session) = world.sign_in("ada").await;
         let closed = idp.door.write().await;
         let now = world.clock.now();
         let flight = world.sessions.begin_refresh(&session, &idp, now).unwrap();
@@ -151,13 +169,21 @@ async fn a_token_that_comes_after_the_end_in_another_process_is_given_back_too()
             tokio::task::yield_now().await;
         }
         // The other gives back what it finds.
-        world.sessions.ended_elsewhere(session.id, reason);
+        match heard {
+            Heard::Why(reason) => world.sessions.ended_elsewhere(session.id, reason),
+            Heard::That => assert!(world.sessions.end_for_peer(session.id).await.unwrap()),
+            Heard::Later | Heard::Nothing => {}
+        }
         for space in [Space::Sessions, Space::Refreshes] {
             world.store.inner.remove(space, &session.id.0).await.unwrap();
         }
+        if matches!(heard, Heard::Later) {
+            world.sessions.recheck().await.unwrap();
+            assert!(session.has_ended() && !world.found(&value).await);
+        }
         drop(closed);
         flight.landed().await;
-        assert_eq!(given_back(&mut left), refresh_tokens(expected), "{reason:?}");
+        assert_eq!(given_back(&mut left), refresh_tokens(expected), "{heard:?}");
     }
 }
 

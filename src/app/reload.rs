@@ -6,7 +6,6 @@
 //! control goes on meanwhile, so it answers the watchdog and cuts connections of ended sessions.
 //! What is replaced is freed beside them, too, when the last request that began under it is over.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,20 +71,15 @@ fn aside<T: Send + 'static>(
 }
 
 /// Keeps the set of policies for the audit log's readers: before it decides. One that has not changed
-/// was kept when it came. The new configuration may name another directory, and is refused then.
-fn archive(
-    built: &Assembly,
-    former: &Snapshot,
-    directory: Option<&Path>,
-) -> Result<(), Vec<Finding>> {
+/// was kept when it came.
+fn archive(built: &Assembly, former: &Snapshot) -> Result<(), Vec<Finding>> {
     let (config, policies) = (&built.config, &built.policies);
-    let directory = directory.unwrap_or(&config.audit.directory);
     if policies.hash() == former.policies.hash() {
         return Ok(());
     }
     serde_json::to_vec(policies.archive())
         .map_err(std::io::Error::other)
-        .and_then(|set| audit::archive_policy_set(directory, policies.hash(), &set))
+        .and_then(|set| audit::archive_policy_set(&config.audit.directory, policies.hash(), &set))
         .map_err(|error| {
             let cause = format!("the policy set can't be kept: {error}");
             vec![Finding::error(&config.source, cause)]
@@ -135,10 +129,13 @@ impl Control {
         let begun = aside({
             let former = Arc::clone(&former);
             let asked = former.policies.asked();
-            let kept_in = self.config.as_ref().map(|config| config.audit.directory.clone());
+            let config = self.config.clone();
             move || {
                 let built = assemble(&path, &metrics, workers, Some(&former))?;
-                archive(&built, &former, kept_in.as_deref())?;
+                if let Some(config) = &config {
+                    same_process(config, &built.config)?;
+                }
+                archive(&built, &former)?;
                 built.policies.recall(&asked);
                 Ok(built)
             }
@@ -191,9 +188,6 @@ impl Control {
     }
 
     fn apply(&mut self, mut assembly: Assembly, former: Arc<Snapshot>) -> Result<(), Vec<Finding>> {
-        if let Some(config) = &self.config {
-            same_process(config, &assembly.config)?;
-        }
         let (logins, clock) = (&self.logins, &self.gate.clock);
         let providers = assembly.providers(logins, clock, Some(&former.providers))?;
         super::log_warnings(&assembly.warnings);

@@ -14,14 +14,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::slots::{Places, Slots};
+use super::slots::{Counter, Places, Slots};
 use crate::config::model::Route;
 use crate::domain::canonical::Host;
 
 /// What tells sets of endpoints apart, whatever their weights and order.
 type Endpoints = BTreeSet<(Host, u16)>;
 
-/// Counters by their addresses, each once.
+/// By the addresses of their own counters, each once.
 type Counters = BTreeMap<usize, Arc<Slots>>;
 
 /// The places of every route of a configuration, and of routes that it has no more as long as
@@ -101,24 +101,22 @@ impl Counts {
 
 impl Known {
     fn counter(&self) -> Option<(usize, Arc<Slots>)> {
-        let counter = &self.places.upstream;
-        self.endpoints.as_ref().map(|_| (address(counter), Arc::clone(counter)))
+        let slots = &self.places.upstream;
+        self.endpoints.as_ref().map(|_| (address(slots.own()), Arc::clone(slots)))
     }
 }
 
-/// A counter that begins with what is under way at these, and at those that they follow.
-fn following(mut counters: Counters) -> Arc<Slots> {
-    let earlier: Counters = counters
-        .values()
-        .flat_map(|counter| counter.before().iter())
-        .filter(|counter| counter.under_way() > 0)
-        .map(|counter| (address(counter), Arc::clone(counter)))
-        .collect();
-    counters.extend(earlier);
-    Arc::new(Slots::counting(counters.into_values()))
+/// Places that begin with what is under way at these, and at those that they follow.
+fn following(slots: Counters) -> Arc<Slots> {
+    let earlier = slots.values().flat_map(|slots| slots.before());
+    let busy = earlier.filter(|counter| counter.under_way() > 0);
+    let before = busy.chain(slots.values().map(|slots| slots.own()));
+    let before: BTreeMap<_, _> =
+        before.map(|counter| (address(counter), Arc::clone(counter))).collect();
+    Arc::new(Slots::counting(before.into_values()))
 }
 
-fn address(counter: &Arc<Slots>) -> usize {
+fn address(counter: &Arc<Counter>) -> usize {
     Arc::as_ptr(counter).addr()
 }
 
@@ -254,6 +252,21 @@ mod tests {
         assert_eq!(others.len(), 6, "what the other takes now is none of its own");
         assert_eq!(all(&again, &stays).len(), 0);
         drop((held, others));
+    }
+
+    #[test]
+    fn of_sets_that_part_and_come_together_again_and_again_nothing_is_kept() {
+        let routes = |ports: [&[u16]; 2]| (route("a", 6, ports[0]), route("b", 6, ports[1]));
+        let (together, apart) = (routes([&[1], &[1]]), routes([&[1], &[2]]));
+        let mut counts = first(&[&together.0, &together.1]);
+        let places = counts.of("a");
+        let counter = Arc::downgrade(places.upstream.own());
+        drop(places);
+        for (a, b) in [&apart, &together, &apart, &together] {
+            counts = after(&counts, &[a, b]);
+        }
+        assert!(counter.upgrade().is_none());
+        assert!(counts.of("a").upstream.before().len() <= 2);
     }
 
     #[test]

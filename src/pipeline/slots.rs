@@ -24,17 +24,20 @@ use crate::config::model::Route;
 /// it allows; which ones do is a secret of this process.
 const CALLERS: usize = 1024;
 
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    own: Arc<Counter>,
+    /// What was under way before a reload and counts here, too. Nobody takes places of these any
+    /// more but requests that began under the former configuration.
+    before: Box<[Arc<Counter>]>,
+}
+
 /// Counts what is on its way, over all workers, by the references to one token: taking a place and
 /// giving it back are one atomic step each.
 ///
 /// INVARIANT: nothing but a [`Slot`] holds a second reference.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
-    token: Arc<Token>,
-    /// What was under way before a reload and counts here, too. Nobody takes places of these any
-    /// more but requests that began under the former configuration.
-    before: Box<[Arc<Self>]>,
-}
+pub(super) struct Counter(Arc<Token>);
 
 /// The token, with what the callers have of the contested half, once there was a contest.
 #[derive(Debug, Default)]
@@ -70,27 +73,33 @@ enum Full {
     Caller,
 }
 
+impl Counter {
+    /// Places that are taken.
+    pub(super) fn under_way(&self) -> usize {
+        Arc::strong_count(&self.0).saturating_sub(1)
+    }
+}
+
 impl Slots {
     /// Counts what is still under way there as well.
-    pub(super) fn counting(before: impl Iterator<Item = Arc<Self>>) -> Self {
-        Self { token: Arc::default(), before: before.collect() }
+    pub(super) fn counting(before: impl Iterator<Item = Arc<Counter>>) -> Self {
+        Self { own: Arc::default(), before: before.collect() }
     }
 
-    pub(super) fn before(&self) -> &[Arc<Self>] {
+    pub(super) fn own(&self) -> &Arc<Counter> {
+        &self.own
+    }
+
+    pub(super) fn before(&self) -> &[Arc<Counter>] {
         &self.before
-    }
-
-    /// Places that were taken here.
-    pub(super) fn under_way(&self) -> usize {
-        Arc::strong_count(&self.token).saturating_sub(1)
     }
 
     /// Never more than `limit`, of which one caller never gets all if they are two or more. Two
     /// that race for the last place may both find none.
     fn take(&self, limit: usize, caller: &str) -> Result<Slot, Full> {
-        let mut slot = Slot { token: Arc::clone(&self.token), counter: None };
+        let mut slot = Slot { token: Arc::clone(&self.own.0), counter: None };
         let before: usize = self.before.iter().map(|before| before.under_way()).sum();
-        let taken = self.under_way().saturating_sub(1).saturating_add(before);
+        let taken = self.own.under_way().saturating_sub(1).saturating_add(before);
         // More may be under way than the limit, where a reload has lowered it.
         let free = limit.saturating_sub(taken);
         if free == 0 {
@@ -132,7 +141,7 @@ pub struct Places {
 impl Places {
     /// Whether anything is under way on the route.
     pub(super) fn busy(&self) -> bool {
-        self.requests.under_way() > 0 || self.websockets.under_way() > 0
+        self.requests.own.under_way() > 0 || self.websockets.own.under_way() > 0
     }
 
     /// Takes a place for a request of this principal, or for a WebSocket.
@@ -190,8 +199,8 @@ mod tests {
         let third = slots.take(2, "c").unwrap();
         assert!(slots.take(2, "a").is_err());
         drop((second, third));
-        assert_eq!(slots.under_way(), 0, "those who found none left nothing behind");
-        let callers = slots.token.0.get().unwrap();
+        assert_eq!(slots.own.under_way(), 0, "those who found none left nothing behind");
+        let callers = slots.own.0.0.get().unwrap();
         assert!(callers.have.iter().all(|has| has.load(Ordering::Acquire) == 0));
     }
 
@@ -224,6 +233,6 @@ mod tests {
     fn whoever_comes_while_half_is_free_costs_no_counting() {
         let slots = Slots::default();
         let half: Vec<_> = (0..49).map(|_| slots.take(100, "a").unwrap()).collect();
-        assert!(slots.token.0.get().is_none() && half.iter().all(|slot| slot.counter.is_none()));
+        assert!(slots.own.0.0.get().is_none() && half.iter().all(|slot| slot.counter.is_none()));
     }
 }

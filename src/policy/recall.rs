@@ -9,16 +9,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::context::Projection;
 use super::engine::{Engine, Pair};
+use super::footprint::{Field, Footprint};
 use super::pairs::PairKey;
 use crate::domain::decision::Decision;
 
-/// Most combinations of principal, resource and action that are put to a successor, and most
-/// contexts: a tenth of a second's work or so.
+/// Most combinations of principal, resource and action that are put to a successor.
 const MOST_PAIRS: usize = 4096;
-const MOST_CONTEXTS: usize = 4096;
+
+/// How long the successor may be kept from being in force by that. A thousand questions are some
+/// tenth of it; large sets whose scopes tell little apart take longer.
+const AT_MOST: Duration = Duration::from_millis(200);
 
 /// For how many reloads one after the other a pair stays that nobody asks for.
 const PATIENCE: u8 = 3;
@@ -42,14 +46,21 @@ impl Engine {
 
     /// Decides what its predecessor was asked, and remembers it. For a set that isn't in force yet.
     pub fn recall(&self, asked: &Asked) {
+        self.recall_until(asked, Instant::now() + AT_MOST);
+    }
+
+    fn recall_until(&self, asked: &Asked, until: Instant) {
         // Questions are made of the schema's words.
         if std::ptr::eq(self, &*asked.former) || self.archive.schema != asked.former.archive.schema
         {
             return;
         }
-        let mut answers = Answers { left: MOST_CONTEXTS, known: HashMap::new() };
+        let mut answers = HashMap::new();
         for (mut own, former) in self.pairs.all().zip(&asked.pairs) {
             for (key, pair) in former {
+                if Instant::now() >= until {
+                    return;
+                }
                 if let Some(pair) = self.succeeding(*key, pair, &mut answers) {
                     own.insert(*key, Arc::new(pair), self.most_entities());
                 }
@@ -61,31 +72,28 @@ impl Engine {
         let (principal, resource) = (Arc::clone(&former.principal), Arc::clone(&former.resource));
         let (question, unasked) = (Arc::clone(&former.question), former.unasked() + 1);
         let pair = self.pair_of(principal, resource, question, unasked).ok()?;
-        if pair.footprint() == former.footprint() {
+        if pair.footprint() == former.footprint() && !sees_an_age(pair.footprint()) {
             for projection in former.projections() {
-                answers.remember(self, key, &pair, projection);
+                match answers.get(&(key, projection.clone())) {
+                    Some(known) => pair.remember(projection, known),
+                    None => {
+                        let answer = self.answer(&pair, projection.clone());
+                        answers.insert((key, projection), answer);
+                    }
+                }
             }
         }
         Some(pair)
     }
 }
 
-/// Workers were asked much the same.
-struct Answers {
-    left: usize,
-    known: HashMap<(PairKey, Projection), Arc<Decision>>,
-}
+/// What several workers were asked is decided once.
+type Answers = HashMap<(PairKey, Projection), Arc<Decision>>;
 
-impl Answers {
-    fn remember(&mut self, engine: &Engine, key: PairKey, pair: &Pair, projection: Projection) {
-        let question = (key, projection.clone());
-        if let Some(known) = self.known.get(&question) {
-            pair.remember(projection, known);
-        } else if self.left > 0 {
-            self.left -= 1;
-            self.known.insert(question, engine.answer(pair, projection));
-        }
-    }
+/// An age is another every second, so that nobody will ask the same again.
+fn sees_an_age(footprint: Footprint) -> bool {
+    let ages = [Field::AuthAge, Field::SessionAge, Field::PostureAge];
+    ages.into_iter().any(|field| footprint.contains(field))
 }
 
 #[cfg(test)]
@@ -154,6 +162,26 @@ mod tests {
         assert!(remembered(&last, &query).is_some());
         last.decision(&query);
         assert!(remembered(&after(&last, PATIENCE), &query).is_some(), "asked again");
+    }
+
+    #[test]
+    fn what_was_asked_at_an_age_is_not_decided_beforehand() {
+        let old = "forbid(principal, action, resource)
+            when { context has session_age && context.session_age > 9 };";
+        let text = format!("{MEMBERS} {old}");
+        let (former, query) = (set(&text), member());
+        former.decision(&query);
+        assert!(remembered(&former, &query).is_some());
+        assert_eq!(recalled(&former, &format!("{text} // another"), &query), None);
+    }
+
+    #[test]
+    fn when_the_time_is_up_the_rest_waits_for_who_asks() {
+        let (former, query) = (set(MEMBERS), member());
+        former.decision(&query);
+        let successor = set(&format!("{MEMBERS} // another"));
+        successor.recall_until(&former.asked(), Instant::now());
+        assert!(successor.pairs.mine().unwrap().get(&PairKey::of(&query)).is_none());
     }
 
     #[test]

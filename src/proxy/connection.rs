@@ -172,6 +172,7 @@ where
                 (io, service) = (parts.io.into_inner(), parts.service);
             }
             (end, Some(parts)) => {
+                drop(parts.read_buf);
                 linger(parts.io.into_inner()).await;
                 return end.unwrap_or(End::Closed);
             }

@@ -7,7 +7,8 @@
 //! writing side is shut first, and what comes is thrown away until the client has closed its own, for
 //! no longer than [`CLOSING`] and no more than [`BYTES`].
 //!
-//! Whoever makes a flood, or breaks the protocol, isn't waited for: that is for the caller to know.
+//! Over HTTP/2, whoever makes a flood or breaks the protocol isn't waited for: that is for the caller
+//! to know.
 //!
 //! INVARIANT: what lingers is a socket and no more. Of TLS and HTTP nothing is left, and nothing that
 //! arrives is kept, so that there is no need to stop while memory is short.

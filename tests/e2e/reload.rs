@@ -224,10 +224,16 @@ async fn a_set_of_policies_is_kept_with_the_audit_log_before_it_decides() {
     })
     .await;
     // Of a configuration that is refused, none is.
-    gate.rewrite_policies("@id(\"all\") permit (principal, action, resource);");
-    gate.rewrite(|config| config["audit"]["directory"] = json!(another));
+    let others = gate.folder().join("other-policies");
+    fs::create_dir(&others).unwrap();
+    fs::write(others.join("a.cedar"), "permit (principal, action, resource);").unwrap();
+    gate.rewrite(|config| {
+        config["audit"]["directory"] = json!(another);
+        config["policies"]["directory"] = json!(others);
+    });
     let refused = ["configuration-refused", "audit", "restart the gate"];
     gate.audited("the refusal", |record| mentions(record, &refused)).await;
+    assert_eq!(sets(&kept_in), 2);
     assert!(!another.exists());
 }
 

@@ -264,18 +264,12 @@ async fn one_address_whose_codes_nobody_answers_leaves_room_for_those_who_sign_i
         world.script.lock().silent = false;
         let (state, cookies) = world.begin().await.unwrap();
         world.finish_from(1, &format!("code=c&state={state}"), &cookies).await.unwrap();
-        // From the stranger's address nobody else finds a place, for as long as a call may take.
-        let (state, cookies) = world.begin().await.unwrap();
-        tokio::time::pause();
-        let refused = world.finish_from(2, &format!("code=c&state={state}"), &cookies).await;
-        let refused = refused.unwrap_err();
-        assert!(refused.status() == 503 && refused.to_string().contains("too many"), "{refused}");
     };
     tokio::select! {
         ended = stranger => panic!("{ended:?}"),
         () = honest => {}
     }
-    assert_eq!(world.script.lock().codes, sign_ins::OF_ONE_ADDRESS);
+    assert_eq!(world.script.lock().codes, sign_ins::OF_ONE_ADDRESS, "the others wait");
 }
 
 #[tokio::test]

@@ -133,7 +133,6 @@ where
             if let Some(io) = turns.into_io()
                 && !activity.ended()
             {
-                // Room for this is taken at the end only.
                 Box::pin(linger(io)).await;
             }
             drop(service);
@@ -173,7 +172,8 @@ where
             }
             (end, Some(parts)) => {
                 drop(parts.read_buf);
-                linger(parts.io.into_inner()).await;
+                // Room for this is taken at the end only.
+                Box::pin(linger(parts.io.into_inner())).await;
                 return end.unwrap_or(End::Closed);
             }
             (end, None) => return end.unwrap_or(End::Closed),

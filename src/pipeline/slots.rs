@@ -24,6 +24,7 @@ use crate::config::model::Route;
 /// it allows; which ones do is a secret of this process.
 const CALLERS: usize = 1024;
 
+/// Places that several may share, and what counts along.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     own: Arc<Counter>,

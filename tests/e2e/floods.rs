@@ -8,24 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 
 use crate::harness::client::Wire;
+use crate::harness::frames::{
+    END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, frame,
+};
 use crate::harness::{Browser, Gate, Recorder, eventually, within};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADERS: u8 = 0x1;
-const SETTINGS: u8 = 0x4;
-const PING: u8 = 0x6;
-const GOAWAY: u8 = 0x7;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
 const ENHANCE_YOUR_CALM: u32 = 0xb;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let [_, high, middle, low] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = vec![high, middle, low, kind, flags];
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
 
 /// GET or POST of `/`: indexed fields and the authority (RFC 7541, appendix A).
 fn block(method: u8, authority: &str) -> Vec<u8> {

@@ -7,20 +7,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::client::authority;
+use crate::harness::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
+    frame,
+};
 use crate::harness::gate::HOST;
 use crate::harness::pki::client_config;
 use crate::harness::{Browser, Gate, Recorder, eventually, within};
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0x0;
-const HEADERS: u8 = 0x1;
-const SETTINGS: u8 = 0x4;
-const PING: u8 = 0x6;
-const GOAWAY: u8 = 0x7;
-const WINDOW_UPDATE: u8 = 0x8;
-const ACK: u8 = 0x1;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
 
 /// In bytes: less than the gate's kernel takes of it at once...
 const LARGE: usize = 1024 * 1024;
@@ -71,9 +64,7 @@ impl Client {
         stream: u32,
         payload: &[u8],
     ) -> std::io::Result<()> {
-        let [_, high, middle, low] = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [high, middle, low, kind, flags];
-        self.wire.write_all(&[&head, &stream.to_be_bytes()[..], payload].concat()).await?;
+        self.wire.write_all(&frame(kind, flags, stream, payload)).await?;
         self.wire.flush().await
     }
 

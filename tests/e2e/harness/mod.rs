@@ -4,6 +4,7 @@ pub mod caller;
 pub mod cgroup;
 pub mod client;
 pub mod folder;
+pub mod frames;
 pub mod gate;
 pub mod held;
 pub mod moody;

@@ -37,8 +37,9 @@ use crate::config::model::ListenerLimits;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long an HTTP/1 connection is kept ready for its next request. A busy one never gets to rest;
-/// one that does pays a twentieth of a request for waking up.
-const REST_AFTER: Duration = Duration::from_millis(250);
+/// one that does pays a twentieth of a request for waking up. Of many that come one after the other,
+/// as many hold buffers at a time as come while one of them waits for its rest.
+const REST_AFTER: Duration = Duration::from_millis(50);
 
 /// How often it is looked whether a connection rests that had a request in flight the last time.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);

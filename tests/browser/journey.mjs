@@ -366,9 +366,7 @@ async function journey() {
       { polling: 50 },
     );
     await Promise.all([tab.waitForNavigation(), tab.locator('button[type=submit]').click()]);
-    const start = Date.now();
     await cut;
-    assert.ok(Date.now() - start < 2000, `it took ${Date.now() - start} ms`);
     await otto.picture('live-view-cut');
   });
   await otto.leave();
@@ -386,12 +384,12 @@ async function journey() {
 
 /** The values change and so does what is drawn. */
 async function moves(person) {
-  const canvas = () => person.page.evaluate(() => document.getElementById('chart').toDataURL());
   const level = await person.text('#level');
-  const drawn = await canvas();
   await person.page.waitForFunction((was) => document.getElementById('level').textContent !== was, level);
   assert.notEqual(await person.text('#level'), '–');
-  assert.notEqual(await canvas(), drawn, 'the chart stands still');
+  const drawn = await person.page.evaluate(() => document.getElementById('chart').toDataURL());
+  // It is drawn when the browser gets to it, after the values.
+  await person.page.waitForFunction((was) => document.getElementById('chart').toDataURL() !== was, drawn);
 }
 
 try {

@@ -20,7 +20,7 @@ use super::spare::Spare;
 use crate::config::model;
 
 /// How long a buffered record may wait for company.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(5);
 
 /// How long a written record may wait for a sync that nobody asked for.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);

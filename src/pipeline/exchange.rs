@@ -50,7 +50,7 @@ pub struct Exchange<S> {
     pub(super) asker: Asker,
     pub(super) quota: Quota,
     /// The head to forward.
-    head: Option<http::request::Parts>,
+    head: Option<Box<http::request::Parts>>,
     pub(super) state: S,
 }
 
@@ -77,7 +77,7 @@ impl Exchange<Authorized> {
     }
 
     /// The head to forward. It is there once.
-    pub fn take_head(&mut self) -> Option<http::request::Parts> {
+    pub fn take_head(&mut self) -> Option<Box<http::request::Parts>> {
         self.head.take()
     }
 

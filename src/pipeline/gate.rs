@@ -122,7 +122,7 @@ impl Gate {
     pub async fn admit(
         &self,
         connection: &Arc<ClientConnection>,
-        head: http::request::Parts,
+        head: Box<http::request::Parts>,
     ) -> Outcome {
         let mut arrival = receive(self, connection, head); // id, time, snapshot
         match self.stages(&mut arrival).await {
@@ -283,7 +283,7 @@ impl Gate {
     pub async fn refuse_early(
         &self,
         connection: &Arc<ClientConnection>,
-        head: http::request::Parts,
+        head: Box<http::request::Parts>,
         refusal: &Refusal,
     ) -> http::Response<Bytes> {
         let mut arrival = receive(self, connection, head);

@@ -29,7 +29,7 @@ pub struct Arrival {
     /// Otherwise `client` is only the nearest proxy that is known, and the request is refused.
     pub client_is_known: bool,
     pub snapshot: Guard<Arc<Snapshot>>,
-    pub head: http::request::Parts,
+    pub head: Box<http::request::Parts>,
     /// Known once the request is routed, for records and metrics of a refusal.
     pub route: Option<Arc<RouteEntry>>,
     /// Known once the request is authenticated.
@@ -41,7 +41,7 @@ pub struct Arrival {
 pub fn receive(
     gate: &Gate,
     connection: &Arc<ClientConnection>,
-    head: http::request::Parts,
+    head: Box<http::request::Parts>,
 ) -> Arrival {
     let at = gate.clock.now();
     let client = source::client(connection, &head.headers);

@@ -304,7 +304,7 @@ impl World {
 
     async fn admit(&self, request: http::request::Builder) -> Outcome {
         let head = request.body(()).unwrap().into_parts().0;
-        self.gate.admit(&self.connection, head).await
+        self.gate.admit(&self.connection, Box::new(head)).await
     }
 
     /// Takes the policies out that there are, and puts these in.

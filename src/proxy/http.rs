@@ -95,7 +95,9 @@ async fn respond(
     in_flight: InFlight,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let (mut head, body) = request.into_parts();
+    let (head, body) = request.into_parts();
+    // Handed on from one future to the next: in its place each would have a copy.
+    let mut head = Box::new(head);
     let is_head = head.method == Method::HEAD;
     if let Some(ambiguity) = in_flight.ambiguity() {
         let refusal = Refusal::Malformed(ambiguity.text());
@@ -138,11 +140,11 @@ async fn respond(
         return Ok(own(exchange.refused(&Refusal::Internal), is_head, in_flight));
     };
     if exchange.is_websocket() {
-        let request = Request::from_parts(head, Empty::<Bytes>::new());
+        let caller = exchange.caller(context.worker);
         return Ok(
-            match Box::pin(exchange.pool().send(exchange.caller(context.worker), request)).await {
+            match Box::pin(exchange.pool().send(caller, head, Empty::<Bytes>::new())).await {
                 Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    let upstream = hyper::upgrade::on(&mut response);
+                    let upstream = hyper::upgrade::on(&mut *response);
                     let (mut head, _) = response.into_parts();
                     exchange.respond(&mut head, true);
                     exchange.finished(head.status, exchange.elapsed());
@@ -197,7 +199,7 @@ async fn keep(context: &Context, pending: Box<Pending>, body: Incoming) -> Respo
 async fn forward<B>(
     context: &Arc<Context>,
     exchange: Box<Exchange<Authorized>>,
-    head: http::request::Parts,
+    head: Box<http::request::Parts>,
     body: B,
     version: Version,
     in_flight: InFlight,
@@ -216,7 +218,7 @@ where
         body = body.held(exchange.holding());
     }
     let caller = exchange.caller(context.worker);
-    let sent = exchange.pool().send(caller, Request::from_parts(head, body)).await;
+    let sent = exchange.pool().send(caller, head, body).await;
     let elapsed = exchange.elapsed();
     let response = match (sent, fate.fault()) {
         // A late answer is only for those who may still have it.
@@ -276,7 +278,7 @@ const AT_ONCE: u64 = 16 * 1024;
 async fn streamed(
     context: &Context,
     exchange: Box<Exchange<Authorized>>,
-    response: Response<crate::upstream::UpstreamBody>,
+    response: Box<Response<crate::upstream::UpstreamBody>>,
     elapsed: Duration,
     in_flight: InFlight,
 ) -> Response<ResponseBody> {

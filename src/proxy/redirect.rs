@@ -39,7 +39,7 @@ pub async fn answer<B>(
     let is_head = head.method == Method::HEAD;
     let mut response = match target {
         Ok(location) => redirect(location),
-        Err(refusal) => connection.gate.refuse_early(connection, head, &refusal).await,
+        Err(refusal) => connection.gate.refuse_early(connection, Box::new(head), &refusal).await,
     };
     let headers = response.headers_mut();
     // RFC 6797, section 7.2: not over a transport that anyone can write to.

@@ -148,6 +148,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // send(2) costs the kernel less than writev(2).
+        if let [only] = data {
+            return self.poll_write(cx, only);
+        }
         self.get_mut().traced(data, |transport| match transport {
             Transport::Plain(io) => Pin::new(io).poll_write_vectored(cx, data),
             Transport::Tls(io) => Pin::new(io).poll_write_vectored(cx, data),

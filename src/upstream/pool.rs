@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response, request};
+use http::{Response, request};
 use http_body::Body;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
@@ -24,7 +24,7 @@ use super::credential;
 use super::error::UpstreamError;
 use super::health::Probe;
 use super::idle::Idle;
-use super::send::{self, Limits, Try};
+use super::send::{self, Limits, Outgoing, Try};
 use super::tls;
 use super::upkeep::{Shown, Upkeep};
 use super::vitals::Payload;
@@ -194,15 +194,16 @@ impl Pool {
     pub async fn send<B>(
         &self,
         caller: Caller<'_>,
-        request: Request<B>,
-    ) -> Result<Response<UpstreamBody>, UpstreamError>
+        head: Box<request::Parts>,
+        body: B,
+    ) -> Result<Box<Response<UpstreamBody>>, UpstreamError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let began = Instant::now();
-        let (head, body) = request.into_parts();
-        match self.try_endpoints(caller, began, head, RequestBody::new(body)).await {
+        let request = Outgoing { head, body: RequestBody::new(body) };
+        match self.try_endpoints(caller, began, request).await {
             Ok(response) => {
                 self.metrics.upstream_latency(began.elapsed());
                 Ok(response)
@@ -218,12 +219,11 @@ impl Pool {
         &self,
         caller: Caller<'_>,
         began: Instant,
-        mut head: request::Parts,
-        body: RequestBody,
-    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        mut request: Outgoing,
+    ) -> Result<Box<Response<UpstreamBody>>, UpstreamError> {
         match self.upstream.protocol {
-            UpstreamProtocol::Http1 => send::prepare_http1(&mut head)?,
-            UpstreamProtocol::Http2 => send::prepare_http2(&mut head, self.scheme)?,
+            UpstreamProtocol::Http1 => send::prepare_http1(&mut request.head)?,
+            UpstreamProtocol::Http2 => send::prepare_http2(&mut request.head, self.scheme)?,
         }
         if !self.balance.is_resolved() {
             let resolved = self.balance.ensure_resolved();
@@ -233,12 +233,11 @@ impl Pool {
         }
         let limits =
             Limits { response: self.upstream.response_timeout, idle: self.upstream.idle_timeout };
-        let mut request = Request::from_parts(head, body);
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut budget = self.upstream.connect_timeout;
         let mut last = None;
         let mut sent = 0;
-        let payload = if request.body().is_empty() { Payload::None } else { Payload::Body };
+        let payload = if request.body.is_empty() { Payload::None } else { Payload::Body };
         while let Some(attempt) = self.balance.select(&tried, caller, payload) {
             let (target, worker) = (attempt.target(), caller.worker);
             // Once a kept connection has failed, the others to the endpoint are as likely dead.
@@ -283,11 +282,11 @@ impl Pool {
             match outcome {
                 Try::Answered(response) => {
                     attempt.answered(response.status());
-                    return Ok(*response);
+                    return Ok(response);
                 }
                 // That a kept connection has died says nothing about the endpoint.
                 Try::Again(again, _) if sent < MAX_TRIES && self.may_retry(&tried) => {
-                    request = *again;
+                    request = again;
                 }
                 Try::Again(_, error) => return Err(error),
                 Try::Failed(error) => {

@@ -50,11 +50,37 @@ pub(super) fn http2_builder() -> http2::Builder<TokioExecutor> {
     builder
 }
 
+/// A request on its way. Its head stays where it is, however often it is handed on.
+pub(super) struct Outgoing {
+    pub(super) head: Box<request::Parts>,
+    pub(super) body: RequestBody,
+}
+
+impl Outgoing {
+    /// Whether it may go out again where nothing says that it arrived.
+    fn may_repeat(&self, reused: bool) -> bool {
+        reused && self.head.method.is_idempotent() && self.body.is_empty()
+    }
+}
+
+impl From<Request<RequestBody>> for Outgoing {
+    fn from(request: Request<RequestBody>) -> Self {
+        let (head, body) = request.into_parts();
+        Self { head: Box::new(head), body }
+    }
+}
+
+impl From<Outgoing> for Request<RequestBody> {
+    fn from(Outgoing { head, body }: Outgoing) -> Self {
+        Self::from_parts(*head, body)
+    }
+}
+
 /// How one try ended.
 pub(super) enum Try {
     Answered(Box<Response<UpstreamBody>>),
     /// It can't have had an effect; the request may go out again.
-    Again(Box<Request<RequestBody>>, UpstreamError),
+    Again(Outgoing, UpstreamError),
     Failed(UpstreamError),
 }
 
@@ -99,32 +125,27 @@ pub(super) fn prepare_http2(head: &mut request::Parts, scheme: &str) -> Result<(
     Ok(())
 }
 
-/// Whether the request may go out again where nothing says that it arrived.
-fn may_repeat(request: &Request<RequestBody>, reused: bool) -> bool {
-    reused && request.method().is_idempotent() && request.body().is_empty()
-}
-
 /// Sends over an HTTP/1 connection that is ready.
 pub(super) async fn over_http1(
     mut connection: Box<Http1>,
     reused: bool,
-    request: Request<RequestBody>,
+    request: Outgoing,
     limits: Limits,
     worker: usize,
     now: Instant,
     idle: &Arc<Idle>,
 ) -> Try {
-    connection.trace.begin(may_repeat(&request, reused));
+    connection.trace.begin(request.may_repeat(reused));
     // What is not at hand had to be connected first, which has a deadline of its own.
     let sent = if reused { now } else { Instant::now() };
-    let upgrade = asks_for_upgrade(request.headers());
-    let signs_in = signs_the_connection_in(request.headers(), &AUTHORIZATION);
-    let progress = request.body().progress();
+    let upgrade = asks_for_upgrade(&request.head.headers);
+    let signs_in = signs_the_connection_in(&request.head.headers, &AUTHORIZATION);
+    let progress = request.body.progress();
     if upgrade {
         connection.release();
     }
     let mut patience = connection.patience.take();
-    let mut sending = pin!(connection.sender.try_send_request(request));
+    let mut sending = pin!(connection.sender.try_send_request(request.into()));
     let driven = poll_fn(|cx| connection.poll(cx, |cx| sending.as_mut().poll(cx)));
     let result = match progress {
         None => soon(driven, &mut patience, sent + limits.response).await,
@@ -143,7 +164,7 @@ pub(super) async fn over_http1(
             let died = matches!(error, UpstreamError::Closed { .. }) && !connection.trace.heard();
             let again = untouched.or_else(|| connection.trace.request().filter(|_| died));
             return match again {
-                Some(request) => Try::Again(Box::new(request), error),
+                Some(request) => Try::Again(request.into(), error),
                 None => Try::Failed(error),
             };
         }
@@ -165,12 +186,12 @@ pub(super) async fn over_http1(
     Try::Answered(Box::new(response.map(|body| UpstreamBody::new(body, lease, limits.idle))))
 }
 
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+fn copy(head: &request::Parts) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
+    *copy.method_mut() = head.method.clone();
+    *copy.uri_mut() = head.uri.clone();
+    *copy.version_mut() = head.version;
+    *copy.headers_mut() = head.headers.clone();
     copy
 }
 
@@ -178,12 +199,12 @@ fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
 pub(super) async fn over_http2(
     mut sender: http2::SendRequest<RequestBody>,
     reused: bool,
-    request: Request<RequestBody>,
+    request: Outgoing,
     limits: Limits,
 ) -> Try {
-    let spare = may_repeat(&request, reused).then(|| copy(&request));
-    let progress = request.body().progress();
-    let sending = sender.try_send_request(request);
+    let spare = request.may_repeat(reused).then(|| copy(&request.head));
+    let progress = request.body.progress();
+    let sending = sender.try_send_request(request.into());
     let result = match progress {
         None => soon(sending, &mut None, Instant::now() + limits.response).await,
         Some(progress) => within(sending, progress, limits.response, limits.idle).await,
@@ -203,8 +224,8 @@ pub(super) async fn over_http2(
             let untouched = failed.take_message();
             let error = UpstreamError::from_hyper(failed.error());
             match (untouched, spare) {
-                (Some(request), _) => Try::Again(Box::new(request), error),
-                (None, Some(copy)) if sender.is_closed() => Try::Again(Box::new(copy), error),
+                (Some(request), _) => Try::Again(request.into(), error),
+                (None, Some(copy)) if sender.is_closed() => Try::Again(copy.into(), error),
                 _ => Try::Failed(error),
             }
         }

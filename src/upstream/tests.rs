@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 use http_body_util::{BodyExt as _, Empty, Full};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -84,6 +85,17 @@ fn pool(upstream: Upstream) -> Arc<Pool> {
 /// The caller of a worker, always the same session of the same user.
 fn by(worker: usize) -> Caller<'static> {
     Caller { worker, session: SessionId([7; 32]), principal: "test/vera" }
+}
+
+impl Pool {
+    async fn ask(
+        &self,
+        caller: Caller<'_>,
+        request: Request<impl Body<Data = Bytes, Error: Into<body::BoxError>> + Send + 'static>,
+    ) -> Result<Response<UpstreamBody>, UpstreamError> {
+        let (head, body) = request.into_parts();
+        self.send(caller, Box::new(head), body).await.map(|response| *response)
+    }
 }
 
 fn request(method: &str) -> Request<Empty<Bytes>> {

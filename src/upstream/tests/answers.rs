@@ -8,7 +8,7 @@ async fn a_connection_is_used_again_by_its_own_worker_only() {
     let pool = pool(upstream(&[address]));
     let mut connections = String::new();
     for worker in [0, 0, 1] {
-        let response = pool.send(by(worker), request("GET")).await.unwrap();
+        let response = pool.ask(by(worker), request("GET")).await.unwrap();
         assert_eq!(text(response).await.unwrap(), "ok");
         until(|| pool.all_ready()).await;
         connections.push(seen.recv().await.unwrap().chars().next().unwrap());
@@ -27,7 +27,7 @@ async fn a_request_over_a_kept_connection_runs_twice() {
         let pool = Arc::clone(&pool);
         polls = tokio::spawn(async move {
             let mut exchange = Box::pin(async {
-                let response = pool.send(by(0), request("GET")).await.unwrap();
+                let response = pool.ask(by(0), request("GET")).await.unwrap();
                 assert_eq!(text(response).await.unwrap(), "ok");
             });
             let mut polls = 0;
@@ -50,7 +50,7 @@ async fn what_the_upstream_sees_is_origin_form_with_the_host() {
     let mut outgoing = request("GET");
     *outgoing.version_mut() = http::Version::HTTP_2;
     *outgoing.uri_mut() = "https://public.example/path?query".parse().unwrap();
-    pool(upstream(&[address])).send(by(0), outgoing).await.unwrap();
+    pool(upstream(&[address])).ask(by(0), outgoing).await.unwrap();
     assert_eq!(
         seen.recv().await.unwrap(),
         "1 GET /path?query HTTP/1.1\r\nhost: public.example\r\n\r\n"
@@ -73,7 +73,7 @@ async fn ambiguous_or_broken_answers_are_502_and_the_connection_is_dropped() {
     ] {
         let (address, _seen) = scripted(answer, 1).await;
         let pool = pool(upstream(&[address]));
-        let error = pool.send(by(0), request("GET")).await.map(drop).unwrap_err();
+        let error = pool.ask(by(0), request("GET")).await.map(drop).unwrap_err();
         assert_eq!(
             (error.kind(), error.status().as_u16()),
             ("protocol", 502),
@@ -92,7 +92,7 @@ async fn too_large_a_header_is_502() {
             Box::leak(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n").into());
         let (address, _seen) = scripted(answer, 1).await;
         let error =
-            pool(upstream(&[address])).send(by(0), request("GET")).await.map(drop).unwrap_err();
+            pool(upstream(&[address])).ask(by(0), request("GET")).await.map(drop).unwrap_err();
         assert_eq!(error.kind(), "protocol", "{error}");
     }
 }
@@ -105,7 +105,7 @@ async fn an_answer_that_ends_early_is_an_error_and_never_a_short_success() {
     ] {
         let (address, _seen) = scripted(answer, 1).await;
         let pool = pool(upstream(&[address]));
-        let response = pool.send(by(0), request("GET")).await.unwrap();
+        let response = pool.ask(by(0), request("GET")).await.unwrap();
         assert_eq!(text(response).await.unwrap_err().kind(), "closed", "{answer:?}");
         assert_eq!(pool.waiting(), 0);
     }
@@ -116,7 +116,7 @@ async fn a_legacy_server_answers_up_to_the_end_of_its_connection() {
     let (address, mut seen) = scripted("HTTP/1.0 200 OK\r\n\r\nold but well", 1).await;
     let pool = pool(upstream(&[address]));
     for connection in ["1", "2"] {
-        let response = pool.send(by(0), request("GET")).await.unwrap();
+        let response = pool.ask(by(0), request("GET")).await.unwrap();
         assert_eq!(text(response).await.unwrap(), "old but well");
         assert!(seen.recv().await.unwrap().starts_with(connection));
     }
@@ -128,7 +128,7 @@ async fn interim_answers_are_not_the_answer() {
     let answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
                   HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let (address, _seen) = scripted(answer, 1).await;
-    let response = pool(upstream(&[address])).send(by(0), request("GET")).await.unwrap();
+    let response = pool(upstream(&[address])).ask(by(0), request("GET")).await.unwrap();
     assert_eq!(response.status(), 200);
     assert!(!response.headers().contains_key("link"));
     assert_eq!(text(response).await.unwrap(), "ok");
@@ -142,7 +142,7 @@ async fn an_upgrade_that_was_asked_for_hands_over_the_stream() {
     let mut outgoing = request("GET");
     outgoing.headers_mut().insert("connection", "upgrade".parse().unwrap());
     outgoing.headers_mut().insert("upgrade", "x".parse().unwrap());
-    let response = pool(upstream(&[address])).send(by(0), outgoing).await.unwrap();
+    let response = pool(upstream(&[address])).ask(by(0), outgoing).await.unwrap();
     assert_eq!(response.status(), 101);
     let mut stream = hyper_util::rt::TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     let mut first = [0; 5];
@@ -170,7 +170,7 @@ async fn silence_ends_at_the_response_and_idle_timeouts_and_the_connection_is_dr
     let mut settings = upstream(&[address]);
     settings.response_timeout = Duration::from_millis(50);
     let waiting = pool(settings);
-    let error = waiting.send(by(0), request("GET")).await.map(drop).unwrap_err();
+    let error = waiting.ask(by(0), request("GET")).await.map(drop).unwrap_err();
     assert_eq!((error.kind(), error.status().as_u16()), ("timeout", 504));
     assert_eq!(waiting.waiting(), 0);
     tokio::time::timeout(patience, closed).await.expect("an end of the connection").unwrap();
@@ -179,7 +179,7 @@ async fn silence_ends_at_the_response_and_idle_timeouts_and_the_connection_is_dr
     let mut settings = upstream(&[address]);
     settings.idle_timeout = Duration::from_millis(50);
     let waiting = pool(settings);
-    let response = waiting.send(by(0), request("GET")).await.unwrap();
+    let response = waiting.ask(by(0), request("GET")).await.unwrap();
     assert_eq!(text(response).await.unwrap_err().kind(), "timeout");
     assert_eq!(waiting.waiting(), 0);
     tokio::time::timeout(patience, closed).await.expect("an end of the connection").unwrap();

@@ -24,14 +24,14 @@ async fn unhealthy_endpoints_get_no_requests_until_they_are_well() {
     settings.health = Some(check(1, 1));
     let pool_down = pool(settings.clone());
     pool_down.check_health().await;
-    let error = pool_down.send(by(0), request("GET")).await.map(drop).unwrap_err();
+    let error = pool_down.ask(by(0), request("GET")).await.map(drop).unwrap_err();
     assert_eq!((error.kind(), error.status().as_u16()), ("no_healthy_endpoint", 503));
 
     settings.endpoints = vec![endpoint(good)];
     let pool_up = pool(settings);
     pool_up.check_health().await;
     assert!(seen.recv().await.unwrap().contains("GET /health HTTP/1.1"));
-    pool_up.send(by(0), request("GET")).await.unwrap();
+    pool_up.ask(by(0), request("GET")).await.unwrap();
 }
 
 /// A server that is well or not as the test says.
@@ -62,7 +62,7 @@ async fn an_endpoint_changes_sides_only_after_as_many_checks_in_a_row_as_configu
     let checked = async |mood| {
         well.store(mood, Ordering::SeqCst);
         pool.check_health().await;
-        pool.send(by(0), request("GET")).await.map_err(|error| error.kind()).map(drop)
+        pool.ask(by(0), request("GET")).await.map_err(|error| error.kind()).map(drop)
     };
     let out = Err("no_healthy_endpoint");
     assert_eq!(checked(false).await, Ok(()), "one failure");

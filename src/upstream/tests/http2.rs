@@ -52,7 +52,7 @@ async fn grpc_trailers_pass_both_ways_over_one_shared_connection() {
         let body = StreamBody::new(futures_util::stream::iter(frames));
         let mut outgoing = request("POST").map(|_| body);
         outgoing.headers_mut().insert("te", "trailers".parse().unwrap());
-        let response = pool.send(by(0), outgoing).await.unwrap();
+        let response = pool.ask(by(0), outgoing).await.unwrap();
         assert_eq!(response.headers()["x-uri"], "http://public.example/path?query");
         assert_eq!(response.headers()["x-te"], "trailers");
         let body = response.into_body().collect().await.unwrap();
@@ -112,10 +112,10 @@ async fn an_upstream_is_verified_by_name_and_shown_our_certificate() {
     let ca = TestCa::new();
     let address = serve_tls(&ca, &ca.issue("server", &["app.internal"])).await;
     let mut settings = with_tls(address, &ca, Some("app.internal"));
-    let response = pool(settings.clone()).send(by(0), request("GET")).await.unwrap();
+    let response = pool(settings.clone()).ask(by(0), request("GET")).await.unwrap();
     assert_eq!(response.headers()["x-client"], "false");
     settings.tls.as_mut().unwrap().client_certificate = Some(ca.issue("gate", &["gate"]));
-    let response = pool(settings).send(by(0), request("GET")).await.unwrap();
+    let response = pool(settings).ask(by(0), request("GET")).await.unwrap();
     assert_eq!(response.headers()["x-client"], "true");
 }
 
@@ -130,7 +130,7 @@ async fn an_expired_foreign_or_misnamed_upstream_is_502() {
         with_tls(good, &ca, Some("else.internal")),
         with_tls(good, &ca, None),
     ] {
-        let error = pool(settings).send(by(0), request("GET")).await.map(drop).unwrap_err();
+        let error = pool(settings).ask(by(0), request("GET")).await.map(drop).unwrap_err();
         assert_eq!((error.kind(), error.status().as_u16()), ("tls", 502), "{error}");
     }
 }

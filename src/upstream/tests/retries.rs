@@ -32,10 +32,10 @@ async fn second_request(
 ) -> (Result<String, UpstreamError>, Vec<usize>) {
     let (address, mut seen) = dies_on_reuse(last).await;
     let pool = pool(upstream(&[address]));
-    let first = pool.send(by(0), request("GET")).await.unwrap();
+    let first = pool.ask(by(0), request("GET")).await.unwrap();
     text(first).await.unwrap();
     until(|| pool.all_ready()).await;
-    let result = match pool.send(by(0), request(method)).await {
+    let result = match pool.ask(by(0), request(method)).await {
         Ok(response) => text(response).await,
         Err(error) => Err(error),
     };
@@ -70,7 +70,7 @@ async fn a_get_is_not_repeated_once_a_byte_of_its_answer_came() {
 #[tokio::test]
 async fn a_get_is_not_repeated_when_a_new_connection_dies() {
     let (address, mut seen) = scripted("", 1).await;
-    let error = pool(upstream(&[address])).send(by(0), request("GET")).await.map(drop).unwrap_err();
+    let error = pool(upstream(&[address])).ask(by(0), request("GET")).await.map(drop).unwrap_err();
     assert_eq!((error.kind(), error.status().as_u16()), ("closed", 502));
     seen.recv().await.unwrap();
     assert!(seen.try_recv().is_err());
@@ -83,7 +83,7 @@ async fn an_endpoint_that_refuses_connections_is_passed_over_for_any_method() {
     let pool = pool(upstream(&[bad, good]));
     for _ in 0..4 {
         let outgoing = request("POST").map(|_| Full::new(Bytes::from_static(b"body")));
-        let response = pool.send(by(0), outgoing).await.unwrap();
+        let response = pool.ask(by(0), outgoing).await.unwrap();
         assert_eq!(response.status(), 200);
     }
 }
@@ -91,7 +91,7 @@ async fn an_endpoint_that_refuses_connections_is_passed_over_for_any_method() {
 #[tokio::test]
 async fn an_upstream_that_cannot_be_reached_is_502() {
     let pool = pool(upstream(&[nowhere().await, nowhere().await]));
-    let error = pool.send(by(0), request("GET")).await.map(drop).unwrap_err();
+    let error = pool.ask(by(0), request("GET")).await.map(drop).unwrap_err();
     assert_eq!((error.kind(), error.status().as_u16()), ("connect", 502));
 }
 
@@ -115,7 +115,7 @@ async fn without_a_budget_another_endpoint_is_not_tried() {
     settings.outliers = None;
     let generous = counted(settings.clone());
     for _ in 0..4 {
-        generous.0.send(by(0), request("GET")).await.unwrap();
+        generous.0.ask(by(0), request("GET")).await.unwrap();
     }
     assert_ne!(retries(&generous, "sent"), "none");
     assert_eq!(retries(&generous, "refused"), "none");
@@ -124,7 +124,7 @@ async fn without_a_budget_another_endpoint_is_not_tried() {
     let strict = counted(settings);
     let mut kinds = Vec::new();
     for _ in 0..4 {
-        let sent = strict.0.send(by(0), request("GET")).await;
+        let sent = strict.0.ask(by(0), request("GET")).await;
         kinds.push(sent.map_or_else(|error| error.kind(), |_| "ok"));
     }
     let refused = kinds.iter().filter(|kind| **kind == "connect").count();
@@ -139,9 +139,9 @@ async fn without_a_budget_a_kept_connection_that_dies_is_the_end() {
     let mut settings = upstream(&[address]);
     settings.retries = RetryBudget { percent: 0, minimum_per_second: 0 };
     let pool = counted(settings);
-    text(pool.0.send(by(0), request("GET")).await.unwrap()).await.unwrap();
+    text(pool.0.ask(by(0), request("GET")).await.unwrap()).await.unwrap();
     until(|| pool.0.all_ready()).await;
-    let error = pool.0.send(by(0), request("GET")).await.map(drop).unwrap_err();
+    let error = pool.0.ask(by(0), request("GET")).await.map(drop).unwrap_err();
     assert_eq!((error.kind(), error.status().as_u16()), ("closed", 502));
     assert_eq!([seen.recv().await, seen.recv().await], [Some(1), Some(1)]);
     assert!(seen.try_recv().is_err(), "no second connection");
@@ -173,7 +173,7 @@ async fn a_connection_that_the_upstream_closed_is_not_taken() {
     let pool = pool(upstream(&[address]));
     for _ in 0..3 {
         let outgoing = request("POST");
-        let response = pool.send(by(0), outgoing).await.unwrap();
+        let response = pool.ask(by(0), outgoing).await.unwrap();
         text(response).await.unwrap();
         until(|| pool.all_closed()).await;
     }
@@ -215,7 +215,7 @@ async fn connections_of_two(answer: &'static str, field: (&'static str, &'static
     for connection in &mut connections {
         let mut request = request("GET");
         request.headers_mut().insert(field.0, http::HeaderValue::from_static(field.1));
-        text(pool.send(by(0), request).await.unwrap()).await.unwrap();
+        text(pool.ask(by(0), request).await.unwrap()).await.unwrap();
         *connection = seen.recv().await.unwrap().as_bytes()[0] - b'0';
     }
     connections

@@ -96,7 +96,7 @@ async fn respond(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let (head, body) = request.into_parts();
-    // Handed on from one future to the next: in its place each would have a copy.
+    // Handed from one future to the next, each of which would else hold a copy of its own.
     let mut head = Box::new(head);
     let is_head = head.method == Method::HEAD;
     if let Some(ambiguity) = in_flight.ambiguity() {

@@ -211,6 +211,14 @@ async fn act(
             let page = person.follow(answer).await.expect(403);
             let decision = page.header("x-wicketgate-decision").unwrap();
             assert!(page.text().contains(decision), "the page doesn't show its decision");
+            // A person takes longer to type the next command than the record takes to be written.
+            eventually("the record", async || {
+                let log = fs::read_dir(folder.join("first-gate/audit")).unwrap();
+                let mut files =
+                    log.filter_map(|file| fs::read_to_string(file.unwrap().path()).ok());
+                files.any(|text| text.contains(decision)).then_some(())
+            })
+            .await;
             *browser = Some(person);
         }
         "reload the page" => {

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::harness::gate::mentions;
 use crate::harness::pki::{Authority, write_secret};
-use crate::harness::{Gate, Recorder};
+use crate::harness::{Gate, Recorder, binary};
 
 fn wicketgate(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_wicketgate")).args(arguments).output().unwrap()
+    Command::new(binary()).args(arguments).output().unwrap()
 }
 
 /// Both streams, as a person sees them.

@@ -28,9 +28,7 @@ use shell::Shell;
 
 use crate::harness::port::{self, Port};
 use crate::harness::provider::{self, Provider};
-use crate::harness::{Browser, Gate, Recorder, eventually, pki};
-
-const BINARY: &str = env!("CARGO_BIN_EXE_wicketgate");
+use crate::harness::{Browser, Gate, Recorder, binary, eventually, pki};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -284,7 +282,7 @@ fn the_recipes_for_policies_keep_their_tables() {
             assert!(table.text.contains(verdict), "{}: no case says `{verdict}`", table.at);
         }
         for command in ["check", "test"] {
-            let output = Command::new(BINARY)
+            let output = Command::new(binary())
                 .args(["policy", command, "--policies"])
                 .arg(folder.path())
                 .output()
@@ -311,7 +309,7 @@ fn commands_in_running_text_exist() {
             let words: Vec<&str> = command.split_whitespace().collect();
             let is_name = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
             let names: Vec<&str> = words.iter().take_while(is_name).copied().collect();
-            let output = Command::new(BINARY).args(&names).arg("--help").output().unwrap();
+            let output = Command::new(binary()).args(&names).arg("--help").output().unwrap();
             let help = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "{}: there is no `{span}`", page.name);
             for option in words.iter().filter(|word| word.starts_with("--")) {
@@ -328,7 +326,7 @@ fn commands_in_running_text_exist() {
 fn the_tour_in_the_readme_is_what_the_demo_prints() {
     let page = Page::read(root(), "README.md");
     let block = page.blocks.iter().find(|block| block.marker == "printed by the tour").unwrap();
-    let output = Command::new(BINARY).args(["demo", "--tour"]).output().unwrap();
+    let output = Command::new(binary()).args(["demo", "--tour"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8(output.stdout).unwrap();
     let mut said = said.lines().map(masked);

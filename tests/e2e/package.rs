@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::not_checked;
 use crate::harness::pki::{Authority, write_secret};
+use crate::harness::{binary, not_checked};
 
 /// Exposure of the service as `systemd-analyze security` counts it, in tenths: 15 is 1.5 of 10.
 /// What is left is what the gate is for (the network, a port below 1024) or a site's own choice
@@ -37,7 +37,7 @@ fn the_service_is_as_confined_as_a_network_service_gets() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["wicketgate.service", "wicketgate.socket"] {
         let text = fs::read_to_string(units.join(name)).unwrap();
-        let text = text.replace("/usr/bin/wicketgate", env!("CARGO_BIN_EXE_wicketgate"));
+        let text = text.replace("/usr/bin/wicketgate", binary().to_str().unwrap());
         fs::write(folder.path().join(name), text).unwrap();
         let path = folder.path().join(name);
         let output = analyze(&["verify", "--man=no", path.to_str().unwrap()]).unwrap();
@@ -76,11 +76,7 @@ fn the_packaged_configuration_is_good_once_its_secrets_are_there() {
     let credentials = "/run/credentials/wicketgate.service";
     let file = etc.join("wicketgate.yaml");
     fs::write(&file, text.replace(credentials, etc.to_str().unwrap())).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_wicketgate"))
-        .args(["check", "--config"])
-        .arg(&file)
-        .output()
-        .unwrap();
+    let output = Command::new(binary()).args(["check", "--config"]).arg(&file).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");

@@ -14,7 +14,7 @@ use crate::harness::gate::{HOST, mentions, route};
 use crate::harness::servers::Echo;
 use crate::harness::websocket::Socket;
 use crate::harness::{
-    Browser, Gate, Held, Notifications, Raw, Recorder, Setup, eventually, websocket, within,
+    Browser, Gate, Held, Notifications, Raw, Recorder, Setup, binary, eventually, websocket, within,
 };
 
 fn durable(name: &str, path: &str, upstream: &str) -> Value {
@@ -393,10 +393,7 @@ async fn when_the_newer_process_dies_the_old_one_lets_nobody_in() {
 fn only_a_gate_can_ask_for_its_place_to_be_taken() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("none.yaml");
-    let output = Command::new(env!("CARGO_BIN_EXE_wicketgate"))
-        .args(["run", "--take-over", "--config"])
-        .arg(file)
-        .output()
-        .unwrap();
+    let output =
+        Command::new(binary()).args(["run", "--take-over", "--config"]).arg(file).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
 }

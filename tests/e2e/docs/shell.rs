@@ -9,9 +9,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use super::page::Block;
-use crate::harness::eventually;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_wicketgate");
+use crate::harness::{binary, eventually};
 
 pub struct Shell {
     /// Groups of processes that were begun here; a gate may be left running in one.
@@ -28,7 +26,7 @@ impl Shell {
             copy(&root.join(part), &clone.join(part));
         }
         fs::create_dir_all(clone.join("target/release")).unwrap();
-        symlink(BINARY, clone.join("target/release/wicketgate")).unwrap();
+        symlink(binary(), clone.join("target/release/wicketgate")).unwrap();
         Self { children: Vec::new(), folder }
     }
 

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::binary::binary;
 use super::client::{Answer, Browser};
 use super::folder;
 use super::pki::{Authority, Identity, client_config, write_secret};
@@ -25,8 +26,6 @@ use super::wait::eventually;
 pub const HOST: &str = "app.localhost";
 /// A host with a certificate of its own.
 pub const SECOND_HOST: &str = "second.localhost";
-
-const BINARY: &str = env!("CARGO_BIN_EXE_wicketgate");
 
 const EVERYBODY: &str = r#"
 @id("signed-in")
@@ -245,7 +244,7 @@ impl Setup {
         write_config(&file, &config);
         let launch = self.launch;
         if let Some(program) = &launch.program {
-            std::os::unix::fs::symlink(BINARY, root.join(program)).unwrap();
+            std::os::unix::fs::symlink(binary(), root.join(program)).unwrap();
         }
         let process = spawn(&file, &launch);
         let mut gate = Gate {
@@ -488,7 +487,7 @@ impl Gate {
 
     /// Runs the binary with these arguments and the gate's configuration.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(arguments).arg("--config").arg(self.config_file());
         command.output().unwrap()
     }
@@ -524,7 +523,7 @@ fn command(config: &Path, launch: &Launch) -> Command {
     let folder = config.parent().unwrap();
     let program = match &launch.program {
         Some(program) => folder.join(program),
-        None => PathBuf::from(BINARY),
+        None => binary(),
     };
     // Without SIGXFSZ a file that may not grow is an error for the gate, as a full disk is.
     let limit = launch.descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));

@@ -1,5 +1,6 @@
 //! Builds a test's world in a line: `Gate::with_upstream(&recorder).start().await`.
 
+pub mod binary;
 pub mod caller;
 pub mod cgroup;
 pub mod client;
@@ -23,6 +24,7 @@ pub mod unchecked;
 pub mod wait;
 pub mod websocket;
 
+pub use binary::binary;
 pub use cgroup::MemoryGroup;
 pub use client::Browser;
 pub use gate::{Gate, Setup};

@@ -308,9 +308,24 @@ async fn after_a_gap_every_session_is_looked_up_anew() {
     other.stream.gap.store(true, Ordering::SeqCst);
     other.catches_up().await;
     assert!(connection.has_ended());
+    assert!(connection.is_unexplained(), "what a refresh brings for it is given back");
     assert!(!other.knows(&held).await);
     assert!(other.knows(&fine).await && other.knows(&idle).await);
     assert_eq!(other.sessions.metrics.revocation_gaps.get(), 1);
+}
+
+#[tokio::test]
+async fn a_session_that_is_read_anew_and_no_longer_there_is_over_without_a_reason() {
+    let (one, other, store) = two(LONG).await;
+    let (value, session) = one.login().await;
+    assert!(other.knows(&value).await);
+    let connection = other.sessions.cache.get(&session.id).unwrap();
+    let refreshed = format!(r#"{{"Refreshed":{{"session":{:?},"generation":1}}}}"#, session.id.0);
+    assert!(other.sessions.hear(refreshed.as_bytes()));
+    // Ended at a third gate, and not heard yet.
+    store.remove(Space::Sessions, &session.id.0).await.unwrap();
+    assert!(!other.knows(&value).await && connection.has_ended());
+    assert!(connection.is_unexplained(), "what a refresh brings for it is given back");
 }
 
 #[tokio::test]

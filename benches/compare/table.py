@@ -26,7 +26,7 @@ def render(results, facts):
         f"{facts['stamp']} ({facts['cpu']}), kernel {facts['kernel']},"
         f" nginx {facts['nginx']}, HAProxy {facts['haproxy']}, Apache {facts['apache']}. Medians of"
         f" {facts['rounds']} interleaved rounds of {facts['seconds']} s, for requests at full load and handshakes of"
-        f" {facts['rounds'] * facts['seconds']} of 1 s; TLS 1.3, ECDSA P-256, 1 KiB answers, keep-alive to the"
+        f" {facts['bursts']} of 1 s; TLS 1.3, ECDSA P-256, 1 KiB answers, keep-alive to the"
         " upstream. Load generator, upstream and proxy share the machine, so compare the CPU of the proxy:"
         " against nginx's in the same round, the middle of the rounds and in brackets their quartiles."
     ]

@@ -1,6 +1,6 @@
 //! Connections that wait for their next request, apart for each worker.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,7 @@ use super::body::RequestBody;
 use super::wire::Http1;
 
 /// A connection whose last request is this long ago is closed: shorter than what servers commonly
-/// allow, so that
-/// mostly it is the gate that hangs up first.
+/// allow, so that mostly it is the gate that hangs up first.
 const MAX_AGE: Duration = Duration::from_secs(55);
 
 /// Several requests share an HTTP/2 connection; whoever finds none, or a closed one, opens it
@@ -31,8 +30,16 @@ pub(super) struct Idle {
 /// The locks are taken by the worker itself and now and then by the sweep, so they are free.
 #[derive(Debug, Default)]
 struct Worker {
-    http1: Mutex<Vec<Waiting>>,
+    http1: Mutex<Vec<Stack>>,
     http2: Mutex<HashMap<SocketAddr, Http2Slot>>,
+}
+
+/// The connections to one address, that used last at the end. Its length is known without a look at
+/// any of them: they are many, and seldom in the processor's cache.
+#[derive(Debug)]
+struct Stack {
+    address: SocketAddr,
+    waiting: VecDeque<Waiting>,
 }
 
 #[derive(Debug)]
@@ -65,18 +72,11 @@ impl Idle {
         address: SocketAddr,
         now: Instant,
     ) -> Option<Box<Http1>> {
-        let mut waiting = self.worker(worker)?.http1.lock();
-        let mut at = waiting.len();
-        while at > 0 {
-            at -= 1;
-            let candidate = waiting.get_mut(at)?;
-            if candidate.connection.address != address {
-                continue;
-            }
-            let usable = !candidate.is_old(now) && candidate.connection.is_ready();
-            let candidate = waiting.remove(at);
-            if usable {
-                return Some(candidate.connection);
+        let mut stacks = self.worker(worker)?.http1.lock();
+        let waiting = to(&mut stacks, address)?;
+        while let Some(mut last) = waiting.pop_back() {
+            if !last.is_old(now) && last.connection.is_ready() {
+                return Some(last.connection);
             }
         }
         None
@@ -91,14 +91,16 @@ impl Idle {
         connection.rest();
         let Some(worker) = self.worker(worker) else { return };
         let address = connection.address;
-        let mut waiting = worker.http1.lock();
-        let same = |waiting: &Waiting| waiting.connection.address == address;
-        if waiting.iter().filter(|waiting| same(waiting)).count() >= self.max_idle
-            && let Some(oldest) = waiting.iter().position(same)
-        {
-            waiting.remove(oldest);
+        let mut stacks = worker.http1.lock();
+        let last = Waiting { connection, since };
+        if let Some(waiting) = to(&mut stacks, address) {
+            if waiting.len() >= self.max_idle {
+                waiting.pop_front();
+            }
+            waiting.push_back(last);
+        } else {
+            stacks.push(Stack { address, waiting: VecDeque::from([last]) });
         }
-        waiting.push(Waiting { connection, since });
     }
 
     pub(super) fn http2(&self, worker: usize, address: SocketAddr) -> Http2Slot {
@@ -112,10 +114,9 @@ impl Idle {
     pub(super) fn sweep(&self, current: &[SocketAddr]) {
         let now = Instant::now();
         for worker in &self.workers {
-            worker.http1.lock().retain_mut(|waiting| {
-                !waiting.is_old(now)
-                    && current.contains(&waiting.connection.address)
-                    && !waiting.connection.is_closed()
+            worker.http1.lock().retain_mut(|Stack { address, waiting }| {
+                waiting.retain_mut(|one| !one.is_old(now) && !one.connection.is_closed());
+                current.contains(address) && !waiting.is_empty()
             });
             worker.http2.lock().retain(|address, _| current.contains(address));
         }
@@ -123,20 +124,33 @@ impl Idle {
 
     #[cfg(test)]
     pub(super) fn all_closed(&self) -> bool {
-        let closed = |waiting: &mut Waiting| waiting.connection.is_closed();
-        self.workers.iter().all(|worker| worker.http1.lock().iter_mut().all(closed))
+        self.all(Http1::is_closed)
     }
 
     #[cfg(test)]
     pub(super) fn all_ready(&self) -> bool {
-        let ready = |waiting: &mut Waiting| waiting.connection.is_ready();
-        self.workers.iter().all(|worker| worker.http1.lock().iter_mut().all(ready))
+        self.all(Http1::is_ready)
+    }
+
+    #[cfg(test)]
+    fn all(&self, mut wanted: impl FnMut(&mut Http1) -> bool) -> bool {
+        self.workers.iter().all(|worker| {
+            let mut stacks = worker.http1.lock();
+            stacks.iter_mut().flat_map(|to| &mut to.waiting).all(|one| wanted(&mut one.connection))
+        })
     }
 
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        self.workers.iter().map(|worker| worker.http1.lock().len()).sum()
+        let waiting = |worker: &Worker| -> usize {
+            worker.http1.lock().iter().map(|to| to.waiting.len()).sum()
+        };
+        self.workers.iter().map(waiting).sum()
     }
+}
+
+fn to(stacks: &mut [Stack], address: SocketAddr) -> Option<&mut VecDeque<Waiting>> {
+    stacks.iter_mut().find(|to| to.address == address).map(|to| &mut to.waiting)
 }
 
 /// A connection that is in use for a response.

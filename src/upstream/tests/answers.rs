@@ -17,6 +17,26 @@ async fn a_connection_is_used_again_by_its_own_worker_only() {
     assert_eq!(pool.waiting(), 2);
 }
 
+#[tokio::test]
+async fn so_many_connections_are_kept_and_that_used_last_is_used_next() {
+    let (address, mut seen) = scripted(GOOD, 10).await;
+    let pool = pool(upstream(&[address]));
+    let mut answers = Vec::new();
+    for _ in 0..6 {
+        answers.push(pool.ask(by(0), request("GET")).await.unwrap());
+        seen.recv().await.unwrap();
+    }
+    for answer in answers {
+        assert_eq!(text(answer).await.unwrap(), "ok");
+    }
+    assert_eq!(pool.waiting(), 4);
+    let mut unread = Vec::new();
+    for expected in ["6", "5", "4", "3", "7"] {
+        unread.push(pool.ask(by(0), request("GET")).await.unwrap());
+        assert_eq!(seen.recv().await.unwrap().split(' ').next(), Some(expected));
+    }
+}
+
 /// Once to send, once when the answer is there: nothing on the way wakes the task for nothing.
 #[tokio::test]
 async fn a_request_over_a_kept_connection_runs_twice() {

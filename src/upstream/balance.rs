@@ -15,6 +15,7 @@ use pingora_load_balancing::health_check::HealthCheck;
 use pingora_load_balancing::selection::{Random, RoundRobin};
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use rustls_pki_types::ServerName;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::attempt::{Attempt, Caller};
@@ -29,6 +30,10 @@ use crate::domain::canonical::Host;
 
 /// Weights only matter by their proportion, and the selector keeps a slot for each unit.
 const MAX_WEIGHT: usize = 1000;
+/// Connections to an address that are opened at once, for all workers: as many as servers commonly
+/// let wait to be accepted. What comes beyond that is dropped by the server's kernel, and looks as
+/// if the server were down.
+const MAX_OPENING: usize = 128;
 /// How long an answer of the resolver is waited for.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -42,6 +47,8 @@ pub(super) struct Target {
     pub(super) server_name: Option<ServerName<'static>>,
     /// Kept for as long as the address is in use.
     pub(super) vitals: Arc<Vitals>,
+    /// A place for each connection that may be being opened at once; kept with the vitals.
+    pub(super) opening: Arc<Semaphore>,
     weight: u32,
     /// Its part in the choice for a session.
     seed: u64,
@@ -352,6 +359,10 @@ impl ServiceDiscovery for Discovery {
                     },
                     |target| Arc::clone(&target.vitals),
                 );
+                let opening = earlier.map_or_else(
+                    || Arc::new(Semaphore::new(MAX_OPENING)),
+                    |target| Arc::clone(&target.opening),
+                );
                 found.push(Arc::new(Target {
                     address,
                     endpoint: position,
@@ -359,6 +370,7 @@ impl ServiceDiscovery for Discovery {
                         self.server_name.as_ref().unwrap_or(&endpoint.host),
                     ),
                     vitals,
+                    opening,
                     weight: u32::try_from(weight).unwrap_or(1),
                     seed: sticky::seed(address),
                     backend: Backend::new_with_weight(&address.to_string(), weight)?,

@@ -16,6 +16,9 @@ pub enum UpstreamError {
     Connect { address: SocketAddr, cause: std::io::Error },
     #[error("no connection to `{address}` in time")]
     ConnectTimeout { address: SocketAddr },
+    /// The time went by with waiting for others to open theirs, so it says nothing of the endpoint.
+    #[error("no connection to `{address}` in time: too many others are being opened")]
+    ConnectQueue { address: SocketAddr },
     /// Also an expired or foreign certificate of the upstream.
     #[error("the TLS handshake with `{address}` failed: {cause}")]
     Tls { address: SocketAddr, cause: String },
@@ -39,7 +42,9 @@ impl UpstreamError {
     /// What the client is answered when the failure comes before the response's header.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::NoHealthyEndpoint | Self::BreakerOpen { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoHealthyEndpoint | Self::BreakerOpen { .. } | Self::ConnectQueue { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::ConnectTimeout { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestBody { .. } => StatusCode::BAD_REQUEST,
             Self::Connect { .. }
@@ -57,6 +62,7 @@ impl UpstreamError {
             Self::BreakerOpen { .. } => "breaker_open",
             Self::Connect { .. } => "connect",
             Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::ConnectQueue { .. } => "connect_queue",
             Self::Tls { .. } => "tls",
             Self::Timeout { .. } => "timeout",
             Self::Protocol { .. } => "protocol",
@@ -72,6 +78,7 @@ impl UpstreamError {
             Self::BreakerOpen { retry_after } => {
                 Some(u64::try_from(retry_after.as_millis().div_ceil(1000)).unwrap_or(1).max(1))
             }
+            Self::ConnectQueue { .. } => Some(1),
             _ => None,
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http2;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::body::RequestBody;
@@ -40,6 +41,8 @@ struct Worker {
 struct Stack {
     address: SocketAddr,
     waiting: VecDeque<Waiting>,
+    /// Requests that there was none for, in the order that they came; some have gone since.
+    wanted: VecDeque<oneshot::Sender<Box<Http1>>>,
 }
 
 #[derive(Debug)]
@@ -47,6 +50,12 @@ struct Waiting {
     connection: Box<Http1>,
     /// When its last request was sent.
     since: Instant,
+}
+
+impl Stack {
+    fn new(address: SocketAddr) -> Self {
+        Self { address, waiting: VecDeque::new(), wanted: VecDeque::new() }
+    }
 }
 
 impl Waiting {
@@ -73,13 +82,28 @@ impl Idle {
         now: Instant,
     ) -> Option<Box<Http1>> {
         let mut stacks = self.worker(worker)?.http1.lock();
-        let waiting = to(&mut stacks, address)?;
+        let waiting = &mut to(&mut stacks, address)?.waiting;
         while let Some(mut last) = waiting.pop_back() {
             if !last.is_old(now) && last.connection.is_ready() {
                 return Some(last.connection);
             }
         }
         None
+    }
+
+    /// The next connection to the address that a request of this worker is done with.
+    pub(super) fn next(&self, worker: usize, address: SocketAddr) -> oneshot::Receiver<Box<Http1>> {
+        let (wanted, given) = oneshot::channel();
+        if let Some(worker) = self.worker(worker) {
+            let mut stacks = worker.http1.lock();
+            if let Some(stack) = to(&mut stacks, address) {
+                while stack.wanted.pop_front_if(|first| first.is_closed()).is_some() {}
+                stack.wanted.push_back(wanted);
+            } else {
+                stacks.push(Stack { wanted: VecDeque::from([wanted]), ..Stack::new(address) });
+            }
+        }
+        given
     }
 
     /// Keeps a connection for the next request, unless it is not done: an upstream that answers
@@ -92,15 +116,20 @@ impl Idle {
         let Some(worker) = self.worker(worker) else { return };
         let address = connection.address;
         let mut stacks = worker.http1.lock();
-        let last = Waiting { connection, since };
-        if let Some(waiting) = to(&mut stacks, address) {
-            if waiting.len() >= self.max_idle {
-                waiting.pop_front();
+        let Some(stack) = to(&mut stacks, address) else {
+            let waiting = VecDeque::from([Waiting { connection, since }]);
+            return stacks.push(Stack { waiting, ..Stack::new(address) });
+        };
+        while let Some(wanted) = stack.wanted.pop_front() {
+            match wanted.send(connection) {
+                Ok(()) => return,
+                Err(gone) => connection = gone,
             }
-            waiting.push_back(last);
-        } else {
-            stacks.push(Stack { address, waiting: VecDeque::from([last]) });
         }
+        if stack.waiting.len() >= self.max_idle {
+            stack.waiting.pop_front();
+        }
+        stack.waiting.push_back(Waiting { connection, since });
     }
 
     pub(super) fn http2(&self, worker: usize, address: SocketAddr) -> Http2Slot {
@@ -114,9 +143,10 @@ impl Idle {
     pub(super) fn sweep(&self, current: &[SocketAddr]) {
         let now = Instant::now();
         for worker in &self.workers {
-            worker.http1.lock().retain_mut(|Stack { address, waiting }| {
+            worker.http1.lock().retain_mut(|Stack { address, waiting, wanted }| {
                 waiting.retain_mut(|one| !one.is_old(now) && !one.connection.is_closed());
-                current.contains(address) && !waiting.is_empty()
+                wanted.retain(|one| !one.is_closed());
+                current.contains(address) && !(waiting.is_empty() && wanted.is_empty())
             });
             worker.http2.lock().retain(|address, _| current.contains(address));
         }
@@ -149,8 +179,8 @@ impl Idle {
     }
 }
 
-fn to(stacks: &mut [Stack], address: SocketAddr) -> Option<&mut VecDeque<Waiting>> {
-    stacks.iter_mut().find(|to| to.address == address).map(|to| &mut to.waiting)
+fn to(stacks: &mut [Stack], address: SocketAddr) -> Option<&mut Stack> {
+    stacks.iter_mut().find(|to| to.address == address)
 }
 
 /// A connection that is in use for a response.

@@ -46,6 +46,7 @@ impl Failure {
             | UpstreamError::Closed { .. } => Some(Self::Unanswered),
             UpstreamError::NoHealthyEndpoint
             | UpstreamError::BreakerOpen { .. }
+            | UpstreamError::ConnectQueue { .. }
             | UpstreamError::RequestBody { .. }
             | UpstreamError::Request { .. } => None,
         }

@@ -250,7 +250,7 @@ impl Pool {
                     let share = budget / others.unwrap_or(1);
                     let dialled = Instant::now();
                     let connected = match self.upstream.protocol {
-                        UpstreamProtocol::Http1 => self.http1(target, share).await,
+                        UpstreamProtocol::Http1 => self.http1(worker, target, share).await,
                         UpstreamProtocol::Http2 => self.http2(worker, target, share).await,
                     };
                     budget = budget.saturating_sub(dialled.elapsed());
@@ -319,7 +319,33 @@ impl Pool {
         }
     }
 
+    /// Opens a connection. While as many are being opened as may be, it waits, for one that another
+    /// request is done with, too.
     async fn http1(
+        &self,
+        worker: usize,
+        target: &Target,
+        budget: Duration,
+    ) -> Result<(Connection, bool), UpstreamError> {
+        if let Ok(_place) = target.opening.try_acquire() {
+            return self.open(target, budget).await;
+        }
+        let given = self.idle.next(worker, target.address);
+        let in_turn = async {
+            let _place = tokio::select! {
+                biased;
+                Ok(kept) = given => return Ok((Connection::Http1(kept), true)),
+                place = target.opening.acquire() => place,
+            };
+            self.open(target, budget).await
+        };
+        match tokio::time::timeout(budget, in_turn).await {
+            Ok(result) => result,
+            Err(_) => Err(UpstreamError::ConnectQueue { address: target.address }),
+        }
+    }
+
+    async fn open(
         &self,
         target: &Target,
         budget: Duration,
@@ -372,6 +398,12 @@ impl Pool {
     #[cfg(test)]
     pub(super) fn all_ready(&self) -> bool {
         self.idle.all_ready()
+    }
+
+    /// The places at the only endpoint.
+    #[cfg(test)]
+    pub(super) fn opening(&self) -> Arc<tokio::sync::Semaphore> {
+        Arc::clone(&self.balance.targets()[0].opening)
     }
 
     #[cfg(test)]

@@ -4,6 +4,7 @@ mod answers;
 mod ejection;
 mod health;
 mod http2;
+mod opening;
 mod retries;
 mod sticky;
 

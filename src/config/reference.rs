@@ -171,7 +171,7 @@ pub const KEYS: &[Key] = &[
     key("routes[].retry_budget.percent", "number", "`20`", "Share of the answered requests. From 0 to 100."),
     key("routes[].retry_budget.minimum_per_second", "number", "`10`", "So many in any case. From 0 to 10000."),
     key("routes[].timeouts", "map", "as below", "How long an upstream may take."),
-    key("routes[].timeouts.connect", "duration", "`5s`", "To connect, TLS and waiting for a turn included."),
+    key("routes[].timeouts.connect", "duration", "`5s`", "To connect, TLS included. At most as long again before it for a turn, where more than 128 connections to one address are being opened."),
     key("routes[].timeouts.response", "duration", "`60s`", "From the end of the request to the response's header."),
     key("routes[].timeouts.idle", "duration", "`5m`", "Without a byte in either direction on a response body or WebSocket."),
     key("routes[].max_idle_connections", "number", "`128`", "Idle connections kept for each upstream and worker thread. From 0 to 10000."),

@@ -126,8 +126,8 @@ impl Exchange<Authorized> {
 
     /// The answer in the place of an upstream that failed.
     pub fn failed(&self, error: UpstreamError) -> http::Response<Bytes> {
-        if let UpstreamError::BreakerOpen { .. } = error {
-            // Told of once, when it opened.
+        if matches!(error, UpstreamError::BreakerOpen { .. } | UpstreamError::ConnectQueue { .. }) {
+            // An open breaker is told of once, when it opens; a crowd is in the metrics.
             tracing::debug!(decision = %self.id, route = %self.route.name(), %error, "not sent");
         } else {
             tracing::warn!(

@@ -206,6 +206,9 @@ impl Refusal {
     pub fn public_detail(&self) -> String {
         let status = self.status();
         match self {
+            Self::Upstream(UpstreamError::ConnectQueue { .. }) => {
+                "too many requests wait for a connection to the application".to_owned()
+            }
             Self::Upstream(_) if status == http::StatusCode::SERVICE_UNAVAILABLE => {
                 "no instance of the application is available".to_owned()
             }

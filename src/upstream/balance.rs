@@ -32,8 +32,9 @@ use crate::domain::canonical::Host;
 const MAX_WEIGHT: usize = 1000;
 /// Connections to an address that are opened at once, for all workers: as many as servers commonly
 /// let wait to be accepted. What comes beyond that is dropped by the server's kernel, and looks as
-/// if the server were down.
-const MAX_OPENING: usize = 128;
+/// if the server were down. Without TLS a connection counts as open when that kernel has answered,
+/// so a server that is slow to accept has more of them waiting, and its kernel makes the next wait.
+pub(super) const MAX_OPENING: usize = 128;
 /// How long an answer of the resolver is waited for.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -16,7 +16,7 @@ pub enum UpstreamError {
     Connect { address: SocketAddr, cause: std::io::Error },
     #[error("no connection to `{address}` in time")]
     ConnectTimeout { address: SocketAddr },
-    /// The time went by with waiting for others to open theirs, so it says nothing of the endpoint.
+    /// The time went by with waiting for a turn to connect, so it says nothing of the endpoint.
     #[error("no connection to `{address}` in time: too many others are being opened")]
     ConnectQueue { address: SocketAddr },
     /// Also an expired or foreign certificate of the upstream.

@@ -1,5 +1,6 @@
 //! A route's upstream: selects, connects, sends, and tries again where that is safe.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -234,33 +235,40 @@ impl Pool {
         let limits =
             Limits { response: self.upstream.response_timeout, idle: self.upstream.idle_timeout };
         let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut budget = self.upstream.connect_timeout;
+        let deadline = self.upstream.connect_timeout;
+        let mut left = Left { turn: deadline, connecting: deadline };
+        let mut now = began;
         let mut last = None;
         let mut sent = 0;
         let payload = if request.body.is_empty() { Payload::None } else { Payload::Body };
         while let Some(attempt) = self.balance.select(&tried, caller, payload) {
             let (target, worker) = (attempt.target(), caller.worker);
             // Once a kept connection has failed, the others to the endpoint are as likely dead.
-            let kept = if sent > 0 { None } else { self.kept(worker, target, began) };
+            let kept = if sent > 0 { None } else { self.kept(worker, target, now) };
             let (connection, reused) = match kept {
                 Some(kept) => (kept, true),
                 None => {
-                    // What is left for connecting is shared with the endpoints that may follow.
+                    // The time that is left is shared with the endpoints that may follow.
                     let others = u32::try_from(self.balance.untried(&tried).clamp(1, 3));
-                    let share = budget / others.unwrap_or(1);
-                    let dialled = Instant::now();
+                    let others = others.unwrap_or(1);
                     let connected = match self.upstream.protocol {
-                        UpstreamProtocol::Http1 => self.http1(worker, target, share).await,
-                        UpstreamProtocol::Http2 => self.http2(worker, target, share).await,
+                        UpstreamProtocol::Http1 => {
+                            self.http1(worker, target, &mut left, others, sent > 0).await
+                        }
+                        UpstreamProtocol::Http2 => {
+                            self.http2(worker, target, &mut left, others).await
+                        }
                     };
-                    budget = budget.saturating_sub(dialled.elapsed());
+                    now = Instant::now();
                     match connected {
                         Ok(connected) => connected,
                         Err(error) => {
                             tracing::debug!(%error, "an upstream endpoint can't be reached");
                             tried.push(target.address);
                             attempt.failed(&error);
-                            if budget.is_zero() || !self.may_retry(&tried) {
+                            // Who only waited has asked nothing of an endpoint.
+                            let asked = !matches!(error, UpstreamError::ConnectQueue { .. });
+                            if asked && (left.connecting.is_zero() || !self.may_retry(&tried)) {
                                 return Err(error);
                             }
                             last = Some(error);
@@ -272,7 +280,7 @@ impl Pool {
             sent += 1;
             let outcome = match connection {
                 Connection::Http1(connection) => {
-                    send::over_http1(connection, reused, request, limits, worker, began, &self.idle)
+                    send::over_http1(connection, reused, request, limits, worker, now, &self.idle)
                         .await
                 }
                 Connection::Http2(sender) => {
@@ -319,56 +327,64 @@ impl Pool {
         }
     }
 
-    /// Opens a connection. While as many are being opened as may be, it waits, for one that another
-    /// request is done with, too.
+    /// Opens a connection. While as many are being opened as may be, it waits for its turn, or for a
+    /// connection that another request is done with; not for such a one when it is to be `new`.
     async fn http1(
         &self,
         worker: usize,
         target: &Target,
-        budget: Duration,
+        left: &mut Left,
+        others: u32,
+        new: bool,
     ) -> Result<(Connection, bool), UpstreamError> {
-        if let Ok(_place) = target.opening.try_acquire() {
-            return self.open(target, budget).await;
-        }
-        let given = self.idle.next(worker, target.address);
-        let in_turn = async {
-            let _place = tokio::select! {
-                biased;
-                Ok(kept) = given => return Ok((Connection::Http1(kept), true)),
-                place = target.opening.acquire() => place,
+        let address = target.address;
+        let mut place = target.opening.try_acquire().ok();
+        if place.is_none() {
+            let began = Instant::now();
+            let given =
+                async { if new { pending().await } else { self.idle.next(worker, address).await } };
+            let turn = async {
+                tokio::select! {
+                    biased;
+                    Ok(kept) = given => Some(kept),
+                    free = target.opening.acquire() => {
+                        place = free.ok();
+                        None
+                    }
+                }
             };
-            self.open(target, budget).await
-        };
-        match tokio::time::timeout(budget, in_turn).await {
-            Ok(result) => result,
-            Err(_) => Err(UpstreamError::ConnectQueue { address: target.address }),
+            let turn = tokio::time::timeout(left.turn / others, turn).await;
+            left.turn = left.turn.saturating_sub(began.elapsed());
+            match turn {
+                Ok(Some(kept)) => return Ok((Connection::Http1(kept), true)),
+                Ok(None) => {}
+                Err(_) => return Err(UpstreamError::ConnectQueue { address }),
+            }
         }
-    }
-
-    async fn open(
-        &self,
-        target: &Target,
-        budget: Duration,
-    ) -> Result<(Connection, bool), UpstreamError> {
-        let (stream, trace) = self.connector.connect(target, budget).await?;
-        let connection = Http1::open(target.address, stream, trace).await?;
-        Ok((Connection::Http1(connection), false))
+        let began = Instant::now();
+        let connected = self.connector.connect(target, left.connecting / others).await;
+        left.connecting = left.connecting.saturating_sub(began.elapsed());
+        drop(place);
+        let (stream, trace) = connected?;
+        Ok((Connection::Http1(Http1::open(address, stream, trace).await?), false))
     }
 
     async fn http2(
         &self,
         worker: usize,
         target: &Target,
-        budget: Duration,
+        left: &mut Left,
+        others: u32,
     ) -> Result<(Connection, bool), UpstreamError> {
         let address = target.address;
+        let (began, share) = (Instant::now(), left.connecting / others);
         let slot = self.idle.http2(worker, address);
         let connect = async {
             let mut shared = slot.lock().await;
             if let Some(sender) = shared.as_ref().filter(|sender| sender.is_ready()) {
                 return Ok((Connection::Http2(sender.clone()), true));
             }
-            let (stream, _) = self.connector.connect(target, budget).await?;
+            let (stream, _) = self.connector.connect(target, share).await?;
             let (sender, connection) = send::http2_builder()
                 .handshake(TokioIo::new(stream))
                 .await
@@ -379,7 +395,9 @@ impl Pool {
             *shared = Some(sender.clone());
             Ok((Connection::Http2(sender), false))
         };
-        match tokio::time::timeout(budget, connect).await {
+        let connected = tokio::time::timeout(share, connect).await;
+        left.connecting = left.connecting.saturating_sub(began.elapsed());
+        match connected {
             Ok(result) => result,
             Err(_) => Err(UpstreamError::ConnectTimeout { address }),
         }
@@ -410,6 +428,12 @@ impl Pool {
     pub(super) async fn check_health(&self) {
         self.balance.check_health().await;
     }
+}
+
+/// What a request has left until it has a connection, at all endpoints together.
+struct Left {
+    turn: Duration,
+    connecting: Duration,
 }
 
 enum Connection {

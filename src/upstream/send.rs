@@ -136,8 +136,6 @@ pub(super) async fn over_http1(
     idle: &Arc<Idle>,
 ) -> Try {
     connection.trace.begin(request.may_repeat(reused));
-    // What is not at hand had to be connected first, which has a deadline of its own.
-    let sent = if reused { now } else { Instant::now() };
     let upgrade = asks_for_upgrade(&request.head.headers);
     let signs_in = signs_the_connection_in(&request.head.headers, &AUTHORIZATION);
     let progress = request.body.progress();
@@ -148,7 +146,7 @@ pub(super) async fn over_http1(
     let mut sending = pin!(connection.sender.try_send_request(request.into()));
     let driven = poll_fn(|cx| connection.poll(cx, |cx| sending.as_mut().poll(cx)));
     let result = match progress {
-        None => soon(driven, &mut patience, sent + limits.response).await,
+        None => soon(driven, &mut patience, now + limits.response).await,
         Some(progress) => within(driven, progress, limits.response, limits.idle).await,
     };
     connection.patience = patience;

@@ -100,7 +100,7 @@ async fn serve_tls(ca: &TestCa, files: &CertificateFiles) -> SocketAddr {
     address
 }
 
-fn with_tls(address: SocketAddr, ca: &TestCa, name: Option<&str>) -> Upstream {
+pub(super) fn with_tls(address: SocketAddr, ca: &TestCa, name: Option<&str>) -> Upstream {
     let mut settings = upstream(&[address]);
     let server_name = name.map(|name| Host::parse(name).unwrap());
     settings.tls = Some(UpstreamTls { ca: Some(ca.file()), server_name, client_certificate: None });

@@ -3,8 +3,8 @@ use super::*;
 const GOOD: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A server whose first connection answers once and then, at the second request, hangs up after
-/// having sent `last`. Later connections answer well. Tells of every request that it read.
-async fn dies_on_reuse(
+/// having sent `last`. Later connections answer well, nine times. Tells of every request that it read.
+pub(super) async fn dies_on_reuse(
     last: &'static str,
 ) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<usize>) {
     let (listener, address) = listen().await;
@@ -13,14 +13,17 @@ async fn dies_on_reuse(
         let mut number = 0;
         while let Ok((mut stream, _)) = listener.accept().await {
             number += 1;
-            let mut answers = if number == 1 { vec![last, GOOD] } else { vec![GOOD] };
-            while let Some(answer) = answers.pop() {
-                if read_head(&mut stream).await.is_none() {
-                    break;
+            let mut answers = if number == 1 { vec![last, GOOD] } else { vec![GOOD; 9] };
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                while let Some(answer) = answers.pop() {
+                    if read_head(&mut stream).await.is_none() {
+                        break;
+                    }
+                    let _ = sender.send(number);
+                    let _ = stream.write_all(answer.as_bytes()).await;
                 }
-                let _ = sender.send(number);
-                let _ = stream.write_all(answer.as_bytes()).await;
-            }
+            });
         }
     });
     (address, seen)

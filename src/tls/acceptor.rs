@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -180,9 +180,10 @@ impl Acceptor {
         stream: TcpStream,
         deadline: Duration,
         turns: &Turns,
-    ) -> Result<(TlsStream, TlsFacts), TlsError> {
+    ) -> Result<(Box<TlsStream>, TlsFacts), TlsError> {
         let active = self.active.load_full();
-        match tokio::time::timeout(deadline, handshake(&active, stream, turns)).await {
+        let handshake = pin!(handshake(&active, stream, turns));
+        match tokio::time::timeout(deadline, handshake).await {
             Ok(result) => result,
             Err(_) => Err(TlsError::Timeout),
         }
@@ -199,11 +200,10 @@ async fn handshake(
     active: &Active,
     stream: TcpStream,
     turns: &Turns,
-) -> Result<(TlsStream, TlsFacts), TlsError> {
-    let mut start =
-        LazyConfigAcceptor::new(HelloReader::default(), Flight::new(Ahead::new(stream)))
-            .await
-            .map_err(TlsError::from_io)?;
+) -> Result<(Box<TlsStream>, TlsFacts), TlsError> {
+    let io = Flight::new(Ahead::new(stream));
+    let start = boxed(LazyConfigAcceptor::new(HelloReader::default(), io)).await;
+    let mut start = start.map_err(TlsError::from_io)?;
     let asked = start.client_hello().server_name().map(Host::parse);
     let server_name = match asked {
         None => None,
@@ -242,22 +242,22 @@ async fn handshake(
 /// Answers the client's hello when it is its turn, and completes the handshake.
 async fn answer(
     active: &Active,
-    mut start: StartHandshake<Socket>,
+    mut start: Box<StartHandshake<Socket>>,
     turns: &Turns,
-) -> io::Result<TlsStream> {
+) -> io::Result<Box<TlsStream>> {
     // An error would say that nobody gives turns any more, which does not happen.
     let turn = turns.0.acquire().await.ok();
     // Key exchange and signature: nearly all that a handshake costs.
     let config = active.config(&start.client_hello());
     start.io.gather();
-    let mut handshake = start.into_stream(config).into_fallible();
+    let mut handshake = boxed(start.into_stream(config).into_fallible());
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx))).await;
     // Whatever else is ready goes before the next one's.
     tokio::task::yield_now().await;
     drop(turn);
     let ended = match first {
         Poll::Ready(ended) => ended,
-        Poll::Pending => handshake.await,
+        Poll::Pending => (&mut handshake).await,
     };
     match ended {
         Ok(mut stream) => {
@@ -275,6 +275,14 @@ async fn answer(
             Err(error)
         }
     }
+}
+
+/// Boxes what comes as soon as it comes: a TLS connection is large, and each step outwards would
+/// move it.
+fn boxed<T, E>(
+    mut future: impl Future<Output = Result<T, E>> + Unpin,
+) -> impl Future<Output = Result<Box<T>, E>> + Unpin {
+    poll_fn(move |cx| Pin::new(&mut future).poll(cx).map_ok(Box::new))
 }
 
 /// A resumed handshake takes the client's certificates from the ticket, which may outlive any of

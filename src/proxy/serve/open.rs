@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -127,8 +128,9 @@ impl Worker {
         // Only a proxy, whose clients are many, has no seat.
         let subscriber = place.1.is_some().then(|| Subscriber::of(source.0));
         let handshake = door.handshakes.begin(subscriber);
+        let accepting = pin!(acceptor.accept(stream, left, &self.turns));
         let accepted = tokio::select! {
-            accepted = acceptor.accept(stream, left, &self.turns) => accepted,
+            accepted = accepting => accepted,
             () = handshake.given_up() => {
                 self.refused(door, &Refused::Handshake);
                 return None;
@@ -162,6 +164,6 @@ impl Worker {
             leave: Arc::clone(&self.leave),
             _place: place,
         });
-        Some(Opened::Tls { stream: Box::new(stream), protocol, context })
+        Some(Opened::Tls { stream, protocol, context })
     }
 }

@@ -7,6 +7,7 @@ The scripts of `benches/` and `tests/conformance/run` share it. Everything liste
 import functools
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -26,6 +27,8 @@ HOST = "localhost"
 # What clients of the provider, which all have the same name, prove themselves with.
 CLIENT, SECRET = "wicketgate", "a-client-secret-of-a-test"
 TICK = os.sysconf("SC_CLK_TCK")
+# The ports that `free_port` answered with.
+GIVEN_OUT = set()
 
 
 def install_missing(packages):
@@ -291,6 +294,16 @@ def resident(pid):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, each only once: a server that comes later must find it free, and
+    what waits for it must not take another for it. Below those that the kernel chooses from by itself.
+    """
+    while True:
+        port = random.randrange(11_000, 32_768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in GIVEN_OUT:
+            GIVEN_OUT.add(port)
+            return port

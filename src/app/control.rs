@@ -166,8 +166,17 @@ impl Control {
         self.workers
     }
 
+    /// With the process that is about to take this one's place, or has given it its own. What ends
+    /// may leave its number to others.
+    pub(super) fn share_memory(&self) {
+        let newer = self.upgrade.as_ref().and_then(Upgrade::process);
+        let former = || self.predecessor.as_ref().and_then(Predecessor::process);
+        self.memory.share_with(newer.or_else(former));
+    }
+
     /// What a running gate does besides serving, once.
     pub fn begin(&mut self) {
+        self.share_memory();
         let sessions = Arc::clone(&self.gate.sessions);
         self.upkeep.spawn(async move { sessions.maintain().await });
         following::begin(&self.gate.sessions);
@@ -195,6 +204,7 @@ impl Control {
                     if self.go_on_with_upgrade(said).await {
                         return Ok(Until::Replaced);
                     }
+                    self.share_memory();
                 }
                 said = succeeded(self.successor.as_mut()) => {
                     if !self.heed_successor(said) {
@@ -215,6 +225,10 @@ impl Control {
                 }
                 built = built(self.building.as_mut()) => self.finish_reload(built, &mut watcher),
                 () = tokio::time::sleep(dates) => self.heed_dates(&mut watcher),
+                () = gone(self.predecessor.as_ref()) => {
+                    self.predecessor = None;
+                    self.share_memory();
+                }
                 _ = housekeeping.tick() => self.look_after().await,
             }
         }
@@ -431,6 +445,13 @@ async fn attempted(upgrade: Option<&mut Upgrade>) -> Option<Message> {
 async fn succeeded(successor: Option<&mut Successor>) -> Option<Message> {
     match successor {
         Some(successor) => successor.says().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn gone(predecessor: Option<&Predecessor>) {
+    match predecessor {
+        Some(predecessor) => predecessor.gone().await,
         None => std::future::pending().await,
     }
 }

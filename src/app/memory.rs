@@ -5,11 +5,13 @@
 //! refused (what is under way goes on), an eighth above it new connections are closed before their
 //! handshake and nothing more is read for what is under way, and below nine tenths of it all is
 //! taken again. The admin listener answers always.
+//!
+//! During an upgrade two processes live of one budget, so each counts what the other has for itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::pipeline::gate::Gate;
@@ -20,15 +22,33 @@ use crate::pipeline::pressure::Level;
 const FAR: Duration = Duration::from_millis(100);
 const NEAR: Duration = Duration::from_millis(10);
 
-/// The budget of this process, in bytes; 0 stands for none.
+/// What this process may take, together with another that it shares with.
 #[derive(Clone, Debug, Default)]
-pub struct Budget(Arc<AtomicU64>);
+pub struct Budget {
+    /// 0 stands for no budget.
+    bytes: Arc<AtomicU64>,
+    /// 0 stands for no other process.
+    beside: Arc<AtomicU32>,
+}
 
 impl Budget {
     /// `configured`, or three quarters of what there is.
     pub fn set(&self, configured: Option<u64>) {
         let budget = configured.or_else(|| Some(available()? / 4 * 3)).unwrap_or(0);
-        self.0.store(budget, Ordering::Relaxed);
+        self.bytes.store(budget, Ordering::Relaxed);
+    }
+
+    /// The process that takes the place of this one, or whose place this one takes.
+    pub fn share_with(&self, process: Option<u32>) {
+        self.beside.store(process.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// What the other process has for itself, in bytes; nothing once it has ended.
+    fn beside(&self) -> u64 {
+        match self.beside.load(Ordering::Relaxed) {
+            0 => 0,
+            process => unshared(process).unwrap_or(0),
+        }
     }
 
     /// Samples for as long as it is polled. The disk of the audit log is looked at by the way.
@@ -39,12 +59,14 @@ impl Budget {
             gate.audit.look(Instant::now());
             pause = FAR;
             let Some(resident) = resident() else { continue };
-            let budget = self.0.load(Ordering::Relaxed);
-            if budget > 0 && resident > budget / 2 {
+            let budget = self.bytes.load(Ordering::Relaxed);
+            let beside = self.beside();
+            let taken = resident.saturating_add(beside);
+            if budget > 0 && taken > budget / 2 {
                 pause = NEAR;
             }
             let before = gate.pressure.level();
-            let level = level(before, resident, budget);
+            let level = level(before, taken, budget);
             let gauge = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
             gate.metrics.memory_resident.set(gauge(resident));
             gate.metrics.memory_budget.set(gauge(budget));
@@ -53,9 +75,15 @@ impl Budget {
             }
             gate.pressure.set(level);
             if level > before {
-                tracing::error!(resident, budget, ?level, "memory is short: turning requests away");
+                tracing::error!(
+                    resident,
+                    beside,
+                    budget,
+                    ?level,
+                    "memory is short: turning requests away"
+                );
             } else {
-                tracing::info!(resident, budget, ?level, "memory is free again");
+                tracing::info!(resident, beside, budget, ?level, "memory is free again");
             }
         }
     }
@@ -63,14 +91,14 @@ impl Budget {
 
 /// Where a sample leads. Each level is left a tenth below where it is entered, so that a gate on
 /// the edge doesn't open and close with every sample.
-fn level(now: Level, resident: u64, budget: u64) -> Level {
+fn level(now: Level, taken: u64, budget: u64) -> Level {
     if budget == 0 {
         return Level::Normal;
     }
     let critical = budget.saturating_add(budget / 8);
     let above = |mark: u64, level: Level| {
         let mark = if now >= level { mark - mark / 10 } else { mark };
-        resident >= mark
+        taken >= mark
     };
     if above(critical, Level::Critical) {
         Level::Critical
@@ -84,11 +112,21 @@ fn level(now: Level, resident: u64, budget: u64) -> Level {
 /// Resident memory of this process, in bytes (proc_pid_statm(5)).
 fn resident() -> Option<u64> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    pages(&statm).map(|pages| pages.saturating_mul(page_size()))
+    pages(&statm).map(|(resident, _)| resident.saturating_mul(page_size()))
 }
 
-fn pages(statm: &str) -> Option<u64> {
-    statm.split_ascii_whitespace().nth(1)?.parse().ok()
+/// Resident memory of another process, less what is backed by files: the program's code, for one,
+/// is there once for both.
+fn unshared(process: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{process}/statm")).ok()?;
+    let (resident, shared) = pages(&statm)?;
+    Some(resident.saturating_sub(shared).saturating_mul(page_size()))
+}
+
+/// Resident, and shared of it.
+fn pages(statm: &str) -> Option<(u64, u64)> {
+    let mut fields = statm.split_ascii_whitespace().skip(1).map(str::parse);
+    Some((fields.next()?.ok()?, fields.next()?.ok()?))
 }
 
 /// Told by the kernel for this process's own mappings (proc_pid_smaps(5)); nearly always 4 KiB.
@@ -140,6 +178,8 @@ fn limit_files(groups: &str) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -185,8 +225,25 @@ mod tests {
     }
 
     #[test]
+    fn what_another_process_has_counts_until_it_has_ended() {
+        let budget = Budget::default();
+        assert_eq!(budget.beside(), 0);
+        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+        budget.share_with(Some(other.id()));
+        assert!((1..resident().unwrap()).contains(&budget.beside()));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(budget.beside(), 0);
+        budget.share_with(Some(std::process::id()));
+        assert!((1..=resident().unwrap()).contains(&budget.beside()));
+        budget.share_with(None);
+        assert_eq!(budget.beside(), 0);
+    }
+
+    #[test]
     fn what_the_kernel_tells_is_read() {
-        assert_eq!(pages("1000 250 10 1 0 2 0\n"), Some(250));
+        assert_eq!(pages("1000 250 10 1 0 2 0\n"), Some((250, 10)));
+        assert_eq!(pages("1000\n"), None);
         assert_eq!(kib("       16384 kB"), Some(16 << 20));
         assert!(resident().unwrap() > 1 << 20);
         assert!(available().unwrap() > resident().unwrap());

@@ -34,6 +34,11 @@ impl Upgrade {
         Self { launch, store, listening, attempt: None }
     }
 
+    /// The new process, while it is being started.
+    pub fn process(&self) -> Option<u32> {
+        self.attempt.as_ref().map(|(attempt, _)| attempt.process())
+    }
+
     /// What the new process says next; `None` when it ended, or takes too long. Safe to drop and
     /// call again.
     pub async fn says(&mut self) -> Option<Message> {
@@ -83,6 +88,7 @@ impl Control {
         match Attempt::start(&upgrade.launch) {
             Ok(attempt) => {
                 upgrade.attempt = Some((attempt, tokio::time::Instant::now() + PREPARES));
+                self.share_memory();
             }
             Err(error) => {
                 tracing::error!(%error, "upgrade refused: the newer process can't be started");

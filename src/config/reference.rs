@@ -53,7 +53,7 @@ pub const KEYS: &[Key] = &[
     key("listeners[].limits.max_headers", "number", "`100`", "Header fields of a request. From 16 to 1000."),
     key("listeners[].limits.max_connections", "number", "`10000`", "Open connections on this listener. From 1 to 1000000."),
     key("listeners[].limits.max_connections_per_address", "number", "`1000`", "Open connections of one client address, or of one IPv6 `/64`. Not for `trusted_proxies`, which carry many clients. From 1 to 1000000."),
-    key("listeners[].limits.max_handshakes", "number", "`1000`", "TLS handshakes under way. When there is one more, the oldest of the address (IPv6: /64) that has the most is given up. From 1 to 1000000."),
+    key("listeners[].limits.max_handshakes", "number", "`1000`", "TLS handshakes under way. When there is one more, the oldest of the address (IPv6: /64) that has the most is given up, if those are more than an eighth of the bound; else the oldest of all. From 1 to 1000000."),
     key("listeners[].limits.min_data_rate", "size", "`240B`", "What a client has to send of a body and take of an answer in each second that it is waited for, on average. `0B` for none. gRPC (routes with `protocol: http2`) is exempt: its streams may be quiet. Up to `1MiB`."),
     key("listeners[].limits.data_rate_grace", "duration", "`20s`", "How long a client may be waited for on top of that."),
     key("admin", "map", "as below", "The listener for metrics and health. Never serves a route."),
@@ -167,7 +167,7 @@ pub const KEYS: &[Key] = &[
     key("routes[].outlier_detection.max_ejection_time", "duration", "`30s`", "How long it stays out at most. Well for this long, it counts as never taken out."),
     key("routes[].outlier_detection.max_ejection_percent", "number", "`50`", "Share of the upstreams that may be out while others answer; one of several always may. The last one is taken out only when it can't be reached, or when requests of two users stay unanswered: what it does answer is passed on. From 1 to 100."),
     key("routes[].slow_start", "duration", NONE, "How long the share of an upstream that is back, or new, takes to grow to its full size."),
-    key("routes[].retry_budget", "map", "as below", "How many requests may be sent a second time. Only those ever are that can't have had an effect."),
+    key("routes[].retry_budget", "map", "as below", "How many requests may be sent a second time. Only those ever are that can't have arrived, and idempotent ones (RFC 9110, section 9.2.2) without a body when a kept connection dies before it answers."),
     key("routes[].retry_budget.percent", "number", "`20`", "Share of the answered requests. From 0 to 100."),
     key("routes[].retry_budget.minimum_per_second", "number", "`10`", "So many in any case. From 0 to 10000."),
     key("routes[].timeouts", "map", "as below", "How long an upstream may take."),
@@ -225,7 +225,7 @@ pub const KEYS: &[Key] = &[
     key("rate_limits[].requests", "number", "", "How many may pass in any stretch of time as long as the window. From 1 to 1000000."),
     key("rate_limits[].window", "duration", "", "Whole seconds, up to `1d`. What has passed counts for the window, and up to an eighth longer."),
     key("limits", "map", "as below", "What the whole process may take."),
-    key("limits.memory", "size", "three quarters of the machine's, or of the control group's", "Resident memory from which on new requests are answered 503. From an eighth above until a tenth below that, new connections are closed, of HTTP/1 only the heads of requests are read and over HTTP/2 nothing, and an HTTP/2 connection on which something arrives while nothing is under way is asked to leave (GOAWAY). From `64MiB`."),
+    key("limits.memory", "size", "three quarters of the machine's, or of the control group's", "Resident memory from which on new requests are answered 503; during an upgrade, of both processes together. From an eighth above until a tenth below that, new connections are closed, of HTTP/1 only the heads of requests are read and over HTTP/2 nothing, and an HTTP/2 connection on which something arrives while nothing is under way is asked to leave (GOAWAY). From `64MiB`."),
 ];
 
 /// The keys directly below `parent`: `listeners[].tls`, or the empty text for the top.

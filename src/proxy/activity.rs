@@ -406,6 +406,10 @@ impl<T: Bare> Bare for Observed<T> {
     fn bare(self) -> T::Socket {
         self.inner.bare()
     }
+
+    fn ends(&self) {
+        self.inner.ends();
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
@@ -434,7 +438,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
+impl<T: AsyncWrite + Bare + Unpin> AsyncWrite for Observed<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -468,6 +472,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         self.activity.closing.store(true, Ordering::Relaxed);
         if !self.shut {
+            self.inner.ends();
             ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
             self.shut = true;
         }

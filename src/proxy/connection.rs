@@ -236,7 +236,10 @@ enum Due {
 
 impl Watch<'_> {
     /// Waits for the first byte of a request. `Some`: it ended before that.
-    async fn rest<T: AsyncRead + AsyncWrite + Unpin>(&self, io: &mut Observed<T>) -> Option<End> {
+    async fn rest<T: AsyncRead + AsyncWrite + Bare + Unpin>(
+        &self,
+        io: &mut Observed<T>,
+    ) -> Option<End> {
         let mut stopped = std::pin::pin!(self.stop.cancelled());
         let mut timer = std::pin::pin!(tokio::time::sleep(self.limits.idle_timeout));
         std::future::poll_fn(|cx| {

@@ -35,6 +35,9 @@ pub trait Bare {
     type Socket: AsyncRead + Unpin + Send;
 
     fn bare(self) -> Self::Socket;
+
+    /// What is written from here on leaves together with the end of the writing side.
+    fn ends(&self) {}
 }
 
 impl Bare for TcpStream {
@@ -60,6 +63,14 @@ impl Bare for Box<TlsStream> {
     fn bare(self) -> TcpStream {
         let (socket, _) = (*self).into_inner();
         socket.into_inner().into_inner()
+    }
+
+    /// `close_notify` (RFC 8446, section 6.1) and the end of the connection are one packet instead of
+    /// two, each of which the client would be woken for.
+    fn ends(&self) {
+        let socket = self.get_ref().0.get_ref().get_ref();
+        // Where it can't be had they are two.
+        let _ = rustix::net::sockopt::set_tcp_cork(socket, true);
     }
 }
 
@@ -93,13 +104,60 @@ pub(super) async fn linger<T: AsyncWrite + Bare + Unpin>(mut io: T) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustls::{ClientConfig, RootCertStore};
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
+    use tokio_rustls::TlsConnector;
 
     use super::super::activity::{Activity, Observed};
     use super::super::restraint::Restrained;
     use super::*;
+    use crate::config::model::{ListenerTls, TlsVersion};
+    use crate::domain::clock::Clock;
+    use crate::pem::testing::TestCa;
     use crate::pipeline::pressure::{Level, Pressure};
+    use crate::tls::{Acceptor, OwnSecret, ServerTls, Turns, install_provider};
+
+    #[tokio::test]
+    async fn the_end_of_tls_and_that_of_the_connection_leave_together() {
+        install_provider();
+        let ca = TestCa::new();
+        let tls = ListenerTls {
+            certificates: vec![ca.issue("one", &["localhost"])],
+            client_ca: None,
+            client_crl: None,
+            minimum_version: TlsVersion::Tls12,
+            ticket_keys: None,
+        };
+        let own = Arc::new(OwnSecret::new(Clock::System).unwrap());
+        let tls = ServerTls::load(&tls, &Clock::System).unwrap();
+        let acceptor = Acceptor::new("public".into(), tls, own);
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.der.clone()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
+        let connecting = connector.connect("localhost".try_into().unwrap(), client);
+        let accepting = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            acceptor.accept(stream, Duration::from_secs(20), &Turns::default()).await.unwrap()
+        };
+        let (client, (server, _)) = tokio::join!(connecting, accepting);
+        let (activity, pressure) = (Activity::new(true), Pressure::default());
+        let server = Restrained::new(server, &activity, &pressure);
+        let mut server = Observed::new(server, activity);
+        server.write_all(b"the last answer").await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        // An end without `close_notify` would be an error.
+        client.unwrap().read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"the last answer");
+        assert!(rustix::net::sockopt::tcp_cork(server.bare()).unwrap());
+    }
 
     #[tokio::test]
     async fn while_memory_is_short_a_client_is_heard_out_as_ever() {

@@ -82,6 +82,10 @@ impl<T: Bare> Bare for Restrained<T> {
     fn bare(self) -> T::Socket {
         self.inner.bare()
     }
+
+    fn ends(&self) {
+        self.inner.ends();
+    }
 }
 
 impl<T> Restrained<T> {

@@ -6,7 +6,7 @@
 //! of an endpoint takes it out and lets it back in (`breaker`, by the evidence in `outlier`).
 //! Nothing is buffered. A connection stays with the worker whose runtime opened it.
 //!
-//! INVARIANT: a request is sent a second time only if the first try can't have had an effect: no
+//! INVARIANT: a request is sent a second time only where that does no harm: no
 //! connection was made, or hyper handed the request back untouched, or the method is idempotent
 //! (RFC 9110, section 9.2.2), there was no body, the connection was a reused one and it ended
 //! before the first byte of a response. And only as often as the route's budget allows.

@@ -79,7 +79,7 @@ impl From<Outgoing> for Request<RequestBody> {
 /// How one try ended.
 pub(super) enum Try {
     Answered(Box<Response<UpstreamBody>>),
-    /// It can't have had an effect; the request may go out again.
+    /// A second one does no harm; the request may go out again.
     Again(Outgoing, UpstreamError),
     Failed(UpstreamError),
 }

@@ -351,7 +351,7 @@ async fn a_websocket_message_over_the_limit_is_closed_with_1009_and_never_arrive
 }
 
 /// Has the gate hold a mebibyte more: a header that is never complete.
-async fn ballast(gate: &Gate) -> Option<Raw> {
+pub async fn ballast(gate: &Gate) -> Option<Raw> {
     let mut raw = Raw::try_connect(&gate.browser()).await?;
     let padding = "x".repeat(900 * 1024);
     let header = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nx: {padding}");
@@ -361,7 +361,7 @@ async fn ballast(gate: &Gate) -> Option<Raw> {
 }
 
 /// Waits until memory was looked at again; whether it is short.
-async fn sampled(gate: &Gate, before: &mut f64) -> bool {
+pub async fn sampled(gate: &Gate, before: &mut f64) -> bool {
     *before = eventually("a sample of the memory", async || {
         let resident = gate.metric("wicketgate_memory_resident_bytes", "").await;
         (resident != *before).then_some(resident)

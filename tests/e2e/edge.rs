@@ -221,6 +221,38 @@ async fn one_address_can_take_only_its_part_of_the_connections() {
 }
 
 #[tokio::test]
+async fn a_listener_has_only_so_many_connections_whatever_their_addresses() {
+    let gate = Gate::with_upstream(&Recorder::start().await)
+        .configure(|config| {
+            listener(config)["limits"] =
+                json!({ "max_connections": 3, "max_connections_per_address": 2 });
+        })
+        .start()
+        .await;
+    let mut open = Vec::new();
+    for address in 7..=9 {
+        open.push(call_with(&gate, address, b"").await.expect("one of three"));
+    }
+    assert!(is_hung_up(&mut call(&gate, 6).await).await);
+    refused(&gate, "limit").await;
+    open.pop();
+    eventually("room for another one", async || call_with(&gate, 6, b"").await.map(drop)).await;
+}
+
+#[tokio::test]
+async fn a_header_that_doesn_t_come_to_its_end_ends_the_connection() {
+    let gate = Gate::with_upstream(&Recorder::start().await)
+        .configure(|config| {
+            listener(config)["limits"] = json!({ "header_timeout": "1s", "idle_timeout": "10m" });
+        })
+        .start()
+        .await;
+    let mut slow = gate.raw().await;
+    slow.send(b"GET / HTTP/1.1\r\nhost: ").await;
+    assert_eq!(slow.rest().await, "");
+}
+
+#[tokio::test]
 async fn half_open_handshakes_make_room_for_those_who_mean_it() {
     let gate = Gate::with_upstream(&Recorder::start().await)
         .configure(|config| {

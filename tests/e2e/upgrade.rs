@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use crate::bounds::{self, sampled};
 use crate::harness::gate::{HOST, mentions, route};
 use crate::harness::servers::Echo;
 use crate::harness::websocket::Socket;
@@ -360,6 +361,44 @@ async fn a_stop_in_the_middle_of_an_upgrade_ends_both_processes_with_a_whole_log
     let records = gate.audit();
     let events: Vec<_> = records.iter().rev().take(2).map(|one| one["event"].clone()).collect();
     assert_eq!(events, ["stopped", "replaced"], "the one with the log is the last");
+}
+
+#[tokio::test]
+async fn old_and_new_process_share_one_memory_budget() {
+    let budget = 160 << 20;
+    let (page, mut held) = (Recorder::start().await, Held::start().await);
+    let mut gate = world(&page, 600)
+        .route(durable("held", "/held", &held.url))
+        .configure(|config| {
+            config["limits"] = json!({ "memory": "160MiB" });
+            config["listeners"][0]["limits"] =
+                json!({ "max_header_bytes": "1MiB", "header_timeout": "60s" });
+        })
+        .start()
+        .await;
+    let mut running = gate.login("vera").await;
+    let running =
+        tokio::spawn(async move { running.send(Method::GET, "/held", &[], "".into()).await });
+    held.arrived().await;
+    let former = gate.process.id();
+    upgrade(&gate, former).await;
+    let (mut ballast, mut resident) = (Vec::new(), 0.0);
+    while !sampled(&gate, &mut resident).await {
+        for _ in 0..5 {
+            ballast.push(bounds::ballast(&gate).await.expect("a connection"));
+        }
+    }
+    // Each alone would have had room for more.
+    let told = |line: &str| line.contains("memory is short").then(|| line.to_owned());
+    let line = gate.process.line("who has too much", told).await;
+    let of = |name: &str| -> u64 {
+        let (_, rest) = line.split_once(&format!(" {name}=")).unwrap();
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    let (resident, beside) = (of("resident"), of("beside"));
+    assert!(resident < budget && resident + beside >= budget, "{line}");
+    held.release();
+    running.await.unwrap().expect(200);
 }
 
 #[tokio::test]

@@ -41,6 +41,12 @@ impl Link {
         Ok(Self(stream))
     }
 
+    /// The process that made the pair of sockets (`SO_PEERCRED`, unix(7)).
+    pub fn maker(&self) -> Option<u32> {
+        let maker = rustix::net::sockopt::socket_peercred(&self.0).ok()?;
+        u32::try_from(maker.pid.as_raw_nonzero().get()).ok()
+    }
+
     /// Another handle on the same end, for one that reads while this one writes.
     ///
     /// # Errors

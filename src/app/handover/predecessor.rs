@@ -159,6 +159,11 @@ impl Predecessor {
         })
     }
 
+    /// As long as it lives.
+    pub fn process(&self) -> Option<u32> {
+        self.link.maker().filter(|_| !self.is_gone())
+    }
+
     /// Whether it has ended.
     pub fn is_gone(&self) -> bool {
         self.gone.is_cancelled()

@@ -7,6 +7,11 @@ use crate::config::model::*;
 use crate::config::secret::Secret;
 use crate::domain::connection::{ClientAddr, SourceRules};
 
+/// In seconds.
+fn timeouts(limits: &ListenerLimits) -> [u64; 3] {
+    [limits.handshake_timeout, limits.header_timeout, limits.idle_timeout].map(|one| one.as_secs())
+}
+
 #[test]
 fn what_is_left_out_has_its_documented_default() {
     let config = good(MINIMAL);
@@ -16,6 +21,8 @@ fn what_is_left_out_has_its_documented_default() {
     assert!(config.devices.is_none());
     let limits = &config.listeners[0].limits;
     assert_eq!((limits.max_headers, limits.max_header_bytes), (100, 32 * 1024));
+    assert_eq!(timeouts(limits), [10, 10, 75]);
+    assert_eq!(limits.max_connections, 10_000);
     assert_eq!((limits.max_connections_per_address, limits.max_handshakes), (1000, 1000));
     assert_eq!((limits.min_data_rate, limits.data_rate_grace.as_secs()), (240, 20));
     let listener = &config.listeners[0];
@@ -58,6 +65,8 @@ fn every_value_arrives_in_the_model() {
     assert!(matches!(config.listeners[1].role, ListenerRole::RedirectToHttps { port: 8443 }));
     let limits = &config.listeners[0].limits;
     assert_eq!(limits.max_header_bytes, 16 * 1024);
+    assert_eq!(timeouts(limits), [1, 2, 3]);
+    assert_eq!(limits.max_connections, 100);
     assert_eq!((limits.max_connections_per_address, limits.max_handshakes), (18, 19));
     assert_eq!((limits.min_data_rate, limits.data_rate_grace.as_secs()), (1024, 20));
     let proxy = config.listeners[0].proxy_protocol.as_ref().unwrap();

@@ -106,6 +106,8 @@ macro_rules! tests {
             let target = TARGETS.iter().find(|target| target.name == stringify!($name)).unwrap();
             let seeds = corpus(target.name);
             assert!(!seeds.is_empty(), "{} has no corpus", target.name);
+            let whole = seeds.iter().all(|seed| seed.len() < mutate::LONGEST);
+            assert!(whole, "{} has a seed that would be cut", target.name);
             let tried = fuzz(target, &seeds, *SEED, time());
             eprintln!("{}: {tried} inputs from {} seeds", target.name, seeds.len());
         })*
@@ -113,6 +115,20 @@ macro_rules! tests {
 }
 
 tests!(audit canonical certificate config connection cookie devices frames head proxy_protocol);
+
+/// What the seeds lack, mutations hardly ever come to.
+#[test]
+fn the_configurations_that_config_begins_with_are_todays() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (seed, file) in [
+        ("example.yaml", "config/wicketgate.yaml"),
+        ("minimal.yaml", "config/minimal.yaml"),
+        ("full.yaml", "src/config/tests/full.yaml"),
+    ] {
+        let seed = fs::read(folder().join("corpus/config").join(seed)).unwrap();
+        assert!(seed == fs::read(root.join(file)).unwrap(), "copy {file} over its seed");
+    }
+}
 
 #[test]
 fn every_target_has_a_test_a_corpus_and_an_entry() {

@@ -1,7 +1,7 @@
 //! Changes seeds a little, again and again, always in the same way for the same seed.
 
 /// Longest input, in bytes.
-const LONGEST: usize = 4096;
+pub const LONGEST: usize = 8192;
 
 pub struct Mutator {
     state: u64,

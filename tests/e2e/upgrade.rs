@@ -304,14 +304,22 @@ async fn what_cannot_serve_leaves_the_old_process_serving() {
     gate.rewrite(|config| *config = good);
     gate.login("otto").await.get("/").await.expect(200);
 
-    // Another program; and none.
+    // Another program; a version that does it in another way; and none.
     let program = gate.folder().join("wicketgate-here");
     let real = std::fs::read_link(&program).unwrap();
-    std::fs::remove_file(&program).unwrap();
-    std::fs::write(&program, "#!/bin/sh\nexit 3\n").unwrap();
-    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&program, executable).unwrap();
+    let put = |script: &str| {
+        std::fs::remove_file(&program).unwrap();
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, executable).unwrap();
+    };
+    put("exit 3");
     refused(&mut gate, "exit status: 3").await;
+    let hello = r#"{"Hello":{"protocol":99,"version":"9.9.9"}}"#;
+    let length = hello.len();
+    // A frame, to what is both its standard input and the way back.
+    put(&format!("printf '\\000\\000\\000\\{length:03o}%s' '{hello}' >&0; exec sleep 600"));
+    refused(&mut gate, "version 9.9.9 hands over otherwise: restart the gate").await;
     std::fs::remove_file(&program).unwrap();
     refused(&mut gate, "can't be started").await;
     browser.get("/").await.expect(200);

@@ -6,6 +6,7 @@ mod health;
 mod http2;
 mod opening;
 mod retries;
+mod selection;
 mod sticky;
 
 use std::net::SocketAddr;

@@ -101,10 +101,14 @@ def make_certificate(folder):
     (folder / "key.pem").chmod(0o600)
 
 
+def install_provider():
+    install_missing({"node": "nodejs", "npm": "npm"})
+    subprocess.run([ROOT / "tests/node/install"], check=True, stdout=subprocess.DEVNULL)
+
+
 def start_provider(children, ports):
     """An OpenID provider for what listens on these ports of the host. Returns its issuer."""
-    if not (ROOT / "tests/node/node_modules/oidc-provider").exists():
-        raise SystemExit("the OpenID provider is missing: run ./test once")
+    install_provider()
     settings = json.dumps({"origins": [f"https://{HOST}:{port}" for port in ports], "secret": SECRET})
     provider = subprocess.Popen(
         ["node", str(ROOT / "tests/node/provider.mjs"), settings],

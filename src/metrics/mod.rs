@@ -116,6 +116,8 @@ pub struct Metrics {
     pub last_reload_success: IntGauge,
     /// Connections closed for a flood of frames.
     pub http2_floods: IntCounter,
+    /// Connections closed in the middle because memory was critically short.
+    pub connections_shed: IntCounter,
     /// Resident memory, as last sampled, in bytes.
     pub memory_resident: IntGauge,
     /// Resident memory from which on requests are turned away, in bytes.
@@ -340,6 +342,10 @@ impl Metrics {
             http2_floods: add.counter(
                 "wicketgate_http2_floods_total",
                 "Connections closed because their HTTP/2 frames only made work.",
+            ),
+            connections_shed: add.counter(
+                "wicketgate_connections_shed_total",
+                "HTTP/2 connections closed because memory stayed critically short.",
             ),
             memory_resident: add
                 .gauge("wicketgate_memory_resident_bytes", "Resident memory, as last sampled."),

@@ -52,6 +52,8 @@ pub struct Activity {
     closing: AtomicBool,
     /// Too many frames came that only cost work.
     flooded: AtomicBool,
+    /// Its client had more to send than there is memory for.
+    let_go: AtomicBool,
     /// Since when the client is to leave; zero when it may stay.
     leaving: AtomicU64,
     /// Answers over HTTP/2 that are complete here and not yet with the client: how many were made
@@ -83,6 +85,7 @@ impl Activity {
             between: AtomicBool::new(true),
             closing: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
+            let_go: AtomicBool::new(false),
             leaving: AtomicU64::new(0),
             untaken: Mutex::default(),
         })
@@ -116,6 +119,16 @@ impl Activity {
     /// Whether the connection was given up for a flood of frames.
     pub fn flooded(&self) -> bool {
         self.flooded.load(Ordering::Relaxed)
+    }
+
+    /// The connection is given up for want of memory.
+    pub fn let_go(&self) {
+        self.let_go.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection was given up for want of memory.
+    pub fn is_let_go_of(&self) -> bool {
+        self.let_go.load(Ordering::Relaxed)
     }
 
     /// Whether requests share the connection, which is then HTTP/2.

@@ -5,15 +5,20 @@
 //! once, take more than any limit leaves. So from a connection that has a request under way
 //! nothing is read until there is room again, nor more than [`HEADER`] of a header; its client
 //! waits, as for any receiver that is full. What is under way goes on to its end, runs into its own
-//! deadline, or ends with its client: that one has gone is noticed without reading what it sent.
+//! deadline, or ends with its client: that one has gone is noticed without reading what it sent, as
+//! far as the kernel knows.
 //!
 //! Over HTTP/2 nothing is read at all then, and a connection on which something arrives while nothing
 //! is under way ends: its client decides what the header table holds (RFC 7541, section 2.3.2), which
-//! may be a mebibyte, and every further header may add to it.
+//! may be a mebibyte, and every further header may add to it. That alone frees nothing of what is
+//! under way, and the end of a client that has gone may stand behind bytes that the kernel has no room
+//! for. So connections whose clients have waited for [`PATIENCE`] with more to say are ended, a few at
+//! a time, until there is room.
 //!
 //! INVARIANT: over HTTP/1 a request with a header of an ordinary size is read, so that whoever asks is
 //! told no.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,26 +38,50 @@ use crate::tls::TlsStream;
 /// How soon it is looked again.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// How often it is looked before a client that has more to say over HTTP/2 is let go of: five seconds
+/// of shortage, with whatever relief between them that wasn't enough for requests to be taken again.
+const PATIENCE: u32 = 50;
+
+/// In so many parts of as many looks they are let go of, so that no more are than it takes.
+const PARTS: u32 = 50;
+
 /// Of a header, in bytes.
 const HEADER: usize = 8 * 1024;
 
-/// What can tell that its client sends no more, before all is read that the client has sent.
+/// What can tell of its client, before all is read that the client has sent.
 pub trait Closable {
+    /// Whether it sends no more.
     fn is_closed(&self) -> bool;
+
+    /// Whether something is there to be read.
+    fn has_more(&self) -> bool;
 }
 
+/// The kernel is asked: what the runtime knows is as old as its last look (poll(2)).
 impl Closable for TcpStream {
-    /// The kernel is asked: what the runtime knows is as old as its last look (poll(2)).
     fn is_closed(&self) -> bool {
-        let mut asked = [PollFd::new(self, PollFlags::RDHUP)];
-        let asked = poll(&mut asked, Some(&Timespec::default())).map(|_| asked[0].revents());
-        asked.is_ok_and(|told| !told.is_empty())
+        is_told(self, PollFlags::RDHUP)
     }
+
+    fn has_more(&self) -> bool {
+        is_told(self, PollFlags::IN)
+    }
+}
+
+/// Whether one of these is so, or an error.
+fn is_told(socket: &TcpStream, what: PollFlags) -> bool {
+    let mut asked = [PollFd::new(socket, what)];
+    let asked = poll(&mut asked, Some(&Timespec::default())).map(|_| asked[0].revents());
+    asked.is_ok_and(|told| !told.is_empty())
 }
 
 impl Closable for Box<TlsStream> {
     fn is_closed(&self) -> bool {
         self.get_ref().0.get_ref().get_ref().is_closed()
+    }
+
+    fn has_more(&self) -> bool {
+        self.get_ref().0.get_ref().get_ref().has_more()
     }
 }
 
@@ -65,14 +94,28 @@ pub struct Restrained<T> {
     again: Option<Pin<Box<Sleep>>>,
     /// Bytes of a header that were read while memory was critically short.
     header: usize,
+    /// How often it was looked since requests were last taken.
+    looks: u32,
+    /// After how many its client is let go of.
+    patience: u32,
 }
 
 impl<T> Restrained<T> {
     /// `activity` is that of the connection's requests.
     pub fn new(inner: T, activity: &Arc<Activity>, pressure: &Pressure) -> Self {
         let (activity, pressure) = (Arc::clone(activity), pressure.clone());
-        Self { inner, activity, pressure, again: None, header: 0 }
+        Self { inner, activity, pressure, again: None, header: 0, looks: 0, patience: patience() }
     }
+}
+
+/// Each connection has another than the one before.
+fn patience() -> u32 {
+    thread_local! {
+        static PART: Cell<u32> = const { Cell::new(0) };
+    }
+    let part = PART.get();
+    PART.set((part + 1) % PARTS);
+    PATIENCE + part
 }
 
 /// What is thrown away as it arrives takes no memory.
@@ -102,6 +145,20 @@ impl<T> Restrained<T> {
         }
         self.activity.in_flight() || self.header >= HEADER
     }
+
+    /// Whether its client has waited for long enough, and is to go.
+    fn is_let_go(&self) -> bool
+    where
+        T: Closable,
+    {
+        let let_go = self.activity.is_multiplexed()
+            && self.looks >= self.patience
+            && self.inner.has_more();
+        if let_go {
+            self.activity.let_go();
+        }
+        let_go
+    }
 }
 
 impl<T: AsyncRead + Closable + Unpin> AsyncRead for Restrained<T> {
@@ -111,7 +168,11 @@ impl<T: AsyncRead + Closable + Unpin> AsyncRead for Restrained<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
         let mut waited = self.again.is_some();
-        if !waited && self.pressure.level() != Level::Critical {
+        let level = self.pressure.level();
+        if level == Level::Normal {
+            self.looks = 0;
+        }
+        if !waited && level != Level::Critical {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
         loop {
@@ -124,9 +185,13 @@ impl<T: AsyncRead + Closable + Unpin> AsyncRead for Restrained<T> {
                 self.again = None;
                 break;
             }
+            if self.is_let_go() {
+                return Poll::Ready(Err(ErrorKind::ConnectionAborted.into()));
+            }
             let again = || Box::pin(tokio::time::sleep(AGAIN));
             ready!(self.again.get_or_insert_with(again).as_mut().poll(cx));
             self.again = None;
+            self.looks = self.looks.saturating_add(1);
             waited = true;
         }
         let before = buf.filled().len();
@@ -225,6 +290,57 @@ mod tests {
         // Where there is room again it hears the client out.
         pressure.set(Level::High);
         assert!(reads().await && activity.leaves());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_http_2_who_has_more_to_say_for_long_is_let_go_of() {
+        let (activity, pressure) = (Activity::new(false), Pressure::default());
+        let (mut client, server) = pair().await;
+        let mut server = Restrained::new(server, &activity, &pressure);
+        let _under_way = activity.begin();
+        pressure.set(Level::Critical);
+        // Time passes by itself where there is nothing else to do.
+        let longest = AGAIN * (PATIENCE + PARTS + 1);
+        let looks = async |server: &mut Restrained<TcpStream>, time| {
+            tokio::time::timeout(time, server.read_u8()).await
+        };
+        assert!(looks(&mut server, longest * 2).await.is_err(), "who only waits may wait");
+        client.write_all(b"ab").await.unwrap();
+        client.flush().await.unwrap();
+        pressure.set(Level::High);
+        assert_eq!(server.read_u8().await.unwrap(), b'a');
+        assert!(server.looks > PATIENCE);
+        // Where requests are taken again, everybody has all of the time once more.
+        pressure.set(Level::Normal);
+        assert_eq!(server.read_u8().await.unwrap(), b'b');
+        client.write_all(b"c").await.unwrap();
+        pressure.set(Level::Critical);
+        assert!(looks(&mut server, AGAIN * (PATIENCE - 1)).await.is_err());
+        assert!(!activity.is_let_go_of());
+        let ended = looks(&mut server, longest).await.unwrap();
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+        assert!(activity.is_let_go_of());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_http_1_who_has_more_to_say_waits() {
+        let (activity, pressure) = (Activity::new(true), Pressure::default());
+        let (mut client, server) = pair().await;
+        let mut server = Restrained::new(server, &activity, &pressure);
+        let _under_way = activity.begin();
+        client.write_all(b"a").await.unwrap();
+        pressure.set(Level::Critical);
+        let long = AGAIN * (PATIENCE + PARTS) * 2;
+        assert!(tokio::time::timeout(long, server.read_u8()).await.is_err());
+        pressure.set(Level::High);
+        assert_eq!(server.read_u8().await.unwrap(), b'a');
+    }
+
+    #[test]
+    fn connections_are_let_go_of_one_after_the_other() {
+        let mut patience: Vec<u32> = (0..PARTS).map(|_| patience()).collect();
+        patience.sort_unstable();
+        assert!(patience.into_iter().eq(PATIENCE..PATIENCE + PARTS));
     }
 
     /// A request is under way while memory is critically short, and its client sends the rest.

@@ -342,6 +342,10 @@ impl Worker {
             self.gate.metrics.http2_floods.inc();
             tracing::debug!(%peer, "closed a connection: a flood of HTTP/2 frames");
         }
+        if activity.is_let_go_of() {
+            self.gate.metrics.connections_shed.inc();
+            tracing::debug!(%peer, "closed a connection: memory stays critically short");
+        }
         end
     }
 

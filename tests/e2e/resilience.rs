@@ -246,6 +246,29 @@ async fn a_session_keeps_its_endpoint_and_nothing_it_sends_changes_that() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_a_reload_adds_begins_with_a_small_share() {
+    let (known, new) = (Moody::start().await, Moody::start().await);
+    let mut to = route("app", "/", &known.url());
+    to["slow_start"] = json!("24h");
+    let mut gate = Gate::setup().route(to).start().await;
+    let mut browser = gate.login("vera").await;
+    gate.rewrite(|config| config["routes"][0]["upstreams"] = json!([known.url(), new.url()]));
+    gate.process.signal("HUP");
+    eventually("a request at the new one", async || {
+        browser.get("/first").await.expect(200);
+        (!new.lines("/first").is_empty()).then_some(())
+    })
+    .await;
+    for _ in 0..100 {
+        browser.get("/then").await.expect(200);
+    }
+    // Half of a hundred is its turn, and it takes a tenth of its turns.
+    let (old, new) = (known.lines("/then").len(), new.lines("/then").len());
+    assert_eq!(old + new, 100);
+    assert!((1..=10).contains(&new), "{new}");
+}
+
+#[tokio::test]
 async fn whatever_an_upstream_does_a_post_reaches_it_once_and_the_answer_is_clear() {
     let upstream = Moody::start().await;
     // Only what is never answered is timed: anything else may take its time on a busy machine.

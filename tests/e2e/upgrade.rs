@@ -1,5 +1,6 @@
 //! A newer process takes the place of a running one, and nobody notices.
 
+use std::io::Write;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -329,6 +330,32 @@ async fn what_cannot_serve_leaves_the_old_process_serving() {
     std::os::unix::fs::symlink(real, &program).unwrap();
     upgrade(&gate, gate.process.id()).await;
     browser.get("/").await.expect(200);
+    gate.assert_audit_verifies();
+}
+
+/// As a package manager does it: another file by that name, and what runs has none any more.
+#[tokio::test]
+async fn the_file_in_the_place_of_the_running_one_takes_over() {
+    let page = Recorder::start().await;
+    let gate = world(&page, 60)
+        .launch(|launch| launch.program = Some("wicketgate-here".to_owned()))
+        .start()
+        .await;
+    let mut browser = gate.login("vera").await;
+    let program = gate.folder().join("wicketgate-here");
+    let mut process = gate.process.id();
+    for version in ["the second build", "the third build"] {
+        let unpacked = gate.folder().join("wicketgate-here.new");
+        std::fs::copy(binary(), &unpacked).unwrap();
+        let mut file = std::fs::File::options().append(true).open(&unpacked).unwrap();
+        file.write_all(version.as_bytes()).unwrap();
+        drop(file);
+        std::fs::rename(&unpacked, &program).unwrap();
+        process = upgrade(&gate, process).await;
+        let runs = std::fs::read(format!("/proc/{process}/exe")).unwrap();
+        assert!(runs.ends_with(version.as_bytes()), "not {version}");
+        browser.get("/").await.expect(200);
+    }
     gate.assert_audit_verifies();
 }
 

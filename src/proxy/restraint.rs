@@ -151,9 +151,8 @@ impl<T> Restrained<T> {
     where
         T: Closable,
     {
-        let let_go = self.activity.is_multiplexed()
-            && self.looks >= self.patience
-            && self.inner.has_more();
+        let let_go =
+            self.activity.is_multiplexed() && self.looks >= self.patience && self.inner.has_more();
         if let_go {
             self.activity.let_go();
         }

@@ -12,8 +12,8 @@
 //! is under way ends: its client decides what the header table holds (RFC 7541, section 2.3.2), which
 //! may be a mebibyte, and every further header may add to it. That alone frees nothing of what is
 //! under way, and the end of a client that has gone may stand behind bytes that the kernel has no room
-//! for. So connections whose clients have waited for [`PATIENCE`] with more to say are ended, a few at
-//! a time, until there is room.
+//! for. So after [`PATIENCE`] of it connections whose clients have more to say are ended, a few at a
+//! time, until there is room.
 //!
 //! INVARIANT: over HTTP/1 a request with a header of an ordinary size is read, so that whoever asks is
 //! told no.
@@ -146,7 +146,7 @@ impl<T> Restrained<T> {
         self.activity.in_flight() || self.header >= HEADER
     }
 
-    /// Whether its client has waited for long enough, and is to go.
+    /// Whether memory has been short for long enough, and its client, who has more to say, is to go.
     fn is_let_go(&self) -> bool
     where
         T: Closable,
